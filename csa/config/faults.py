@@ -1,0 +1,45 @@
+"""What a user got wrong, said once and clearly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake: the key, the value given, what is wrong with it, what is allowed, the nearest name."""
+
+    key: str
+    value: Any
+    problem: str
+    allowed: str = ""
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        word = self.key if self.value is None else f"{self.key}={self.value}"
+        text = f"{word}: {self.problem}"
+        if self.nearest:
+            text += f"; did you mean {self.nearest!r}?"
+        if self.allowed:
+            text += f" Allowed: {self.allowed}." if text.endswith("?") else f"; allowed: {self.allowed}"
+        return text
+
+
+class UserError(Exception):
+    """Mistakes of the user, all of them at once; entries print them and exit with status 2."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that was probably meant, or an empty string."""
+    squeezed = {n.replace("_", "").replace("-", "").lower(): n for n in names}
+    close = get_close_matches(name.replace("_", "").replace("-", "").lower(), squeezed, n=1, cutoff=0.6)
+    return squeezed[close[0]] if close else ""

@@ -1,0 +1,227 @@
+"""The typed configuration: every key, its type and its range. Values and defaults live in ``conf/``.
+
+Nothing here imports torch: validation must answer within a second. A method, sampler or data set
+from another package names its own schema in its YAML (``schema: my_package.settings.MyMethod``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def number(
+    *, at_least: float | None = None, above: float | None = None, at_most: float | None = None, **more: Any
+) -> Any:
+    """A numeric field with its range, kept in the field's metadata for the validator."""
+    return field(metadata={"at_least": at_least, "above": above, "at_most": at_most, **more})
+
+
+def neutral(value: Any, **range_: Any) -> Any:
+    """A field added after records exist: left out of the identity while it has this value."""
+    return field(metadata={"neutral": value, **range_})
+
+
+# --- dataset --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """What every data set has. ``source`` is the dotted path of the class that reads the images."""
+
+    name: str
+    schema: str
+    source: str
+    profile: Literal["exp", "step", "balanced", "natural"]
+    imbalance_ratio: float = number(at_least=1)
+    max_per_class: int | None = number(at_least=1)
+    cap: bool
+    split_seed: int = number(at_least=0)
+    holdout: int = number(at_least=0)
+    groups: list[int] | None
+    mean: list[float] | None
+    std: list[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionDataset(DatasetConfig):
+    archive: Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"]
+    npz_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColouredDataset(TorchvisionDataset):
+    """CMNIST-LT: a greyscale data set tinted by a palette (METHOD: Figure 4)."""
+
+    label_flip: float = number(at_least=0, at_most=1)
+    colour_seed: int = number(at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsDataset(DatasetConfig):
+    test_per_class: int = number(at_least=1)
+    enlarge: int = number(at_least=1, at_most=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpzDataset(DatasetConfig):
+    path: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolderDataset(DatasetConfig):
+    path: str | None
+    image_size: int = number(at_least=8)
+
+
+# --- sampler, backbone ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """One index stream: the rule by which a step's images are drawn.
+
+    rule  shuffle      every image once an epoch, in random order
+          power        class k with probability n_k^q / sum_j n_j^q, then an image of it uniformly
+          class_aware  a shuffled cycle of classes, ``images_per_visit`` images of each
+          reversed     class k with probability (1/n_k) / sum_j (1/n_j) (BBN)
+          none         the method brings its own streams
+    draws images: N draws an epoch; cycle: K * max_k n_k draws an epoch
+    """
+
+    name: str
+    rule: Literal["shuffle", "power", "class_aware", "reversed", "none"]
+    q: float | None
+    images_per_visit: int | None = number(at_least=1)
+    draws: Literal["images", "cycle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    name: str
+    target: str
+    stem: Literal["auto", "small", "large"] | None
+    min_size: int = number(at_least=1)
+
+
+# --- method ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """``streams`` says whether the sampler group feeds the method or the method brings its own."""
+
+    name: str
+    schema: str
+    target: str
+    streams: Literal["sampler", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(MethodConfig):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRetrainingConfig(MethodConfig):
+    epochs: int = number(at_least=1)
+    lr: float = number(above=0)
+    head: Literal["copy", "new"]
+    bn_mode: Literal["train", "eval"]
+    draws: Literal["images", "cycle"]
+    images_per_visit: int = number(at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextShiftConfig(MethodConfig):
+    delta: float = number(at_least=0, at_most=1)
+    start_epoch: int | None = number(at_least=0)
+    bank: bool
+    bank_size: int | None = number(at_least=1)
+    empty_bank: Literal["epoch", "never"]
+    lambda_min: float = number(at_least=0, at_most=1)
+    lambda_max: float = number(at_least=0, at_most=1)
+    mask_pass: Literal["eval", "train"]
+    balanced_sampler: Literal["class_aware", "class_balanced"]
+    images_per_visit: int = number(at_least=1)
+    mixup_alpha: float = number(at_least=0)
+    mixup_off_epochs: int | None = number(at_least=0)
+    primary_head: Literal["uniform", "balanced", "mean"]
+
+
+# --- protocol -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTwoConfig:
+    """How a classifier is re-trained on a frozen representation (cRT and its kind)."""
+
+    epochs: int = number(at_least=1)
+    lr: float = number(above=0)
+    head: Literal["copy", "new"]
+    bn_mode: Literal["train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """The recipe around a method. Switch points are given at ``reference_epochs`` and scale."""
+
+    name: str
+    epochs: int = number(at_least=1)
+    reference_epochs: int = number(at_least=1)
+    batch_size: int = number(at_least=2)
+    lr: float = number(above=0)
+    momentum: float = number(at_least=0, at_most=1)
+    weight_decay: float = number(at_least=0)
+    nesterov: bool
+    schedule: Literal["constant", "cosine", "multistep"]
+    warmup_epochs: int = number(at_least=0)
+    milestones: list[int]
+    factors: list[float]
+    crop_padding: int = number(at_least=0)
+    flip: bool
+    precision: Literal["auto", "fp32", "bf16"]
+    balanced_epoch: Literal["images", "cycle"]
+    mixup_alpha: float = number(above=0)
+    mixup_off_epochs: int = number(at_least=0)
+    stage_two: StageTwoConfig
+
+
+# --- the run --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int | None = number(at_least=1)
+    checkpoint_seconds: float = number(at_least=0)
+    progress: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    name: str
+    mlflow: bool
+    uri: str | None
+    experiment: str
+    model: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. ``delta`` and ``seed`` stand at the top because people sweep them."""
+
+    dataset: DatasetConfig
+    sampler: SamplerConfig
+    method: MethodConfig
+    backbone: BackboneConfig
+    protocol: ProtocolConfig
+    runtime: RuntimeConfig
+    tracking: TrackingConfig
+    delta: float = number(at_least=0, at_most=1)
+    seed: int = number(at_least=0)
+    variant: str
+    data_dir: str
+    download: bool
+    output_root: str
+    rerun: bool

@@ -1,0 +1,1 @@
+"""Sources, long-tailed subsets, samplers, batched augmentation and loaders."""

@@ -1,0 +1,58 @@
+"""The long-tailed split of a data set, as plain arrays. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set as its source delivers it: images uint8 [N, H, W, C], labels int64 [N]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Shot groups as class indices: the three names are the field's, in this order."""
+
+    many: tuple[int, ...]
+    medium: tuple[int, ...]
+    few: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training subset (class-sorted), the test set, and the validation images if any.
+
+    counts: training images of each class [K]; by_rank: the paper's groups; by_count: many > 100,
+    few < 20; mean, std: normalisation of each channel in [0, 1]; hash: of all contents, the
+    identity of the data; arrays are as in ``Arrays``.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    holdout_images: np.ndarray
+    holdout_labels: np.ndarray
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    by_rank: Groups
+    by_count: Groups
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hash: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        height, width, channels = self.train_images.shape[1:]
+        return channels, height, width

@@ -1,0 +1,1 @@
+"""One file per method or small family; losses and mixing rules as pure functions beside them."""

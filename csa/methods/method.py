@@ -1,0 +1,122 @@
+"""What the loop and a method say to each other.
+
+A method owns its networks and answers: which stages it trains, which index streams a step draws,
+the loss of one step, and the logits of each head. The loop knows no method by name.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+
+    from csa.config.schema import MethodConfig, ProtocolConfig, SamplerConfig
+    from csa.data.batch import Batch
+    from csa.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is built from.
+
+    counts: training images of each class, [K]. build_backbone: a new backbone for this data set's
+    images, normalisation included; the caller chooses the random address of its weights.
+    """
+
+    config: MethodConfig
+    sampler: SamplerConfig
+    protocol: ProtocolConfig
+    counts: Sequence[int]
+    build_backbone: Callable[[], Backbone]
+    seed: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.counts)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training is: stage (index), epoch within the stage, and the stage's length; all from 0."""
+
+    stage: int
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One uninterrupted training: its length and its learning rate as a pure function of the epoch.
+
+    shared: what this stage trains, as plain values, when another method may start from its result
+    (crt starts from a finished ce); None when nobody may.
+    """
+
+    name: str
+    epochs: int
+    lr: Callable[[int], float]
+    shared: Mapping[str, Any] | None = None
+
+
+class Step(NamedTuple):
+    """Loss of one step (scalar, fp32) and detached scalar tensors worth a line in the metrics file."""
+
+    loss: Tensor
+    measures: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """A trainable method. ``heads`` names its classifiers; ``primary_head`` stands for the run."""
+
+    heads: tuple[str, ...]
+    primary_head: str
+    stages: tuple[Stage, ...]
+
+    @abstractmethod
+    def enter_stage(self, stage: int) -> None:
+        """Freeze, thaw and re-initialise for ``stage``.
+
+        Called when the stage begins, after the stages before it; on resuming it is called for every
+        stage up to the current one, and the checkpoint's state is loaded afterwards.
+        """
+
+    def train_stage(self, stage: int) -> None:
+        """Put the networks into training mode; methods with frozen batch-norm override it."""
+        self.train()
+
+    def parameter_groups(self, stage: int) -> list[dict[str, Any]]:
+        """Optimiser groups: ``params`` and, optionally, ``lr_factor`` and ``weight_decay``."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    @abstractmethod
+    def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        """Index streams of this epoch; the first decides the number of steps and their sizes."""
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Random numbers of a whole epoch, each [steps, ...]; a step receives its row.
+
+        sizes: images of each step. Drawn on the CPU at the epoch's address, then moved to the device,
+        so that no step draws, synchronises, or depends on an earlier one.
+        """
+        return {}
+
+    def begin_epoch(self, clock: Clock) -> None:
+        """Once before the first step of an epoch (not on resuming in its middle)."""
+
+    def phase(self, clock: Clock) -> str:
+        """Name of the variant of the step in force: the key under which a graph may be captured."""
+        return "train"
+
+    @abstractmethod
+    def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
+        """The whole computation of one step."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits of each head, [B, K], for images [B, C, H, W] in [0, 1]; evaluation mode."""

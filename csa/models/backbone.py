@@ -1,0 +1,45 @@
+"""What a method may ask of a backbone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel: the network's first layer, so that a saved model takes plain images."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """Images [B, C, H, W] in [0, 1] -> last feature map [B, F, h, w] -> feature [B, feature_dim].
+
+    global_pooling: whether ``embed`` is global average pooling, so that Grad-CAM under a linear
+    classifier has a closed form (METHOD: CSA 3).
+    """
+
+    feature_dim: int
+    global_pooling: bool
+
+    @abstractmethod
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Normalisation and all convolutions, [B, F, h, w]."""
+
+    @abstractmethod
+    def embed(self, feature_map: Tensor) -> Tensor:
+        """The feature that a classifier reads, [B, feature_dim]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embed(self.feature_map(images))
