@@ -1,0 +1,88 @@
+"""Class counts, shot groups, total and hash of a data set's split.
+
+python -m csa.data dataset=cifar100_lt [dataset.imbalance_ratio=50 ...] [format=json]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from csa.cli import reporting_faults
+from csa.config.preflight import configure
+from csa.data.build import load_split
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+    from csa.data.split import Groups, Split
+
+FORMATS = ("table", "json")
+
+
+def main(words: list[str]) -> None:
+    with reporting_faults():
+        config, extra = configure(words, extra={"format": FORMATS})
+        show(config, extra["format"])
+
+
+def show(config: Config, form: str) -> None:
+    """Print the split that the configuration describes, as a ``table`` or as ``json``."""
+    split = load_split(config.dataset, config.data_dir, config.download)
+    if form == "json":
+        print(json.dumps(describe(split, config.dataset.imbalance_ratio)))
+    else:
+        print_tables(split)
+
+
+def describe(split: Split, ratio: float) -> dict[str, Any]:
+    """Plain values; groups are class indices, by rank (the paper's rule) and by count."""
+    return {
+        "name": split.name,
+        "imbalance_ratio": ratio,
+        "counts": list(split.counts),
+        "total": sum(split.counts),
+        "groups": _plain(split.by_rank),
+        "groups_by_count": _plain(split.by_count),
+        "test": len(split.test_labels),
+        "holdout": len(split.holdout_labels),
+        "hash": split.hash,
+    }
+
+
+def print_tables(split: Split) -> None:
+    """A row a class, then the groups; narrow enough for 80 columns."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    console = Console()
+    by_rank, by_count = _group_of(split.by_rank), _group_of(split.by_count)
+    classes = Table("class", "name", Column("images", justify="right"), "by rank", "by count", title=Text(split.name))
+    for k, (name, images) in enumerate(zip(split.classes, split.counts, strict=True)):
+        classes.add_row(str(k), Text(name, no_wrap=True, overflow="ellipsis"), str(images), by_rank[k], by_count[k])
+    console.print(classes)
+
+    headings = ("classes by rank", "images", "classes by count", "images")
+    groups = Table("group", *(Column(heading, justify="right") for heading in headings))
+    for (group, ranked), counted in zip(_plain(split.by_rank).items(), _plain(split.by_count).values(), strict=True):
+        sizes = [str(value) for part in (ranked, counted) for value in (len(part), sum(split.counts[k] for k in part))]
+        groups.add_row(group, *sizes)
+    console.print(groups)
+    print(f"training images {sum(split.counts)}")
+    print(f"test images     {len(split.test_labels)}")
+    if len(split.holdout_labels):
+        print(f"held out        {len(split.holdout_labels)}")
+    print(f"hash            {split.hash}")
+
+
+def _plain(groups: Groups) -> dict[str, list[int]]:
+    return {"many": list(groups.many), "medium": list(groups.medium), "few": list(groups.few)}
+
+
+def _group_of(groups: Groups) -> dict[int, str]:
+    return {k: name for name, classes in _plain(groups).items() for k in classes}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

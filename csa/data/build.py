@@ -1,0 +1,133 @@
+"""From a data set's configuration to the split that is trained on. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from csa.config.faults import Fault, UserError
+from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
+from csa.data.sources.source import Preview, Source
+from csa.data.split import Arrays, Split
+
+if TYPE_CHECKING:
+    from csa.config.schema import DatasetConfig
+
+
+def inspect(config: DatasetConfig, data_dir: str | Path, download: bool) -> list[Fault]:
+    """Everything wrong with the data set that shows without downloading it or reading its images."""
+    source, folder = source_of(config), _folder(data_dir)
+    faults = source.inspect(config, folder, download)
+    if faults:
+        return faults
+    known = source.preview(config, folder)
+    return [] if known is None else subset_faults(config, known)
+
+
+def preview(config: DatasetConfig, data_dir: str | Path) -> Preview | None:
+    """Class sizes and image shape where they are cheaply known; only after ``inspect`` found no fault."""
+    return source_of(config).preview(config, _folder(data_dir))
+
+
+def subset_faults(config: DatasetConfig, known: Preview) -> list[Fault]:
+    """What of the configuration does not go with these class sizes and images."""
+    num_classes, channels = len(known.class_sizes), known.image_shape[0]
+    if num_classes < 2:
+        return [Fault("dataset.name", config.name, "has a single class", "a data set of at least two classes")]
+    faults = count_faults(config, known.class_sizes) + group_faults(config, num_classes)
+    for name, values in (("mean", config.mean), ("std", config.std)):
+        if values is not None and len(values) != channels:
+            problem = f"images have {channels} channel(s)"
+            faults.append(Fault(f"dataset.{name}", values, problem, f"{channels} value(s), or null to measure"))
+    if config.std is not None and min(config.std, default=1) <= 0:
+        faults.append(Fault("dataset.std", config.std, "images are divided by it", "values above 0"))
+    return faults
+
+
+def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> Split:
+    """Read the data set and take its long-tailed subset; raises ``UserError`` with every fault."""
+    faults = inspect(config, data_dir, download)
+    if faults:
+        raise UserError(*faults)
+    source = source_of(config)
+    arrays = source.load(config, _folder(data_dir), download)
+    _, height, width, channels = arrays.train_images.shape
+    sizes = np.bincount(arrays.train_labels, minlength=len(arrays.classes)).tolist()
+    faults = subset_faults(config, Preview(tuple(sizes), (channels, height, width)))
+    if faults:
+        raise UserError(*faults)
+    counts = wanted_counts(config, sizes)
+    kept, held = select(arrays.train_labels, counts, config.split_seed, config.holdout)
+    labels = source.relabel(config, arrays.train_labels[kept], len(counts))
+    order = np.argsort(labels, kind="stable")
+    return _split(config, arrays, kept[order], labels[order], held)
+
+
+def _split(config: DatasetConfig, arrays: Arrays, kept: np.ndarray, labels: np.ndarray, held: np.ndarray) -> Split:
+    """Counts and groups are those of the labels that training sees, flipped ones included."""
+    images, counts = arrays.train_images[kept], np.bincount(labels, minlength=len(arrays.classes)).tolist()
+    mean, std = measure(images)
+    parts = (
+        *(images, labels),
+        *(arrays.test_images, arrays.test_labels),
+        *(arrays.train_images[held], arrays.train_labels[held]),
+    )
+    return Split(
+        config.name,
+        *parts,
+        classes=arrays.classes,
+        counts=tuple(counts),
+        by_rank=groups_by_rank(counts, config.groups),
+        by_count=groups_by_count(counts),
+        mean=mean if config.mean is None else tuple(config.mean),
+        std=std if config.std is None else tuple(config.std),
+        hash=content_hash(parts, arrays.classes),
+    )
+
+
+def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1]; a constant channel is divided by 1.
+
+    Counted by grey level, which is exact and needs no copy of the images as floats.
+    """
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        shares = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mean = float(shares @ levels)
+        means.append(mean)
+        deviations.append(float(np.sqrt(shares @ (levels - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def content_hash(arrays: tuple[np.ndarray, ...], classes: tuple[str, ...]) -> str:
+    """SHA-256 (hex) of images and labels of training subset, test set and validation images, and the names.
+
+    The order of the images counts, since a seed draws by position.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        plain = np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else "<i8")
+        digest.update(f"{plain.dtype.str}{plain.shape}".encode())
+        digest.update(plain.data)
+    digest.update(repr(classes).encode())
+    return digest.hexdigest()
+
+
+def source_of(config: DatasetConfig) -> Source[Any]:
+    """The source that ``config.source`` names; from any package that is installed."""
+    module, _, name = config.source.rpartition(".")
+    try:
+        source: Source[Any] = getattr(import_module(module), name)()
+    except (ImportError, AttributeError, ValueError) as error:
+        fault = Fault("dataset.source", config.source, f"cannot be imported ({error})", "the dotted path of a class")
+        raise UserError(fault) from error
+    return source
+
+
+def _folder(data_dir: str | Path) -> Path:
+    return Path(data_dir).expanduser()

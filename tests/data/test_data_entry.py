@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from csa.data.__main__ import main
+
+
+def test_json(capsys):
+    main(["dataset=digits_lt", "dataset.holdout=2", "format=json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"] == [120, 92, 71, 55, 43, 33, 25, 20, 15, 12]
+    assert told["total"] == 486
+    assert told["groups"] == {"many": [0, 1, 2], "medium": [3, 4, 5, 6], "few": [7, 8, 9]}
+    assert told["groups_by_count"] == {"many": [0], "medium": [1, 2, 3, 4, 5, 6, 7], "few": [8, 9]}
+    assert (told["name"], told["imbalance_ratio"], told["test"], told["holdout"]) == ("digits_lt", 10, 500, 20)
+    assert len(told["hash"]) == 64
+
+
+def test_the_table_keeps_to_80_columns_with_a_hundred_long_names(capsys, write_npz, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = np.array(
+        [f"[bold]a rather long name of a class, number {k} of them all, and on and on" for k in range(100)]
+    )
+    path = write_npz(train=(120,) * 30 + (3,) * 70, classes=names)
+    main(["dataset=npz", f"dataset.path={path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if "[bold]a rather" in line]
+    assert len(rows) == 100
+    assert [cell.strip() for cell in rows[29].strip("│").split("│")][2:] == ["120", "many", "many"]
+    assert [cell.strip() for cell in rows[99].strip("│").split("│")][2:] == ["3", "few", "few"]
+    assert "training images 3810" in lines
+    groups = [line.replace("│", " ").split() for line in lines if line.startswith(("│ many", "│ medium", "│ few"))]
+    assert groups == [
+        ["many", "33", "3609", "30", "3600"],
+        ["medium", "34", "102", "0", "0"],
+        ["few", "33", "99", "70", "210"],
+    ]
+
+
+def test_faults_end_with_status_2_and_no_traceback(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset=digits_lt", "dataset.holdout=50", "dataset.test_per_class=174", "format=xml"])
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "format=xml" in told.err
+    assert "dataset.test_per_class=174" in told.err

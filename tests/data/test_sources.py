@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import pickle
+from hashlib import md5
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csa.config.faults import UserError
+from csa.data.sources import (
+    ColouredSource,
+    DigitsSource,
+    ImageFolderSource,
+    NpzSource,
+    TorchvisionSource,
+)
+from csa.data.sources.coloured import PALETTE, flip_labels, tint
+
+# --- digits ---------------------------------------------------------------------------------
+
+
+def test_digits(dataset_config, tmp_path):
+    from sklearn.datasets import load_digits
+
+    config = dataset_config("digits_lt")
+    arrays = DigitsSource().load(config, tmp_path, download=False)
+    assert arrays.train_images.shape == (1297, 16, 16, 1)
+    assert arrays.test_images.shape == (500, 16, 16, 1)
+    assert (arrays.train_images.dtype, arrays.train_labels.dtype) == (np.uint8, np.int64)
+    assert np.bincount(arrays.test_labels).tolist() == [50] * 10
+    preview = DigitsSource().preview(config, tmp_path)
+    assert preview.class_sizes == tuple(np.bincount(arrays.train_labels))
+    assert preview.image_shape == (1, 16, 16)
+    digits = load_digits()
+    first = arrays.train_images[0, ::2, ::2, 0]
+    np.testing.assert_allclose(first, digits.images[0] * 255 / 16, atol=0.5)
+    assert np.array_equal(first, arrays.train_images[0, 1::2, 1::2, 0])
+    last_three = np.flatnonzero(digits.target == 3)[-50:]
+    np.testing.assert_allclose(
+        arrays.test_images[arrays.test_labels == 3][:, ::2, ::2, 0], digits.images[last_three] * 255 / 16, atol=0.5
+    )
+    assert arrays.classes == tuple("0123456789")
+
+
+def test_digits_leave_some_images_for_training(dataset_config, tmp_path):
+    (fault,) = DigitsSource().inspect(dataset_config("digits_lt", test_per_class=174), tmp_path, False)
+    assert (fault.key, fault.allowed) == ("dataset.test_per_class", "1 to 173")
+
+
+# --- npz ------------------------------------------------------------------------------------
+
+
+def npz_faults(dataset_config, path):
+    return NpzSource().inspect(dataset_config("npz", path=str(path)), path.parent, False)
+
+
+def test_a_good_npz(dataset_config, write_npz, tmp_path):
+    path = write_npz(classes=np.array(["cat", "dog", "owl"]))
+    config = dataset_config("npz", path=str(path))
+    assert not npz_faults(dataset_config, path)
+    assert NpzSource().preview(config, tmp_path).class_sizes == (6, 5, 4)
+    assert NpzSource().preview(config, tmp_path).image_shape == (3, 8, 8)
+    arrays = NpzSource().load(config, tmp_path, False)
+    assert arrays.classes == ("cat", "dog", "owl")
+    with np.load(path) as file:
+        assert np.array_equal(arrays.train_images, file["x_train"])
+        assert np.array_equal(arrays.test_labels, file["y_test"])
+
+
+def test_greyscale_npz_gets_a_channel_axis(dataset_config, write_npz, tmp_path):
+    grey = {"x_train": np.ones((15, 8, 9), np.uint8), "x_test": np.ones((6, 8, 9), np.uint8)}
+    config = dataset_config("npz", path=str(write_npz(**grey, y_test=np.array([0, 0, 1, 1, 2, 2], np.uint8))))
+    assert NpzSource().preview(config, tmp_path).image_shape == (1, 8, 9)
+    arrays = NpzSource().load(config, tmp_path, False)
+    assert arrays.train_images.shape == (15, 8, 9, 1)
+    assert arrays.test_labels.dtype == np.int64
+    assert arrays.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"x_train": None, "y_test": None}, ["no key x_train, y_test"]),
+        ({"x_train": np.zeros((15, 8, 8, 3))}, ["x_train is float64 [15, 8, 8, 3]"]),
+        ({"x_train": np.zeros((15, 3, 8, 8), np.uint8)}, ["x_train is uint8 [15, 3, 8, 8]"]),
+        ({"x_train": np.zeros((15, 8), np.uint8)}, ["x_train is uint8 [15, 8]"]),
+        ({"x_test": np.array([None] * 6, dtype=object)}, ["x_test is an object array"]),
+        ({"classes": np.array(["a", "b", "c"], dtype=object)}, ["classes is an object array"]),
+        ({"y_train": np.zeros(15)}, ["y_train is float64 [15]"]),
+        ({"y_train": np.zeros((15, 1), int), "y_test": np.zeros(6, bool)}, ["y_train is int64", "y_test is bool"]),
+        ({"x_test": np.zeros((6, 9, 8, 3), np.uint8)}, ["training images are [8, 8, 3], test images [9, 8, 3]"]),
+        ({"x_train": np.zeros((14, 8, 8, 3), np.uint8)}, ["x_train holds 14 images, y_train 15 labels"]),
+        ({"y_test": np.array([0, 0, 1, 1, 2, 3])}, ["y_test holds labels 3"]),
+        ({"y_test": np.array([0, 0, 1, 1, 1, 1])}, ["y_test has no image of class 2 (1 of 3 missing)"]),
+        ({"y_train": np.array([1] * 15)}, ["y_train has no image of class 0 (1 of 2", "y_test holds labels 2"]),
+        (
+            {"y_train": np.array([-1] + [0, 1] * 7), "y_test": np.array([0, 0, 0, 1, 1, 1])},
+            ["y_train holds labels -1"],
+        ),
+        ({"y_train": np.array([0, 10**15] + [1] * 13)}, ["y_train has no image of class 2 (", "y_test has no"]),
+        ({"classes": np.array(["a", "b"])}, ["y_train holds labels 2", "y_test holds labels 2"]),
+        ({"classes": np.array(list("abcd"))}, ["y_train has no image of class 3", "y_test has no image of class 3"]),
+    ],
+)
+def test_faults_of_an_npz(dataset_config, write_npz, changes, told):
+    faults = npz_faults(dataset_config, write_npz(**changes))
+    assert len(faults) == len(told)
+    for fault, text in zip(faults, told, strict=True):
+        assert fault.key == "dataset.path"
+        assert text in str(fault)
+
+
+def test_a_key_nearly_right_is_named(dataset_config, write_npz):
+    (fault,) = npz_faults(dataset_config, write_npz(x_train=None, X_train=np.zeros((15, 8, 8), np.uint8)))
+    assert fault.nearest == "X_train"
+
+
+def test_npz_that_is_none(dataset_config, write_npz, tmp_path):
+    other = tmp_path / "text.npz"
+    other.write_text("not an archive")
+    assert "not a readable .npz" in str(npz_faults(dataset_config, other)[0])
+    assert "no such file" in str(npz_faults(dataset_config, tmp_path / "absent.npz")[0])
+    assert "not a file" in str(npz_faults(dataset_config, tmp_path)[0])
+    whole = write_npz()
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(whole.read_bytes()[:800])
+    assert "not a readable .npz" in str(npz_faults(dataset_config, cut)[0])
+
+
+def test_npz_damaged_in_its_pixels_is_told_when_read(dataset_config, write_npz, tmp_path):
+    path = write_npz()
+    content = bytearray(path.read_bytes())
+    content[400] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        NpzSource().load(dataset_config("npz", path=str(path)), tmp_path, False)
+
+
+# --- image folder ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    root = tmp_path / "pictures"
+    for part, number in (("train", 3), ("test", 1)):
+        for name, colour in (("owl", (255, 0, 0)), ("cat", (0, 0, 255))):
+            (root / part / name).mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (20, 10), colour).save(root / part / name / f"{i}.png")
+    return root
+
+
+def folder_config(dataset_config, root, **changes):
+    return dataset_config("image_folder", path=str(root), **changes)
+
+
+def test_image_folder(dataset_config, image_folder):
+    wide = np.zeros((10, 20, 3), np.uint8)
+    wide[:, 5:15] = 200  # what the centre crop keeps
+    Image.fromarray(wide).save(image_folder / "train" / "cat" / "0.png")
+    (image_folder / "train" / "cat" / ".hidden").write_text("not an image")
+    config = folder_config(dataset_config, image_folder, image_size=10)
+    assert not ImageFolderSource().inspect(config, image_folder, False)
+    assert ImageFolderSource().preview(config, image_folder).class_sizes == (3, 3)
+    assert len(ImageFolderSource().files(config, image_folder)) == 8
+    arrays = ImageFolderSource().load(config, image_folder, False)
+    assert arrays.classes == ("cat", "owl")
+    assert arrays.train_images.shape == (6, 10, 10, 3)
+    assert arrays.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arrays.test_labels.tolist() == [0, 1]
+    assert (arrays.train_images[0] == 200).all()
+    assert (arrays.train_images[3] == (255, 0, 0)).all()
+
+
+def test_images_are_turned_upright_and_made_rgb(dataset_config, image_folder):
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, :4] = 255  # left half white as stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by a quarter: the left becomes the top
+    Image.fromarray(pixels).save(image_folder / "train" / "cat" / "0.png", exif=exif)
+    config = folder_config(dataset_config, image_folder, image_size=8)
+    first = ImageFolderSource().load(config, image_folder, False).train_images[0]
+    assert (first[:4] == 255).all()
+    assert (first[4:] == 0).all()
+
+
+def test_every_unreadable_image_is_named(dataset_config, image_folder):
+    (image_folder / "train" / "cat" / "notes.txt").write_text("no image")
+    cut = image_folder / "test" / "owl" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:50])
+    config = folder_config(dataset_config, image_folder)
+    with pytest.raises(UserError) as caught:
+        ImageFolderSource().load(config, image_folder, False)
+    assert [str(fault.value) for fault in caught.value.faults] == [
+        str(image_folder / "train" / "cat" / "notes.txt"),
+        str(cut),
+    ]
+
+
+def test_faults_of_an_image_folder(dataset_config, image_folder, tmp_path):
+    def told(root):
+        return [str(fault) for fault in ImageFolderSource().inspect(folder_config(dataset_config, root), tmp_path, 0)]
+
+    (image_folder / "test" / "owl").rename(image_folder / "test" / "owls")
+    (image_folder / "train" / "ant").mkdir()
+    empty, unknown, untested = told(image_folder)
+    assert "no image in train/ant" in empty
+    assert "classes that train/ has not: owls" in unknown
+    assert "did you mean 'owl'" in unknown
+    assert "no folder for ant, owl" in untested
+    assert "there is no such folder" in told(tmp_path / "absent")[0]
+    (tmp_path / "half" / "train").mkdir(parents=True)
+    assert "has no folder test/" in told(tmp_path / "half")[0]
+    (tmp_path / "half" / "test").mkdir()
+    assert "no class folder" in told(tmp_path / "half")[0]
+    assert "is not set" in told_without_path(dataset_config, tmp_path)
+
+
+def told_without_path(dataset_config, tmp_path):
+    return str(ImageFolderSource().inspect(dataset_config("image_folder", path=None), tmp_path, False)[0])
+
+
+# --- torchvision ----------------------------------------------------------------------------
+
+
+def write_idx(folder, name, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    (folder / name).write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist_layout(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "train-images-idx3-ubyte": rng.integers(0, 256, (20, 28, 28)),
+        "train-labels-idx1-ubyte": np.repeat(np.arange(10), 2),
+        "t10k-images-idx3-ubyte": rng.integers(0, 256, (10, 28, 28)),
+        "t10k-labels-idx1-ubyte": np.arange(10),
+    }
+    for name, array in arrays.items():
+        write_idx(folder, name, array)
+    return arrays
+
+
+def test_torchvisions_mnist_layout_is_read(dataset_config, mnist_layout, tmp_path):
+    config = dataset_config("mnist_lt")
+    assert not TorchvisionSource().inspect(config, tmp_path, False)
+    assert len(TorchvisionSource().files(config, tmp_path)) == 4
+    arrays = TorchvisionSource().load(config, tmp_path, False)
+    assert np.array_equal(arrays.train_images[..., 0], mnist_layout["train-images-idx3-ubyte"])
+    assert np.array_equal(arrays.train_labels, mnist_layout["train-labels-idx1-ubyte"])
+    assert arrays.test_images.shape == (10, 28, 28, 1)
+    assert (arrays.test_images.dtype, arrays.test_labels.dtype) == (np.uint8, np.int64)
+
+
+def test_torchvisions_cifar_layout_is_read(dataset_config, tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 3072), dtype=np.uint8)
+
+    def write(name, content):
+        data = pickle.dumps(content)
+        (folder / name).write_bytes(data)
+        return md5(data).hexdigest()
+
+    entry = {"data": pixels, "fine_labels": list(range(100))}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", write("train", entry)]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", write("test", entry)]])
+    names = [f"name {k}" for k in range(100)]
+    checksum = write("meta", {"fine_label_names": names})
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": checksum})
+    config = dataset_config("cifar100_lt")
+    arrays = TorchvisionSource().load(config, tmp_path, False)
+    assert np.array_equal(arrays.train_images, pixels.reshape(100, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert arrays.classes == tuple(names)
+    (folder / "train").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cifar-100-python cannot be read") as caught:
+        TorchvisionSource().load(config, tmp_path, False)
+    assert caught.value.faults[0].key == "data_dir"
+
+
+def test_a_damaged_mnist_layout_is_told(dataset_config, mnist_layout, tmp_path):
+    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    for damaged in (images.read_bytes()[:5000], b""):
+        images.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read"):
+            TorchvisionSource().load(dataset_config("mnist_lt"), tmp_path, False)
+
+
+def test_published_class_sizes_stand_for_a_set_that_is_not_there_yet(dataset_config, tmp_path):
+    preview = TorchvisionSource().preview(dataset_config("mnist_lt"), tmp_path)
+    assert sum(preview.class_sizes) == 60000
+    assert TorchvisionSource().preview(dataset_config("cifar100_lt"), tmp_path).image_shape == (3, 32, 32)
+    assert not TorchvisionSource().inspect(dataset_config("mnist_lt"), tmp_path, download=True)
+
+
+def test_a_missing_set_without_download(dataset_config, tmp_path):
+    folder = tmp_path / "absent"
+    (fault,) = TorchvisionSource().inspect(dataset_config("cifar10_lt"), folder, download=False)
+    assert (fault.key, fault.value) == ("data_dir", str(folder))
+    assert "CIFAR10 is not there, and download=false" in str(fault)
+    assert "cifar-10-batches-py/ or cifar10.npz" in str(fault)
+    with pytest.raises(UserError, match="CIFAR10 is not there"):
+        TorchvisionSource().load(dataset_config("cifar10_lt"), folder, download=False)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(("name", "archive"), [("mnist_lt", "MNIST"), ("cifar10_lt", "CIFAR10")])
+def test_no_network(dataset_config, tmp_path, monkeypatch, name, archive):
+    def unreachable(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    folder = tmp_path / "new" / "data"
+    with pytest.raises(UserError) as caught:
+        TorchvisionSource().load(dataset_config(name), folder, download=True)
+    (fault,) = caught.value.faults
+    assert (fault.key, fault.value) == ("data_dir", str(folder))
+    assert f"{archive} is not there and could not be downloaded" in str(fault)
+    assert "no network" in str(fault)
+    assert ".npz" in fault.allowed
+    assert not (tmp_path / "new").exists()  # nothing is left behind
+
+
+def test_a_named_npz_stands_in_for_the_layout(dataset_config, write_npz, tmp_path):
+    (fault,) = TorchvisionSource().inspect(
+        dataset_config("cifar10_lt"), write_npz(tmp_path / "cifar10.npz").parent, True
+    )
+    assert "3 classes of 8x8 images with 3 channel(s)" in str(fault)
+    assert "10 classes of 32x32" in fault.allowed
+    train = {"x_train": np.zeros((20, 28, 28), np.uint8), "y_train": np.repeat(np.arange(10), 2)}
+    test = {"x_test": np.zeros((10, 28, 28), np.uint8), "y_test": np.arange(10)}
+    write_npz(tmp_path / "mnist.npz", **train, **test)
+    config = dataset_config("mnist_lt")
+    assert not TorchvisionSource().inspect(config, tmp_path, False)
+    assert TorchvisionSource().preview(config, tmp_path).class_sizes == (2,) * 10
+    assert TorchvisionSource().load(config, tmp_path, False).train_images.shape == (20, 28, 28, 1)
+    assert TorchvisionSource().files(config, tmp_path) == [tmp_path / "mnist.npz"]
+
+
+# --- coloured -------------------------------------------------------------------------------
+
+
+def test_tint_is_grey_value_times_colour():
+    grey = np.array([0, 100, 255], dtype=np.uint8).reshape(1, 1, 3, 1)
+    assert tint(grey, np.array([0]))[0, 0].tolist() == [[0, 0, 0], [30, 45, 69], [0x4C, 0x72, 0xB0]]
+
+
+@pytest.fixture
+def grey_npz(write_npz, tmp_path):
+    labels = np.random.default_rng(4).permutation(np.repeat(np.arange(10), 300))
+    test = np.repeat(np.arange(10), 300)
+    white = np.full((3000, 28, 28), 255, np.uint8)
+    write_npz(tmp_path / "mnist.npz", x_train=white, y_train=labels, x_test=white, y_test=test)
+    return tmp_path
+
+
+def colours_of(images):
+    """The palette index of each white image."""
+    return (images[:, 0, 0, None] == PALETTE[None]).all(-1).argmax(1)
+
+
+def test_colours_follow_the_class_rule(dataset_config, grey_npz):
+    config = dataset_config("cmnist_lt")
+    assert ColouredSource().preview(config, grey_npz).image_shape == (3, 28, 28)
+    arrays = ColouredSource().load(config, grey_npz, False)
+    train, test = colours_of(arrays.train_images), colours_of(arrays.test_images)
+    for k in range(10):
+        free = np.bincount(test[arrays.test_labels == k], minlength=10)
+        assert free.min() > 5  # uniform: 30 expected
+        own = np.bincount(train[arrays.train_labels == k], minlength=10)
+        assert (own.min() > 5) if k < 5 else (own[k] == 300)
+    again = ColouredSource().load(config, grey_npz, False)
+    assert np.array_equal(again.train_images, arrays.train_images)
+    other = ColouredSource().load(dataset_config("cmnist_lt", colour_seed=1), grey_npz, False)
+    assert not np.array_equal(other.train_images, arrays.train_images)
+
+
+def test_colour_archives_cannot_be_coloured(dataset_config, tmp_path):
+    faults = ColouredSource().inspect(dataset_config("cmnist_lt", archive="CIFAR10"), tmp_path, True)
+    assert [fault.key for fault in faults] == ["dataset.archive"]
+
+
+def test_label_flips_are_exact_in_number_and_proportional():
+    sizes = np.array([4000, 2000, 1000, 1000])
+    labels = np.repeat(np.arange(4), sizes)
+    flipped = flip_labels(labels, 4, 0.25, seed=0)
+    assert (flipped != labels).sum() == 2000
+    assert np.array_equal(flip_labels(labels, 4, 0.25, seed=0), flipped)
+    moved = flipped[(labels == 0) & (flipped != labels)]
+    np.testing.assert_allclose(np.bincount(moved, minlength=4)[1:] / len(moved), [0.5, 0.25, 0.25], atol=0.06)
+    assert np.array_equal(flip_labels(labels, 4, 0, seed=0), labels)
+    assert (flip_labels(labels, 4, 1, seed=0) != labels).all()
