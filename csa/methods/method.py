@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 class Context:
     """What a method is built from.
 
-    counts: training images of each class, [K]. build_backbone: a new backbone for this data set's
-    images, normalisation included; the caller chooses the random address of its weights.
+    counts: training images of each class, [K]. image_shape: channels, height, width of a training
+    image. build_backbone: a new backbone for this data set's images, normalisation included; the
+    caller chooses the random address of its weights.
     """
 
     config: MethodConfig
     sampler: SamplerConfig
     protocol: ProtocolConfig
     counts: Sequence[int]
+    image_shape: tuple[int, int, int]
     build_backbone: Callable[[], Backbone]
     seed: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,13 @@ class Backbone(nn.Module):
     """Images [B, C, H, W] in [0, 1] -> last feature map [B, F, h, w] -> feature [B, feature_dim].
 
     global_pooling: whether ``embed`` is global average pooling, so that Grad-CAM under a linear
-    classifier has a closed form (METHOD: CSA 3).
+    classifier has a closed form (METHOD: CSA 3). initial_weights: the rule that drew the weights, by
+    which a classifier on this backbone is drawn too (``library``: torch's and torchvision's defaults).
     """
 
     feature_dim: int
     global_pooling: bool
+    initial_weights: Literal["kaiming_normal", "library"]
 
     @abstractmethod
     def feature_map(self, images: Tensor) -> Tensor:

@@ -1,0 +1,39 @@
+"""From a configuration to a method."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from csa.methods.method import Context, Method
+from csa.models.build import build_backbone, import_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from csa.config.schema import Config
+
+
+def build_method(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    counts: Sequence[int],
+) -> Method:
+    """The method for a data set: images [channels, height, width], ``counts`` training images of each class.
+
+    Raises:
+        UserError: the class of the method or backbone cannot be imported, or the images are too small for it.
+    """
+    context = Context(
+        config=config.method,
+        sampler=config.sampler,
+        protocol=config.protocol,
+        counts=counts,
+        image_shape=image_shape,
+        build_backbone=partial(build_backbone, config.backbone, image_shape, mean, std),
+        seed=config.seed,
+    )
+    method: Method = import_target("method.target", config.method.target)(context)
+    return method

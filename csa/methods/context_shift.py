@@ -1,0 +1,197 @@
+"""Context-shift augmentation (Shi et al. 2023, Algorithm 1): tail images on backgrounds of fitted images.
+
+Two classifiers share one backbone. The uniform branch learns from uniform batches; the images it fits lend
+their backgrounds, through a bank, to the class-balanced batches that the balanced branch learns from.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from csa.config.schema import ContextShiftConfig
+from csa.config.switches import resolved
+from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
+from csa.methods.context_bank import ContextBank
+from csa.methods.losses import cross_entropy
+from csa.methods.method import Clock, Context, Method, Stage, Step
+from csa.methods.mixing import blend_context, mixup, mixup_draws
+from csa.methods.streams import UNIFORM, class_aware, class_balanced
+from csa.models.heads import linear_head
+from csa.randomness import initialised_at
+from csa.methods.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from csa.config.schema import SamplerConfig
+    from csa.data.batch import Batch
+    from csa.methods.losses import Targets
+
+
+class ContextShift(Method):
+    """Evaluates three heads: uniform, balanced, and the mean of their logits."""
+
+    heads = ("uniform", "balanced", "mean")
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        assert isinstance(context.config, ContextShiftConfig)
+        self.config = resolved(context.config, context.protocol)
+        with initialised_at(context.seed, "init", "backbone"):
+            self.backbone = context.build_backbone()
+        with initialised_at(context.seed, "init", "head"):
+            self.uniform_head = linear_head(self.backbone, context.num_classes)
+        with initialised_at(context.seed, "init", "balanced_head"):
+            self.balanced_head = linear_head(self.backbone, context.num_classes)
+        assert self.config.bank_size is not None
+        self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
+        self.own_mask_pass = self.config.mask_pass == "eval"  # noqa: S105 (no password)
+        self.primary_head = self.config.primary_head
+        self.stages = (Stage("train", context.protocol.epochs, learning_rate(context.protocol)),)
+
+    def enter_stage(self, stage: int) -> None:
+        """One stage, everything trains."""
+
+    # --- what is in force when --------------------------------------------------------------
+
+    def started(self, clock: Clock) -> bool:
+        """Whether the balanced branch is due, its bank allowing."""
+        assert self.config.start_epoch is not None
+        return clock.epoch >= self.config.start_epoch
+
+    def mixes(self, clock: Clock) -> bool:
+        """Whether the uniform branch trains on mixup."""
+        assert self.config.mixup_off_epochs is not None
+        return self.config.mixup_alpha > 0 and clock.epoch < clock.epochs - self.config.mixup_off_epochs
+
+    def lends(self, clock: Clock) -> bool:
+        """Whether fitted images enter the bank. Before the start that matters only if it is never emptied."""
+        return self.config.bank and (self.started(clock) or self.config.empty_bank == "never")
+
+    def phase(self, clock: Clock) -> str:
+        """uniform, filling, full or without_bank, and ``+mixup``. In ``filling`` a step reads the device."""
+        if self.bank is not None and self.lends(clock):
+            name = "full" if self.started(clock) and self.bank.seen_full else "filling"
+        else:
+            name = "without_bank" if self.started(clock) else "uniform"
+        return f"{name}+mixup" if self.mixes(clock) else name
+
+    # --- an epoch ---------------------------------------------------------------------------
+
+    def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        if not self.started(clock):
+            return {"uniform": UNIFORM}
+        if self.config.balanced_sampler == "class_aware":
+            return {"uniform": UNIFORM, "balanced": class_aware(self.config.images_per_visit, draws="images")}
+        return {"uniform": UNIFORM, "balanced": class_balanced(draws="images")}
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """With a bank ``lambda`` [steps] and ``context_order`` [steps, B], its slots in random order; with mixup
+        ``mixup_share`` [steps] and ``mixup_order`` [steps, B].
+        """
+        config, steps, batch = self.config, len(sizes), max(sizes)
+        drawn = {}
+        if self.bank is not None:
+            drawn["lambda"] = torch.empty(steps).uniform_(config.lambda_min, config.lambda_max, generator=generator)
+            if self.bank.size >= batch:
+                shuffled = torch.rand(steps, self.bank.size, generator=generator).argsort(1)
+                drawn["context_order"] = shuffled[:, :batch]
+            else:
+                drawn["context_order"] = torch.randint(self.bank.size, (steps, batch), generator=generator)
+        if self.mixes(clock):
+            drawn["mixup_share"], drawn["mixup_order"] = mixup_draws(config.mixup_alpha, sizes, generator)
+        return drawn
+
+    def begin_epoch(self, clock: Clock) -> None:
+        if self.bank is not None and self.config.empty_bank == "epoch":
+            self.bank.empty()
+
+    # --- a step -----------------------------------------------------------------------------
+
+    def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
+        uniform, measures = batches["uniform"], {}
+        if self.lends(clock) and self.own_mask_pass:
+            measures = self.lend(self.evaluation_map(uniform.images), uniform)
+        images, targets = self.uniform_batch(uniform, draws, clock)
+        feature_map = self.backbone.feature_map(images)
+        loss = measures["loss_uniform"] = cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
+        if self.lends(clock) and not self.own_mask_pass:
+            measures |= self.lend(feature_map.detach(), uniform)
+        if self.started(clock):
+            # As in Algorithm 1 this step's images count: the bank may have become full just now.
+            if self.bank is None or self.bank.is_full():
+                measures["loss_balanced"] = self.balanced_loss(batches["balanced"], draws)
+                loss = loss + measures["loss_balanced"]
+            else:
+                measures["loss_balanced"] = torch.zeros_like(loss)
+        return Step(loss, {name: value.detach() for name, value in measures.items()})
+
+    def uniform_batch(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        if not self.mixes(clock):
+            return batch.images, [(batch.labels, 1.0)]
+        return mixup(batch.images, batch.labels, draws["mixup_share"], draws["mixup_order"][: len(batch.labels)])
+
+    def balanced_loss(self, batch: Batch, draws: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of the balanced head on its batch, its backgrounds blended; a forward pass of its own."""
+        images = batch.images
+        if self.bank is not None:
+            contexts, masks = self.bank.sample(draws["context_order"][: len(images)])
+            images = blend_context(images, contexts, masks, draws["lambda"])
+        return cross_entropy(self.balanced_head(self.backbone(images)), [(batch.labels, 1.0)])
+
+    @torch.no_grad()
+    def evaluation_map(self, images: Tensor) -> Tensor:
+        """Feature map [B, F, h, w] in evaluation mode; mode and batch-norm statistics stay as they are."""
+        with _evaluating(self.backbone):
+            feature_map = self.backbone.feature_map(images)
+        # Weights cast here carry no gradient; some versions of torch would hand them to the training pass.
+        torch.clear_autocast_cache()
+        return feature_map
+
+    def lend(self, feature_map: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Enter the images that the uniform head fits into the bank, with their background masks.
+
+        feature_map: of the batch's own images, outside any graph.
+        """
+        assert self.bank is not None
+        fitted, class_map = self.fit(feature_map, batch.labels)
+        height, width = batch.images.shape[2:]
+        self.bank.push(batch.images, background_mask(class_map, (height, width)), fitted)
+        return {"fitted": fitted.float().mean(), "bank": self.bank.count / self.bank.size}
+
+    def fit(self, feature_map: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether p(y|x) >= delta under the uniform head, [B] bool, and the map of the class y, [B, h, w]."""
+        closed_form = self.backbone.global_pooling
+        with torch.set_grad_enabled(not closed_form):
+            feature_map = feature_map.requires_grad_(not closed_form)
+            logits = self.uniform_head(self.backbone.embed(feature_map)).float()
+            if closed_form:
+                class_map = linear_class_map(feature_map, self.uniform_head.weight, labels)
+            else:
+                class_map = gradient_class_map(feature_map, logits.gather(1, labels[:, None]))
+        probability = logits.detach().softmax(1).gather(1, labels[:, None])[:, 0]
+        return probability >= self.config.delta, class_map
+
+    # --- evaluation -------------------------------------------------------------------------
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        feature = self.backbone(images)
+        uniform, balanced = self.uniform_head(feature), self.balanced_head(feature)
+        return {"uniform": uniform, "balanced": balanced, "mean": (uniform + balanced) / 2}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each part's own mode again outside."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

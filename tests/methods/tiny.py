@@ -1,0 +1,67 @@
+"""Tiny material for the tests of methods: configurations from the real tree, batches of a few pixels, one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from csa.config import schema
+from csa.data.batch import Batch
+from csa.methods.method import Clock, Method, Step
+
+CONF = Path(__file__).parents[2] / "conf"
+COUNTS = (8, 4, 2)
+PARTS = {
+    "sampler": schema.SamplerConfig,
+    "backbone": schema.BackboneConfig,
+    "runtime": schema.RuntimeConfig,
+    "tracking": schema.TrackingConfig,
+}
+
+
+def compose_config(*words: str) -> schema.Config:
+    with initialize_config_dir(str(CONF)):
+        values: Any = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    protocol = values["protocol"]
+    protocol["stage_two"] = schema.StageTwoConfig(**protocol["stage_two"])
+    values["protocol"] = schema.ProtocolConfig(**protocol)
+    for group in ("dataset", "method"):
+        values[group] = resolve_name(values[group]["schema"])(**values[group])
+    for group, part in PARTS.items():
+        values[group] = part(**values[group])
+    return schema.Config(**values)
+
+
+def random_batch(seed: int, size: int = 6, image_shape: tuple[int, int, int] = (1, 8, 8)) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, *image_shape, generator=generator)
+    return Batch(images, torch.randint(len(COUNTS), (size,), generator=generator))
+
+
+def optimiser(method: Method, stage: int = 0, **settings: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        method.parameter_groups(stage), **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1} | settings
+    )
+
+
+def take_step(
+    method: Method, clock: Clock, update: torch.optim.Optimizer, seed: int = 0, size: int = 6, **more: Any
+) -> Step:
+    """One update as the loop makes it, on random batches of every stream."""
+    batches = {name: random_batch(seed + 10 * n, size, **more) for n, name in enumerate(method.streams(clock))}
+    rows = method.draws(clock, [size], torch.Generator().manual_seed(seed))
+    method.train_stage(clock.stage)
+    step: Step = method(batches, {name: row[0] for name, row in rows.items()}, clock)
+    step.loss.backward()
+    update.step()
+    update.zero_grad(set_to_none=True)
+    return step
+
+
+def copied(method: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in method.state_dict().items()}
