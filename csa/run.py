@@ -1,0 +1,47 @@
+"""One configuration, one recorded run: ``python -m csa.run dataset=cifar100_lt method=csa``.
+
+configuration -> split -> method -> training -> evaluation -> record -> objective
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csa.config.entry import hydra_main
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+
+
+def run(config: Config) -> float:
+    """Train what ``config`` says, or continue it, or report it where it is done already.
+
+    Returns the objective: accuracy in percent of the primary head at the last epoch, on the
+    validation images where ``dataset.holdout`` sets some aside, else on the test set.
+    """
+    from rich.console import Console
+
+    from csa.config.identity import fingerprint, identity, run_folder
+    from csa.data.build import load_split
+    from csa.summary import print_result
+    from csa.tracking.record import Record
+
+    console = Console()
+    split = load_split(config.dataset, Path(config.data_dir), download=config.download)
+    who = identity(config, split.hash)
+    record = Record(run_folder(config, fingerprint(who)))
+    if record.state == "done" and not config.rerun:
+        console.print("this run is done; rerun=true trains it again", highlight=False)
+    else:
+        from csa.training.session import train_and_record
+
+        train_and_record(config, who, split, record, console)
+    result = record.result()
+    print_result(console, result, record.folder)
+    scores = result["heads"][result["head"]]
+    return float(scores.get("holdout", scores["last"])["all"])
+
+
+if __name__ == "__main__":
+    hydra_main(run)

@@ -1,0 +1,129 @@
+"""The local record of a run: a folder whose files tell its state.
+
+    config.yaml       the resolved configuration
+    identity.json     what the fingerprint is made of, and the fingerprint
+    metrics.jsonl     one line an epoch
+    checkpoint.pt     where training stands (and checkpoint.pt.previous)
+    test_outputs.npz  logits (fp16) and predictions of each head on the test set, and the labels
+    result.json       the outcome; written last, so its presence means done
+    failure.json      why the run failed, until it is started again
+    log.txt           what happened when
+
+The record is complete without MLflow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from csa.tracking import lease
+from csa.tracking.files import read_json, write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SCHEMA = 1
+State = Literal["planned", "running", "interrupted", "failed", "done"]
+
+
+class OldRecordError(Exception):
+    """A result of a schema that this version does not read."""
+
+
+class Record:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    # --- state ----------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def state(self) -> State:
+        if (self.folder / "result.json").exists():
+            return "done"
+        if lease.is_held(self.folder):
+            return "running"
+        if (self.folder / "failure.json").exists():
+            return "failed"
+        return "interrupted" if (self.folder / "identity.json").exists() else "planned"
+
+    def result(self) -> dict[str, Any]:
+        """The outcome.
+
+        Raises:
+            FileNotFoundError: the run is not done.
+            OldRecordError: written by another schema.
+        """
+        result: dict[str, Any] = read_json(self.folder / "result.json")
+        if result.get("schema") != SCHEMA:
+            raise OldRecordError(
+                f"{self.folder / 'result.json'} has schema {result.get('schema')}, this version reads {SCHEMA}; "
+                "start the run again with rerun=true, or read it with the csa version named in it"
+            )
+        return result
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that was cut in writing does not count."""
+        try:
+            text = (self.folder / "metrics.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+
+    # --- writing --------------------------------------------------------------------------
+
+    def begin(self, config: str, identity: Mapping[str, Any], fingerprint: str) -> None:
+        """Before training: who this run is. Removes the failure of an earlier start."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.yaml", config)
+        write_json(self.folder / "identity.json", {"fingerprint": fingerprint, "identity": identity})
+        (self.folder / "failure.json").unlink(missing_ok=True)
+
+    def start_over(self) -> None:
+        """Forget what was trained, keep the log."""
+        for name in ("result.json", "metrics.jsonl", "test_outputs.npz", "failure.json", "mlflow.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob("checkpoint.pt*"):
+            path.unlink()
+
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the metrics file: on resuming it is cut back to what the checkpoint knows."""
+        write_text(self.folder / "metrics.jsonl", "".join(_line(line) for line in lines))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        with (self.folder / "metrics.jsonl").open("a") as stream:
+            stream.write(_line(line))
+
+    def finish(self, result: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Test outputs first, the result last; earlier checkpoints go."""
+        buffer = BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_bytes(self.folder / "test_outputs.npz", buffer.getvalue())
+        write_json(self.folder / "result.json", {"schema": SCHEMA, **result})
+        (self.folder / "checkpoint.pt.previous").unlink(missing_ok=True)
+        (self.folder / "failure.json").unlink(missing_ok=True)
+
+    def fail(self, failure: Mapping[str, Any]) -> None:
+        write_json(self.folder / "failure.json", {"schema": SCHEMA, **failure})
+
+    def log(self, text: str) -> None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        with (self.folder / "log.txt").open("a") as stream:
+            stream.write(f"{now}Z  {text}\n")
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def _line(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, allow_nan=False) + "\n"

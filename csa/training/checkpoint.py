@@ -1,0 +1,97 @@
+"""Checkpoints that survive being interrupted at any byte.
+
+A checkpoint is written to a temporary file, forced to the disk and renamed; the one before it is
+kept beside it until the next is whole. Reading falls back to that one when the newest is damaged:
+a SHA-256 of the archive stands at its end, because torch reads a flipped byte without complaint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass
+class Position:
+    """The next step to take: ``epoch`` and ``step`` within ``stage``; all count from 0."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+class DamagedCheckpointError(Exception):
+    """The file is not a whole checkpoint of this format."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint at ``path``; the one before it stays as ``<name>.previous``."""
+    archive = BytesIO()
+    torch.save({"format": FORMAT, **state}, archive)
+    temporary = path.with_name(path.name + ".writing")
+    with temporary.open("wb") as stream:
+        stream.write(archive.getbuffer())
+        stream.write(hashlib.sha256(archive.getbuffer()).digest())
+        stream.flush()
+        os.fsync(stream.fileno())
+    if path.exists():
+        path.replace(previous(path))
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one checkpoint onto the processor.
+
+    Raises:
+        DamagedCheckpointError: cut, altered, or of another format.
+        FileNotFoundError: there is none.
+    """
+    content = path.read_bytes()
+    archive, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(archive).digest() != digest:
+        raise DamagedCheckpointError(f"{path}: its content does not have the SHA-256 written at its end")
+    try:
+        state: dict[str, Any] = torch.load(BytesIO(archive), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its reader happens to; the digest says it is not damage
+        raise DamagedCheckpointError(f"{path}: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise DamagedCheckpointError(f"{path}: not a checkpoint of format {FORMAT}")
+    return state
+
+
+def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint, or None, and what was wrong with those passed over."""
+    problems: list[str] = []
+    for candidate in (path, previous(path)):
+        try:
+            return load(candidate), problems
+        except FileNotFoundError:
+            continue
+        except DamagedCheckpointError as damage:
+            problems.append(str(damage))
+    return None, problems
+
+
+def previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames themselves durable; not every file system lets a folder be opened for it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,333 @@
+"""The one training loop. It knows no method, data set or backbone by name.
+
+    for each stage: for each epoch: for each step: loss -> update
+                                    evaluate, checkpoint, metrics line
+
+Nothing in a step waits for the device: losses and measures are added up there and read once an epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from csa.config.faults import Fault, UserError
+from csa.methods.method import Clock
+from csa.randomness import torch_generator
+from csa.training import checkpoint
+from csa.training.checkpoint import Position
+from csa.training.evaluation import head_logits, head_scores
+from csa.training.interruption import StoppedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from csa.config.schema import Config
+    from csa.data.batch import Batch
+    from csa.data.loader import Loader
+    from csa.data.split import Split
+    from csa.methods.method import Method, Stage
+    from csa.tracking.record import Record
+    from csa.training.interruption import Interruption
+    from csa.training.machine import Machine
+    from csa.training.metrics import Scores
+    from csa.training.progress import Progress
+    from csa.training.shared_stages import SharedStages
+
+
+EVALUATION_BATCH = 250
+"""Images of one forward pass in evaluation; the result does not depend on it."""
+
+
+class NotFiniteError(Exception):
+    """A loss was not finite; the message names where."""
+
+
+@dataclass
+class History:
+    """What training has produced so far; travels in the checkpoint.
+
+    lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
+    was best on the test set, with its scores: what released code reports, under that name.
+    reused_epochs: how many of the lines come from a finished stage of another run.
+    """
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reused_epochs: int = 0
+
+
+@dataclass
+class OpenEpoch:
+    """Sums over the steps taken so far of the epoch in progress; on the device, but for the seconds.
+
+    losses: [steps], zero where not yet taken.
+    """
+
+    losses: Tensor
+    measures: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """The trained method's last evaluation; holdout: on the validation images, empty without any."""
+
+    scores: dict[str, Scores]
+    holdout: dict[str, Scores]
+    logits: dict[str, Tensor]
+    labels: Tensor
+    history: History
+
+
+class Training:
+    """One run from its first step, or its checkpoint, to its last."""
+
+    def __init__(
+        self,
+        config: Config,
+        method: Method,
+        loader: Loader,
+        split: Split,
+        *,
+        machine: Machine,
+        record: Record,
+        shared_stages: SharedStages,
+        progress: Progress,
+        interruption: Interruption,
+    ) -> None:
+        self._config, self._loader, self._split, self._machine = config, loader, split, machine
+        self._method = method
+        self._record, self._shared, self._progress, self._interruption = record, shared_stages, progress, interruption
+        self._history = History()
+        self._at = Position()
+        self._optimiser: torch.optim.Optimizer
+        self._open = OpenEpoch(torch.zeros(0))
+        self._saved_at = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Train to the end.
+
+        Raises:
+            NotFiniteError: a loss was not finite.
+            StoppedError: a signal asked to stop; the checkpoint is written.
+        """
+        state = self._restore()
+        for index in range(self._at.stage, len(self._method.stages)):
+            self._enter(index, state)
+            state = None
+            stage = self._method.stages[index]
+            for number in range(self._at.epoch, stage.epochs):
+                self._epoch(stage, Clock(index, number, stage.epochs))
+            self._shared.keep(index, self._method, asdict(self._history))
+        self._save()
+        scores, logits, labels = self._evaluate(self._loader.test_batches(EVALUATION_BATCH))
+        holdout = (
+            self._evaluate(self._loader.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
+        )
+        return Outcome(scores, holdout, logits, labels, self._history)
+
+    def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
+        logits, labels = head_logits(self._method, batches, self._machine)
+        return head_scores(logits, labels, self._split.by_rank, self._split.by_count), logits, labels
+
+    # --- stages ---------------------------------------------------------------------------
+
+    def _enter(self, index: int, state: dict[str, Any] | None) -> None:
+        """Prepare the networks and the optimiser of a stage, fresh or from a checkpoint."""
+        if state is None:
+            self._method.enter_stage(index)
+            self._at = Position(stage=index)
+            self._history.best = {}
+            self._reuse(index)
+        else:
+            for earlier in range(index + 1):
+                self._method.enter_stage(earlier)
+            self._method.load_state_dict(state["method"])
+        self._method.to(device=self._machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimiser = self._make_optimiser(index)
+        if state is not None:
+            self._optimiser.load_state_dict(state["optimiser"])
+
+    def _reuse(self, index: int) -> None:
+        """Start from another run's finished stage where there is one."""
+        finished = self._shared.load(index, self._method)
+        if finished is not None:
+            self._history = History(**finished)
+            self._history.reused_epochs = len(self._history.lines)
+            self._record.write_metrics(self._history.lines)
+            self._record.log(f"stage {self._method.stages[index].name!r} is taken from a finished run")
+            self._at = Position(index, self._method.stages[index].epochs)
+
+    def _make_optimiser(self, index: int) -> torch.optim.Optimizer:
+        protocol = self._config.protocol
+        groups = [{"lr_factor": 1.0, **group} for group in self._method.parameter_groups(index)]
+        optimiser = torch.optim.SGD(
+            groups,
+            lr=self._method.stages[index].lr(0),
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+            nesterov=protocol.nesterov,
+            fused=True,
+        )
+        if protocol.momentum:
+            # The fused update wants all buffers of a group or none, but a head may get its first gradient
+            # late. A zero buffer gives the same first step as no buffer.
+            for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimiser
+
+    # --- one epoch ------------------------------------------------------------------------
+
+    def _epoch(self, stage: Stage, clock: Clock) -> None:
+        rate = stage.lr(clock.epoch)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["lr_factor"]
+        epoch = self._loader.epoch(self._method.streams(clock), clock.stage, clock.epoch)
+        draws = self._draws(clock, epoch.sizes)
+        first = self._at.step
+        if first == 0:
+            self._method.begin_epoch(clock)
+            self._open = OpenEpoch(torch.zeros(epoch.steps, device=self._machine.device))
+        self._method.train_stage(clock.stage)
+        self._progress.begin_epoch(stage.name, clock, epoch.sizes, first)
+        started = time.monotonic()
+        for step in range(first, epoch.steps):
+            self._step(epoch.batches(step), {name: rows[step] for name, rows in draws.items()}, clock, step)
+            self._progress.step(epoch.sizes[step])
+            self._at.step = step + 1
+            if step + 1 < epoch.steps and self._wants_checkpoint():
+                self._open.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self._save()
+        losses = self._open.losses.cpu()  # the epoch's one wait for the device
+        self._open.seconds += time.monotonic() - started
+        self._end_epoch(stage, clock, losses, epoch.sizes)
+
+    def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:
+        generator = torch_generator(self._config.seed, "draws", clock.stage, clock.epoch)
+        draws = self._method.draws(clock, sizes, generator)
+        return {name: rows.to(self._machine.device) for name, rows in draws.items()}
+
+    def _step(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock, step: int) -> None:
+        with self._machine.autocast():
+            loss, measures = self._method(batches, draws, clock)
+        self._machine.fabric.backward(loss)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._open.losses[step] = loss.detach()
+        for name, value in measures.items():
+            self._open.measures[name] = self._open.measures.get(name, 0) + value.detach()
+
+    def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
+        rate = stage.lr(clock.epoch)
+        self._check_finite(losses, clock, rate)
+        started = time.monotonic()
+        scores, _, _ = self._evaluate(self._loader.test_batches(EVALUATION_BATCH))
+        line = {
+            "stage": stage.name,
+            "epoch": clock.epoch,
+            "lr": rate,
+            "loss": float((losses * torch.tensor(sizes)).sum() / sum(sizes)),
+            **{name: float(value) / len(sizes) for name, value in sorted(self._open.measures.items())},
+            "heads": {head: values.summary() for head, values in scores.items()},
+            "images": sum(sizes),
+            "seconds": self._open.seconds,
+            "evaluation_seconds": time.monotonic() - started,
+        }
+        self._history.lines.append(line)
+        self._note_best(scores, clock.epoch)
+        self._at = Position(clock.stage, clock.epoch + 1)
+        self._open = OpenEpoch(torch.zeros(0))
+        if self._wants_checkpoint():
+            self._save()
+        self._record.append_metrics(line)
+        self._progress.end_epoch(line)
+
+    def _check_finite(self, losses: Tensor, clock: Clock, rate: float) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            last = checkpoint.load_newest(self._record.checkpoint)[0]
+            good = (
+                f"the last good checkpoint is of epoch {last['at']['epoch']}" if last else "there is no checkpoint yet"
+            )
+            raise NotFiniteError(
+                f"the loss is {float(losses[bad[0, 0]])} at stage {self._method.stages[clock.stage].name!r}, "
+                f"epoch {clock.epoch}, step {int(bad[0, 0])}, learning rate {rate:g}; {good}"
+            )
+
+    def _check_open_epoch(self) -> None:
+        """A checkpoint in the middle of an epoch must not keep a network that is no longer finite."""
+        losses = self._open.losses.cpu()
+        if not bool(losses.isfinite().all()):
+            stage = self._method.stages[self._at.stage]
+            self._check_finite(losses, Clock(self._at.stage, self._at.epoch, stage.epochs), stage.lr(self._at.epoch))
+
+    def _note_best(self, scores: dict[str, Scores], epoch: int) -> None:
+        for head, values in scores.items():
+            if head not in self._history.best or values.all > self._history.best[head]["all"]:
+                self._history.best[head] = {"epoch": epoch, **values.as_dict()}
+
+    # --- checkpoints ----------------------------------------------------------------------
+
+    def _wants_checkpoint(self) -> bool:
+        waited = time.monotonic() - self._saved_at
+        return self._interruption.status is not None or waited >= self._config.runtime.checkpoint_seconds
+
+    def _save(self) -> None:
+        """Write a checkpoint; then stop, if a signal asked for it."""
+        self._check_open_epoch()
+        checkpoint.save(
+            self._record.checkpoint,
+            {
+                "at": asdict(self._at),
+                "method": self._method.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "history": asdict(self._history),
+                "open": vars(self._open),
+                "threads": self._machine.threads,
+                "precision": self._machine.precision,
+                "device": self._machine.device.type,
+            },
+        )
+        self._saved_at = time.monotonic()
+        if self._interruption.status is not None:
+            raise StoppedError(self._interruption.status)
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Read the newest whole checkpoint and cut the metrics file back to it."""
+        state, problems = checkpoint.load_newest(self._record.checkpoint)
+        for problem in problems:
+            self._record.log(f"passed over a damaged checkpoint: {problem}")
+        if state is not None:
+            self._refuse_other_machine(state)
+            self._at = Position(**state["at"])
+            self._history = History(**state["history"])
+            device, saved = self._machine.device, state["open"]
+            measures = {name: value.to(device) for name, value in saved["measures"].items()}
+            self._open = OpenEpoch(saved["losses"].to(device), measures, saved["seconds"])
+            self._record.log(f"continued at stage {self._at.stage}, epoch {self._at.epoch}, step {self._at.step}")
+        self._record.write_metrics(self._history.lines)
+        return state
+
+    def _refuse_other_machine(self, state: dict[str, Any]) -> None:
+        """Other threads, arithmetic or device give other last bits: the run would not be the same run."""
+        now = {
+            "threads": self._machine.threads,
+            "precision": self._machine.precision,
+            "device": self._machine.device.type,
+        }
+        for key, value in now.items():
+            if state[key] != value:
+                raise UserError(
+                    Fault(
+                        f"runtime.{key}" if key != "precision" else "protocol.precision",
+                        value,
+                        f"this run was started with {state[key]}; continue it with that, or start over with rerun=true",
+                    )
+                )

@@ -1,0 +1,86 @@
+"""From a finished training to what its record says: result.json and test_outputs.npz."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+    from csa.data.split import Groups, Split
+    from csa.methods.method import Method
+    from csa.training.loop import Outcome
+
+
+def result(config: Config, fingerprint: str, split: Split, method: Method, outcome: Outcome) -> dict[str, Any]:
+    """The outcome as plain values; accuracies in percent. The primary head at the last epoch is the result."""
+    lines = outcome.history.lines
+    own = lines[outcome.history.reused_epochs :]
+    training_seconds = sum(line["seconds"] for line in own)
+    primary = outcome.scores[method.primary_head]
+    return {
+        "status": "done",
+        "fingerprint": fingerprint,
+        **primary.summary(),
+        "head": method.primary_head,
+        "collapsed": primary.predicted_classes == 1,
+        "heads": {
+            head: {
+                "last": scores.as_dict(),
+                "best_on_test": outcome.history.best[head],
+                **({"holdout": outcome.holdout[head].as_dict()} if outcome.holdout else {}),
+            }
+            for head, scores in outcome.scores.items()
+        },
+        "epochs": len(lines),
+        "reused_epochs": outcome.history.reused_epochs,
+        "seconds": training_seconds + sum(line["evaluation_seconds"] for line in own),
+        "training_seconds": training_seconds,
+        "images_per_second": sum(line["images"] for line in own) / training_seconds if own else None,
+        "step_mode": "eager",
+        "run": {
+            "dataset": config.dataset.name,
+            "method": config.method.name,
+            "backbone": config.backbone.name,
+            "protocol": config.protocol.name,
+            "sampler": config.sampler.name,
+            "seed": config.seed,
+            "variant": config.variant,
+        },
+        "split": describe_split(split),
+    }
+
+
+def describe_split(split: Split) -> dict[str, Any]:
+    return {
+        "hash": split.hash,
+        "classes": list(split.classes),
+        "counts": list(split.counts),
+        "image_shape": list(split.image_shape),
+        "mean": list(split.mean),
+        "std": list(split.std),
+        "total": sum(split.counts),
+        "test_images": len(split.test_labels),
+        "holdout_images": len(split.holdout_labels),
+        "by_rank": _groups(split.by_rank),
+        "by_count": _groups(split.by_count),
+    }
+
+
+def _groups(groups: Groups) -> dict[str, list[int]]:
+    return {"many": list(groups.many), "medium": list(groups.medium), "few": list(groups.few)}
+
+
+def test_outputs(outcome: Outcome) -> dict[str, np.ndarray]:
+    """Labels [N]; of each head logits (fp16) [N, K], predictions [N], confusion [K, K].
+
+    The predictions are those of the full-precision logits: fp16 may tie where fp32 does not, and
+    every reported accuracy must be recomputable exactly.
+    """
+    arrays: dict[str, np.ndarray] = {"labels": outcome.labels.cpu().numpy().astype(np.int32)}
+    for head, logits in outcome.logits.items():
+        arrays[f"logits_{head}"] = logits.half().cpu().numpy()
+        arrays[f"predictions_{head}"] = logits.argmax(1).cpu().numpy().astype(np.int32)
+        arrays[f"confusion_{head}"] = np.asarray(outcome.scores[head].confusion, dtype=np.int32)
+    return arrays

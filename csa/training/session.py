@@ -1,0 +1,99 @@
+"""From a configuration and its split to a finished record, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from csa.config.identity import fingerprint
+from csa.data.loader import ResidentLoader
+from csa.methods.build import build_method
+from csa.tracking.environment import software
+from csa.tracking.lease import HeldError, Lease
+from csa.training.interruption import Interruption, StoppedError
+from csa.training.loop import NotFiniteError, Training
+from csa.training.machine import choose
+from csa.training.progress import Progress
+from csa.training.result import result, test_outputs
+from csa.training.shared_stages import SharedStages
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from csa.config.schema import Config
+    from csa.data.split import Split
+    from csa.tracking.record import Record
+
+FAILED_STATUS = 1
+HELD_STATUS = 3
+
+
+def train_and_record(config: Config, identity: dict[str, Any], split: Split, record: Record, console: Console) -> None:
+    """Train under a lease and write the record.
+
+    Raises:
+        SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
+            process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
+    """
+    try:
+        record.folder.mkdir(parents=True, exist_ok=True)
+        with Lease(record.folder), Interruption() as interruption:
+            _train(config, identity, split, record, console, interruption)
+    except HeldError as held:
+        console.print(f"{held}; nothing was started", highlight=False, soft_wrap=True)
+        raise SystemExit(HELD_STATUS) from held
+    except StoppedError as stopped:
+        record.log(str(stopped))
+        console.print(f"stopped; the same command continues {record.folder}", highlight=False, soft_wrap=True)
+        raise SystemExit(stopped.status) from stopped
+    except NotFiniteError as error:
+        _fail(record, str(error), console)
+        raise SystemExit(FAILED_STATUS) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+            _fail(record, traceback.format_exc(), console)
+            raise
+        _fail(record, f"{error.strerror}: {error.filename or record.folder}", console)
+        raise SystemExit(FAILED_STATUS) from error
+    except Exception:
+        _fail(record, traceback.format_exc(), console)
+        raise
+
+
+def _train(
+    config: Config,
+    identity: dict[str, Any],
+    split: Split,
+    record: Record,
+    console: Console,
+    interruption: Interruption,
+) -> None:
+    machine = choose(config.runtime, config.protocol)
+    if config.rerun:
+        record.start_over()
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), identity, fingerprint(identity))
+    record.log(f"started: {machine.describe()}")
+    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    loader = ResidentLoader(split, config.protocol, machine.device, config.seed)
+    stages = SharedStages(record.folder.parents[1] / "stages", identity, machine)
+    with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
+        training = Training(
+            config, method, loader, split, machine=machine, record=record,
+            shared_stages=stages, progress=progress, interruption=interruption,
+        )  # fmt: skip
+        outcome = training.run()
+    description = result(config, fingerprint(identity), split, method, outcome)
+    record.finish({**description, **machine.describe(), **software()}, test_outputs(outcome))
+    record.log("done")
+
+
+def _fail(record: Record, reason: str, console: Console) -> None:
+    """Keep why; a disk that takes nothing any more must not hide the reason from the person."""
+    console.print(f"failed: {reason}", highlight=False, soft_wrap=True, markup=False)
+    with contextlib.suppress(OSError):
+        record.fail({"reason": reason})
+        record.log(f"failed: {reason}")

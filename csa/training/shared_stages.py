@@ -1,0 +1,63 @@
+"""Finished stages that other methods start from: crt and its kind from a finished ce.
+
+A stage's identity is what it trains (the method's word), on what data, under which protocol, seed
+and arithmetic, with how many threads: only then is taking it bit-identical to training it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from csa.training import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from csa.methods.method import Method
+    from csa.training.machine import Machine
+
+COMMON = ("results_version", "dataset", "backbone", "protocol", "seed", "variant")
+
+
+class SharedStages:
+    """Artefacts ``<folder>/<stage fingerprint>.pt``: the method's state and what training said."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], machine: Machine) -> None:
+        self._folder = folder
+        self._common = {key: identity[key] for key in COMMON} | {
+            "precision": machine.precision,
+            "threads": machine.threads,
+            "device": machine.device.type,
+            "torch": torch.__version__,
+        }
+
+    def keep(self, index: int, method: Method, history: dict[str, Any]) -> None:
+        """Keep the state at the end of a stage, unless it is kept already or nobody may use it."""
+        path = self._path(index, method)
+        if path is not None and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(path, {"method": method.state_dict(), "history": history})
+
+    def load(self, index: int, method: Method) -> dict[str, Any] | None:
+        """Put a kept state into the method; its history, or None where there is no whole one."""
+        path = self._path(index, method)
+        if path is None:
+            return None
+        state, _ = checkpoint.load_newest(path)
+        if state is None:
+            return None
+        method.load_state_dict(state["method"])
+        history: dict[str, Any] = state["history"]
+        return history
+
+    def _path(self, index: int, method: Method) -> Path | None:
+        shared = method.stages[index].shared
+        if shared is None:
+            return None
+        text = json.dumps({"stage": shared, **self._common}, sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"

@@ -1,0 +1,167 @@
+"""A run stopped at any step and continued equals one that was left alone, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from csa.config.faults import UserError
+from csa.config.identity import fingerprint, identity, run_folder
+from csa.data.build import load_split
+from csa.tracking.record import Record
+from csa.training import checkpoint, loop
+from csa.training.session import train_and_record
+
+METHODS = ("ce", "cbrs", "crt", "csa", "csa_mixup")
+TIMES = ("seconds", "evaluation_seconds")
+
+
+class Stopper:
+    """Stands for a signal that arrives at given steps of the whole run, counted over all starts."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+        self.steps, self.taken = set(steps), 0
+        original = loop.Training._step
+
+        def step(training, *args):
+            original(training, *args)
+            self.taken += 1
+            if self.taken in self.steps:
+                training._interruption.status = 75
+
+        monkeypatch.setattr(loop.Training, "_step", step)
+
+
+def start(config) -> Record:
+    split = load_split(config.dataset, config.data_dir, download=False)
+    who = identity(config, split.hash)
+    record = Record(run_folder(config, fingerprint(who)))
+    train_and_record(config, who, split, record, Console(quiet=True))
+    return record
+
+
+def start_until_done(config) -> tuple[Record, int]:
+    for starts in range(1, 30):
+        try:
+            return start(config), starts
+        except SystemExit as stop:
+            assert stop.code == 75
+    raise AssertionError("never done")
+
+
+def contents(record: Record) -> dict:
+    """All that a run leaves, without the times."""
+    state = checkpoint.load(record.checkpoint)
+    lines = [{key: value for key, value in line.items() if key not in TIMES} for line in record.metrics()]
+    outputs = np.load(record.folder / "test_outputs.npz")
+    result = record.result()
+    return {
+        "weights": state["method"],
+        "momentum": state["optimiser"]["state"],
+        "lines": lines,
+        "outputs": {name: outputs[name].tobytes() for name in outputs},
+        "heads": result["heads"],
+    }
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first["weights"].keys() == second["weights"].keys()
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+    assert first["momentum"].keys() == second["momentum"].keys()
+    for name, value in first["momentum"].items():
+        assert torch.equal(value["momentum_buffer"], second["momentum"][name]["momentum_buffer"])
+    assert first["lines"] == second["lines"]
+    assert first["outputs"] == second["outputs"]
+    assert first["heads"] == second["heads"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, tmp_path, monkeypatch):
+    words = (f"method={method}", "delta=0.1")
+    undisturbed = start(configuration(*words))
+    expected = contents(undisturbed)
+    total = sum(1 for _ in undisturbed.metrics())
+    # In the first epoch, at its end, in the second, and (crt) in stage two; delta=0.1 fills CSA's bank early.
+    Stopper(monkeypatch, 2, 5, 7, 9, 13)
+    disturbed, starts = start_until_done(configuration(*words, f"output_root={tmp_path / 'disturbed'}"))
+    assert starts >= 4
+    assert len(disturbed.metrics()) == total
+    assert_same(contents(disturbed), expected)
+
+
+def test_a_damaged_checkpoint_costs_time_not_truth(configuration, tmp_path, monkeypatch):
+    expected = contents(start(configuration("method=csa")))
+    Stopper(monkeypatch, 3, 6)
+    config = configuration("method=csa", f"output_root={tmp_path / 'damaged'}")
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            start(config)
+    (path,) = Path(config.output_root).rglob("checkpoint.pt")
+    path.write_bytes(path.read_bytes()[:-1000])
+    record, _ = start_until_done(config)
+    assert "passed over a damaged checkpoint" in (record.folder / "log.txt").read_text()
+    assert_same(contents(record), expected)
+
+
+def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
+    alone = contents(start(configuration("method=crt", f"output_root={tmp_path / 'alone'}")))
+    start(configuration("method=ce"))
+    record = start(configuration("method=crt"))
+    assert record.result()["reused_epochs"] == 2
+    assert "taken from a finished run" in (record.folder / "log.txt").read_text()
+    assert_same(contents(record), alone)
+
+
+def test_another_number_of_threads_is_refused(configuration, monkeypatch):
+    Stopper(monkeypatch, 3)
+    with pytest.raises(SystemExit):
+        start(configuration("method=ce"))
+    with pytest.raises(UserError, match=r"runtime.threads=2: this run was started with 1"):
+        start(configuration("method=ce", "runtime.threads=2"))
+
+
+def test_a_loss_that_is_not_finite_fails_and_says_where(configuration, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        start(configuration("method=ce", "protocol.lr=1e30"))
+    assert stop.value.code == 1
+    config = configuration("method=ce", "protocol.lr=1e30")
+    (failure,) = Path(config.output_root).rglob("failure.json")
+    reason = json.loads(failure.read_text())["reason"]
+    assert "stage 'train', epoch 0, step 1, learning rate 1e+30" in reason
+    assert "there is no checkpoint yet" in reason
+    assert Record(failure.parent).state == "failed"
+
+
+def test_a_finished_run_has_what_the_issue_asks(configuration):
+    result = start(configuration("method=csa")).result()
+    for key in [
+        "status",
+        "all",
+        "many",
+        "medium",
+        "few",
+        "heads",
+        "fingerprint",
+        "epochs",
+        "seconds",
+        "images_per_second",
+        "schema",
+        "collapsed",
+        "device",
+        "step_mode",
+        "threads",
+        "packages",
+        "git_revision",
+        "git_dirty",
+        "split",
+    ]:
+        assert key in result, key
+    assert set(result["heads"]) == {"uniform", "balanced", "mean"}
+    assert result["all"] == result["heads"]["uniform"]["last"]["all"]
+    assert len(result["heads"]["mean"]["last"]["per_class"]) == 10
