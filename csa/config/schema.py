@@ -1,13 +1,18 @@
 """The typed configuration: every key, its type and its range. Values and defaults live in ``conf/``.
 
-Nothing here imports torch: validation must answer within a second. A method, sampler or data set
+Nothing here imports torch: validation must answer within a second. A field's metadata holds its range, what
+a null stands for (``when_null``), and what the identity of a run leaves out (``neutral``,
+``used_when``). A method, sampler or data set
 from another package names its own schema in its YAML (``schema: my_package.settings.MyMethod``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from csa.config.switches import last_epochs, scaled
 
 
 def number(
@@ -20,6 +25,16 @@ def number(
 def neutral(value: Any, **range_: Any) -> Any:
     """A field added after records exist: left out of the identity while it has this value."""
     return field(metadata={"neutral": value, **range_})
+
+
+def used_when(key: str, test: Callable[[Any], bool], **range_: Any) -> Any:
+    """A field that is ignored, and left out of the identity, unless its neighbour ``key`` passes ``test``."""
+    return field(metadata={"used_when": (key, test), **range_})
+
+
+def shown_only() -> Any:
+    """A field that chooses what is shown of a run and changes nothing in it: never in the identity."""
+    return field(metadata={"shown_only": True})
 
 
 # --- dataset --------------------------------------------------------------------------------
@@ -91,9 +106,9 @@ class SamplerConfig:
 
     name: str
     rule: Literal["shuffle", "power", "class_aware", "reversed", "none"]
-    q: float | None
-    images_per_visit: int | None = number(at_least=1)
-    draws: Literal["images", "cycle"]
+    q: float | None = used_when("rule", "power".__eq__)
+    images_per_visit: int | None = used_when("rule", "class_aware".__eq__, at_least=1)
+    draws: Literal["images", "cycle"] = used_when("rule", "shuffle".__ne__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +124,12 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """``streams`` says whether the sampler group feeds the method or the method brings its own."""
+    """``streams`` says whether the sampler group feeds the method or the method brings its own.
 
+    starts_from: the method whose finished training is stage one of this method, taken where it is there.
+    """
+
+    starts_from: ClassVar[str | None] = None
     name: str
     schema: str
     target: str
@@ -124,6 +143,7 @@ class CrossEntropyConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRetrainingConfig(MethodConfig):
+    starts_from: ClassVar[str | None] = "ce"
     epochs: int = number(at_least=1)
     lr: float = number(above=0)
     head: Literal["copy", "new"]
@@ -134,19 +154,21 @@ class ClassifierRetrainingConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextShiftConfig(MethodConfig):
-    delta: float = number(at_least=0, at_most=1)
-    start_epoch: int | None = number(at_least=0)
+    delta: float = used_when("bank", bool, at_least=0, at_most=1)
+    start_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(10, protocol))
     bank: bool
-    bank_size: int | None = number(at_least=1)
-    empty_bank: Literal["epoch", "never"]
-    lambda_min: float = number(at_least=0, at_most=1)
-    lambda_max: float = number(at_least=0, at_most=1)
-    mask_pass: Literal["eval", "train"]
+    bank_size: int | None = used_when("bank", bool, at_least=1, when_null=lambda protocol: protocol.batch_size)
+    empty_bank: Literal["epoch", "never"] = used_when("bank", bool)
+    lambda_min: float = used_when("bank", bool, at_least=0, at_most=1)
+    lambda_max: float = used_when("bank", bool, at_least=0, at_most=1)
+    mask_pass: Literal["eval", "train"] = used_when("bank", bool)
     balanced_sampler: Literal["class_aware", "class_balanced"]
-    images_per_visit: int = number(at_least=1)
+    images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1)
     mixup_alpha: float = number(at_least=0)
-    mixup_off_epochs: int | None = number(at_least=0)
-    primary_head: Literal["uniform", "balanced", "mean"]
+    mixup_off_epochs: int | None = used_when(
+        "mixup_alpha", bool, at_least=0, when_null=lambda protocol: last_epochs(protocol.mixup_off_epochs, protocol)
+    )
+    primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
 
 
 # --- protocol -------------------------------------------------------------------------------
@@ -176,8 +198,8 @@ class ProtocolConfig:
     nesterov: bool
     schedule: Literal["constant", "cosine", "multistep"]
     warmup_epochs: int = number(at_least=0)
-    milestones: list[int]
-    factors: list[float]
+    milestones: list[int] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009 (no default, metadata)
+    factors: list[float] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009
     crop_padding: int = number(at_least=0)
     flip: bool
     precision: Literal["auto", "fp32", "bf16"]
@@ -196,6 +218,7 @@ class RuntimeConfig:
     threads: int | None = number(at_least=1)
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
+    jobs_per_gpu: int = number(at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +228,17 @@ class TrackingConfig:
     uri: str | None
     experiment: str
     model: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """How the cells of a sweep are run; no part of a run."""
+
+    name: str | None
+    slots: int | None = number(at_least=1)
+    on_error: Literal["continue", "stop"]
+    retry_failed: bool
+    calibrate: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +252,7 @@ class Config:
     protocol: ProtocolConfig
     runtime: RuntimeConfig
     tracking: TrackingConfig
+    sweep: SweepConfig
     delta: float = number(at_least=0, at_most=1)
     seed: int = number(at_least=0)
     variant: str
@@ -225,3 +260,5 @@ class Config:
     download: bool
     output_root: str
     rerun: bool
+    plan: bool
+    smoke: bool

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from csa.cli import reporting_faults
+from csa.cli import answer_help, reporting_faults
 from csa.config.preflight import configure
 from csa.data.build import load_split
 
@@ -21,6 +21,7 @@ FORMATS = ("table", "json")
 
 
 def main(words: list[str]) -> None:
+    answer_help(words, __doc__)
     with reporting_faults():
         config, extra = configure(words, extra={"format": FORMATS})
         show(config, extra["format"])

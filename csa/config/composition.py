@@ -1,0 +1,107 @@
+"""The configuration tree as Hydra composes it; no file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from csa.config.locations import conf_dir, sweeps_dir
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OSError)
+
+
+class SweepFiles(SearchPathPlugin):
+    """Lets ``-cn table2`` find the files of ``sweeps/``."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if sweeps_dir().is_dir():
+            search_path.append("csa", f"file://{sweeps_dir()}")
+
+
+def register_sweep_files() -> None:
+    """Once, before Hydra looks for configurations."""
+    if SweepFiles not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(SweepFiles)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration without Hydra's own part and without what a sweep file varies.
+
+    multirun: whether it asks to be swept (``hydra.mode``); sweeper: the settings of Hydra's sweeper;
+    cells: the grids of a sweep file.
+    """
+
+    config: DictConfig
+    multirun: bool
+    sweeper: DictConfig
+    cells: list[Any]
+
+    def with_value(self, word: Override) -> Composed:
+        """This with one plain value set, as composing anew would give it (25 times faster)."""
+        config = self.config.copy()
+        OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
+        return replace(self, config=config)
+
+
+class Tree:
+    """The configuration tree under one primary configuration."""
+
+    def __init__(self, config_name: str, loader: ConfigLoader) -> None:
+        self.config_name = config_name
+        self._loader = loader
+        self._parser = OverridesParser.create(loader)
+
+    def parse(self, word: str) -> Override:
+        """One word of the command line. Raises HydraException."""
+        return self._parser.parse_overrides([word])[0]
+
+    def options(self, group: str) -> list[str]:
+        """Options of a group (``method``); an empty list where there is no such group. '': primary configurations."""
+        return [option for option in self._loader.get_group_options(group) if not option.startswith("_")]
+
+    def chooses(self, word: Override) -> bool:
+        """Whether the word chooses an option of one of our groups."""
+        return (
+            word.type is OverrideType.CHANGE
+            and word.package is None
+            and not word.is_hydra_override()
+            and bool(self.options(word.key_or_group))
+        )
+
+    def sets_value(self, word: Override) -> bool:
+        """Whether the word changes one plain value, so that it can be applied after composing."""
+        plain = word.type is OverrideType.CHANGE and word.package is None and not word.is_hydra_override()
+        return plain and not self.options(word.key_or_group)
+
+    def compose(self, words: Sequence[Override]) -> Composed:
+        """Raises one of COMPOSITION_ERRORS at the first fault."""
+        config = compose(self.config_name, [str(word.input_line) for word in words], return_hydra_config=True)
+        multirun, sweeper = config.hydra.mode == RunMode.MULTIRUN, config.hydra.sweeper
+        with open_dict(config):
+            cells = config.pop("cells")
+            del config["hydra"]
+        return Composed(config, multirun, sweeper, OmegaConf.to_container(cells))
+
+
+@contextmanager
+def tree(config_name: str) -> Iterator[Tree]:
+    """Hydra initialised on our folders for a while."""
+    register_sweep_files()
+    with initialize_config_dir(str(conf_dir()), job_name="csa"):
+        yield Tree(config_name, GlobalHydra.instance().config_loader())

@@ -1,0 +1,115 @@
+"""The identity of a run: what decides its result, as plain canonical values, and nothing else.
+
+An allow-list. A key that is not named here (paths, devices, logging, names of recipes) does not
+count; a key that the method ignores is left out by its ``used_when``, one that only chooses what is
+shown by ``shown_only``, one that was added later by its ``neutral`` value, and a null that stands for a number of the protocol is that number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csa.config.switches import resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from csa.config.schema import Config
+
+RESULTS_VERSION = 1  # raised when the correction of an error changes results
+SIGNIFICANT_DIGITS = 12
+NOT_OF_THE_METHOD = ("schema", "target", "streams")
+SAMPLER = ("rule", "q", "images_per_visit", "draws")
+BACKBONE = ("name", "stem")
+PROTOCOL = (
+    *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov"),
+    *("schedule", "warmup_epochs", "milestones", "factors", "crop_padding", "flip", "precision"),
+)
+
+
+def identity(config: Config, split_hash: str) -> dict[str, Any]:
+    """Nested plain values, equal for two configurations exactly when they are one run.
+
+    split_hash: of the data set's content. The hash has the pixels; how they are normalised stands beside it.
+    """
+    method = resolved(config.method, config.protocol)
+    own = [field.name for field in fields(method) if field.name not in NOT_OF_THE_METHOD]
+    normalisation = {"mean": canonical(config.dataset.mean), "std": canonical(config.dataset.std)}
+    parts = {
+        "results_version": RESULTS_VERSION,
+        "dataset": {"name": config.dataset.name, "split": split_hash, **normalisation},
+        "method": _counted(method, own),
+        "backbone": _counted(config.backbone, BACKBONE),
+        "protocol": _counted(config.protocol, PROTOCOL),
+        "seed": config.seed,
+        "variant": config.variant,
+    }
+    if config.method.streams == "sampler":
+        parts["sampler"] = _counted(config.sampler, SAMPLER)
+    return parts
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a run."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:
+    """The named keys of a block that have an effect."""
+    counted = {}
+    for field in fields(block):
+        value = canonical(getattr(block, field.name))
+        neighbour, test = field.metadata.get("used_when", ("", None))
+        used = test is None or test(getattr(block, neighbour))
+        neutral = "neutral" in field.metadata and canonical(field.metadata["neutral"]) == value
+        ignored = neutral or not used or "shown_only" in field.metadata
+        if field.name in names and not ignored:
+            counted[field.name] = value
+    return counted
+
+
+def canonical(value: Any) -> Any:
+    """One spelling for equal values: 0.30000000000000004 is 0.3, 1.0 is 1."""
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float):
+        rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+        return int(rounded) if rounded.is_integer() else rounded
+    return value
+
+
+# --- names for people -----------------------------------------------------------------------
+
+
+def slug(config: Config) -> str:
+    """What a run is, for the eyes: ``ir100-resnet32-cifar-delta0.8-s0``. The fingerprint beside it is what counts."""
+    dataset, delta = config.dataset, getattr(config.method, "delta", None)
+    parts = [
+        {"exp": "ir", "step": "step"}.get(dataset.profile, dataset.profile)
+        + (f"{dataset.imbalance_ratio:g}" if dataset.profile in ("exp", "step") else ""),
+        config.backbone.name,
+        config.protocol.name,
+        *([] if config.method.streams == "own" else [config.sampler.name]),
+        *([] if delta is None else [f"delta{canonical(delta)}"]),
+        *([config.variant] if config.variant else []),
+        f"s{config.seed}",
+    ]
+    return "-".join(map(_safe, parts))
+
+
+def run_folder(config: Config, fingerprint: str) -> Path:
+    """The folder of a run; one that another spelling of the same run has made is found again."""
+    parent = Path(config.output_root).expanduser() / _safe(config.dataset.name) / _safe(config.method.name)
+    made = sorted(parent.glob(f"*-{fingerprint}"))
+    return made[0] if made else parent / f"{slug(config)}-{fingerprint}"
+
+
+def _safe(name: str) -> str:
+    """A name without characters that mean something to a file system; at most 40."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:40] or "_"

@@ -1,0 +1,36 @@
+"""What this machine cannot do for a run: no CUDA device, an output folder that cannot be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from csa.config.faults import Fault
+
+
+def device_fault(device: str) -> Fault | None:
+    """Imports torch only where ``cuda`` is asked for."""
+    if device != "cuda":
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return Fault("runtime.device", device, "this machine has no CUDA device that torch can use", "auto, cpu")
+
+
+def output_fault(output_root: str) -> Fault | None:
+    """Of the folder, or of the nearest existing one above it: nothing is created to find out."""
+    folder = Path(output_root).expanduser().absolute()
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            return Fault("output_root", output_root, f"{folder} is not a folder", "a folder that can be written")
+        # Root passes every access check, but not a file system that is mounted read-only.
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        if not read_only and os.access(folder, os.W_OK | os.X_OK):
+            return None
+    except OSError as error:
+        return Fault("output_root", output_root, f"cannot be used ({error.strerror})", "a folder that can be written")
+    return Fault("output_root", output_root, f"{folder} cannot be written to", "a folder that can be written")

@@ -1,0 +1,183 @@
+"""Pre-flight: every fault of one command, found before data is read, torch imported or a file written.
+
+Hydra stops at its first fault. Here all words are read, composed as far as they go, and every
+value, of a sweep too, is checked against the schema; then the data and the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import OmegaConf
+
+from csa.config.composition import tree
+from csa.config.faults import Fault, UserError, nearest
+from csa.config.machine import device_fault, output_fault
+from csa.config.schema import DatasetConfig
+from csa.config.typed import build, build_block, check
+from csa.config.words import Settled, Word, apply, read, settle
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+    from csa.config.composition import Tree
+    from csa.config.schema import Config
+    from csa.data.sources.source import Preview
+
+    Inspected = dict[str, tuple[list[Fault], Preview | None]]
+
+
+def preflight(words: Sequence[str], config_name: str = "config", *, multirun: bool = False) -> None:
+    """Raise UserError with every fault of the command ``words``. multirun: whether ``-m`` was given."""
+    with tree(config_name) as tree_:
+        read_words, faults = read(tree_, words)
+        cells = _first_cell_and_alternatives(tree_, read_words)
+        if not (multirun or cells[0].composed.multirun):
+            faults += _sweeps_without_multirun(read_words)
+    inspected: Inspected = {}
+    for cell in cells:
+        found = cell.faults + check(cell.composed.config, cell.doubtful)
+        faults += found
+        faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
+        faults += _machine_faults(cell, found)
+    if faults:
+        raise UserError(*_each_once(faults))
+
+
+def configure(
+    words: Sequence[str], *, config_name: str = "config", extra: Mapping[str, tuple[str, ...]] | None = None
+) -> tuple[Config, dict[str, str]]:
+    """The configuration of an entry that makes no run, and its own words.
+
+    extra: the entry's own ``key=value`` words with the values they may have, the first being the
+    default; an empty tuple stands for any text, the default being "". Raises UserError with every
+    fault of the configuration and of the data.
+    """
+    extra = extra or {}
+    own_words = [word for word in words if word.partition("=")[0] in extra]
+    own, faults = _own_words(own_words, extra)
+    with tree(config_name) as tree_:
+        read_words, more = read(tree_, [word for word in words if word not in own_words])
+        faults += more + _sweeps_without_multirun(read_words)
+        cell = _first_cell_and_alternatives(tree_, read_words)[0]
+    found = cell.faults + check(cell.composed.config, cell.doubtful)
+    faults += [_with_own_words(fault, extra) for fault in found] + _data_faults(cell, found, {})
+    if faults:
+        raise UserError(*_each_once(faults))
+    return build(cell.composed.config), own
+
+
+# --- cells ----------------------------------------------------------------------------------
+
+
+def _first_cell_and_alternatives(tree_: Tree, words: Sequence[Word]) -> list[Settled]:
+    """The first cell of a sweep, then for each further value the first cell with that value alone changed.
+
+    Not the product: a thousand cells cost as many checks as there are values.
+    """
+    first = [word.values[0] for word in words]
+    cells = [settle(tree_, first)]
+    for place, word in enumerate(words):
+        for value in word.values[1:]:
+            cells.append(_changed(tree_, cells[0], first, place, value))
+    return cells
+
+
+def _changed(tree_: Tree, cell: Settled, words: list[Override], place: int, value: Override) -> Settled:
+    if not tree_.sets_value(value):
+        return settle(tree_, [*words[:place], value, *words[place + 1 :]])
+    changed = Settled(cell.composed, doubtful=cell.doubtful)
+    apply(changed, value)
+    return changed
+
+
+def _sweeps_without_multirun(words: Sequence[Word]) -> list[Fault]:
+    allowed = "one value; -m runs them all; a list is written [a,b]"
+    parts = [word.text.partition("=") for word in words if word.swept]
+    return [Fault(key, values, "has several values", allowed) for key, _, values in parts]
+
+
+# --- data and machine -----------------------------------------------------------------------
+
+
+def _data_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) -> list[Fault]:
+    """Faults of the data set, once its settings are sound; each data set is inspected once."""
+    if not _sound(cell, found, "dataset", "data_dir", "download"):
+        return []
+    config = cell.composed.config
+    address = _address(config)
+    if address not in inspected:
+        inspected[address] = _inspect(config)
+    return inspected[address][0]
+
+
+def _inspect(config: DictConfig) -> tuple[list[Fault], Preview | None]:
+    from csa.data.build import inspect, preview
+
+    values = cast("Mapping[str, Any]", OmegaConf.to_container(config.dataset, resolve=True))
+    dataset = build_block(DatasetConfig, values)
+    try:
+        faults = inspect(dataset, config.data_dir, config.download)
+        return faults, None if faults else preview(dataset, config.data_dir)
+    except UserError as error:
+        return list(error.faults), None
+
+
+def _size_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) -> list[Fault]:
+    """Whether the backbone can take the images, where their size is known beforehand."""
+    config = cell.composed.config
+    _, known = inspected.get(_address(config), ([], None))
+    if known is None or not _sound(cell, found, "dataset", "backbone"):
+        return []
+    height, width = known.image_shape[1:]
+    if min(height, width) >= config.backbone.min_size:
+        return []
+    problem = f"cannot take images of {height}x{width} pixels"
+    return [Fault("backbone", config.backbone.name, problem, f"sides of at least {config.backbone.min_size} pixels")]
+
+
+def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:
+    config = cell.composed.config
+    device = device_fault(config.runtime.device) if _sound(cell, found, "runtime") else None
+    output = output_fault(str(config.output_root)) if _sound(cell, found, "output_root") else None
+    return [fault for fault in (device, output) if fault]
+
+
+def _sound(cell: Settled, found: Sequence[Fault], *keys: str) -> bool:
+    """Whether nothing is wrong with these keys of the top level, or below them."""
+    faulty = {fault.key.split(".")[0] for fault in found} | cell.doubtful
+    return faulty.isdisjoint(keys)
+
+
+def _address(config: DictConfig) -> str:
+    """The same for two configurations of the same data."""
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["dataset", "data_dir", "download"]), resolve=True)
+
+
+# --- words of an entry's own ----------------------------------------------------------------
+
+
+def _own_words(words: Sequence[str], extra: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, str], list[Fault]]:
+    own = {key: allowed[0] if allowed else "" for key, allowed in extra.items()}
+    faults = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if extra[key] and value not in extra[key]:
+            allowed = ", ".join(extra[key])
+            faults.append(Fault(key, value, "is not one of the choices", allowed, nearest(value, extra[key])))
+        own[key] = value
+    return own, faults
+
+
+def _with_own_words(fault: Fault, extra: Mapping[str, tuple[str, ...]]) -> Fault:
+    """An unknown key may have been meant as one of the entry's own words."""
+    meant = nearest(fault.key, extra)
+    if fault.problem != "unknown key" or not meant:
+        return fault
+    return Fault(fault.key, fault.value, fault.problem, fault.allowed, meant)
+
+
+def _each_once(faults: Sequence[Fault]) -> list[Fault]:
+    return list({str(fault): fault for fault in faults}.values())

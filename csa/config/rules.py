@@ -1,0 +1,152 @@
+"""Rules between keys. A rule names the keys it reads and is asked only when all of them are there and sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from itertools import pairwise
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from csa.config.faults import Fault
+from csa.config.locations import conf_dir
+
+Rule = Callable[..., Fault | None]
+RULES: list[tuple[tuple[str, ...], Rule]] = []
+
+
+def rule(*keys: str) -> Callable[[Rule], Rule]:
+    """Register a function of these keys' values that returns a fault or None."""
+
+    def register(function: Rule) -> Rule:
+        RULES.append((keys, function))
+        return function
+
+    return register
+
+
+def broken_rules(values: Mapping[str, Any], unsound: Collection[str]) -> list[Fault]:
+    """Faults between keys. values: by dotted key; unsound: keys that have a fault of their own."""
+    answers = (
+        function(*(values[key] for key in keys))
+        for keys, function in RULES
+        if all(key in values and key not in unsound for key in keys)
+    )
+    return [fault for fault in answers if fault]
+
+
+# --- method and sampler ---------------------------------------------------------------------
+
+
+@rule("method.lambda_min", "method.lambda_max")
+def lambda_is_an_interval(low: float, high: float) -> Fault | None:
+    if low <= high:
+        return None
+    return Fault("method.lambda_min", low, "is above method.lambda_max", f"at most {high}")
+
+
+@rule("method.mask_pass", "method.mixup_alpha")
+def a_clean_pass_for_the_mask(mode: str, mixup_alpha: float) -> Fault | None:
+    """METHOD, CSA 10: with mixup on the uniform branch no training pass sees clean images."""
+    if mode == "eval" or mixup_alpha == 0:
+        return None
+    problem = f"with mixup (method.mixup_alpha={mixup_alpha}) no training pass sees unmixed images"
+    return Fault("method.mask_pass", mode, problem, "eval, or method.mixup_alpha=0")
+
+
+@rule("sampler.name", "sampler.rule", "method.name", "method.streams")
+def sampler_suits_method(sampler: str, rule_: str, method: str, streams: str) -> Fault | None:
+    if streams == "own" and rule_ != "none":
+        return Fault("sampler", sampler, f"is not used: method={method} brings its own streams", "none")
+    if streams == "sampler" and rule_ == "none":
+        problem = f"method={method} draws its batches from the sampler and brings no streams of its own"
+        return Fault("sampler", sampler, problem, ", ".join(_samplers()))
+    return None
+
+
+@rule("sampler.rule", "sampler.q")
+def power_has_its_exponent(rule_: str, q: float | None) -> Fault | None:
+    missing = rule_ == "power" and q is None
+    return Fault("sampler.q", "null", "is needed by sampler.rule=power", "a number") if missing else None
+
+
+@rule("sampler.rule", "sampler.images_per_visit")
+def cycle_has_its_visits(rule_: str, images: int | None) -> Fault | None:
+    if rule_ != "class_aware" or images is not None:
+        return None
+    return Fault("sampler.images_per_visit", "null", "is needed by sampler.rule=class_aware", "an integer, at least 1")
+
+
+# --- protocol and backbone ------------------------------------------------------------------
+
+
+@rule("protocol.milestones")
+def milestones_increase(milestones: list[int]) -> Fault | None:
+    if all(earlier < later for earlier, later in pairwise([-1, *milestones])):
+        return None
+    return Fault("protocol.milestones", milestones, "do not increase", "epochs in increasing order")
+
+
+@rule("protocol.milestones", "protocol.factors")
+def a_factor_for_each_milestone(milestones: list[int], factors: list[float]) -> Fault | None:
+    if len(milestones) == len(factors):
+        return None
+    problem = f"has {len(factors)} for {len(milestones)} milestones"
+    return Fault("protocol.factors", factors, problem, f"{len(milestones)} numbers, one a milestone")
+
+
+@rule("protocol.nesterov", "protocol.momentum")
+def nesterov_has_momentum(nesterov: bool, momentum: float) -> Fault | None:
+    if not nesterov or momentum > 0:
+        return None
+    return Fault("protocol.nesterov", "true", "needs momentum", "false, or protocol.momentum above 0")
+
+
+@rule("backbone.name", "backbone.stem")
+def backbone_has_a_stem(backbone: str, stem: str | None) -> Fault | None:
+    """A backbone of ours whose own file says ``stem: null`` has but one stem."""
+    shipped = _shipped_backbone(backbone)
+    if shipped is None or (stem is None) == (shipped["stem"] is None):
+        return None
+    if stem is None:
+        return Fault("backbone.stem", "null", f"backbone={backbone} needs a stem", "auto, small, large")
+    return Fault("backbone.stem", stem, f"backbone={backbone} has no choice of stem", "null")
+
+
+# --- dataset --------------------------------------------------------------------------------
+
+
+@rule("dataset.groups")
+def three_groups(groups: list[int] | None) -> Fault | None:
+    if groups is None or (len(groups) == 3 and min(groups) >= 0):
+        return None
+    return Fault("dataset.groups", groups, "is not many, medium and few", "three numbers of classes, or null")
+
+
+@rule("dataset.mean", "dataset.std")
+def a_deviation_for_each_mean(mean: list[float] | None, std: list[float] | None) -> Fault | None:
+    if (mean is None) == (std is None) and len(mean or ()) == len(std or ()):
+        return None
+    told = "null" if std is None else std
+    return Fault("dataset.std", told, f"does not go with dataset.mean={mean}", "as many numbers, or null with null")
+
+
+@rule("dataset.std")
+def deviations_are_positive(std: list[float] | None) -> Fault | None:
+    if all(deviation > 0 for deviation in std or ()):
+        return None
+    return Fault("dataset.std", std, "has a number that is not above 0", "numbers above 0, or null")
+
+
+@cache
+def _samplers() -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / "sampler").glob("*.yaml") if path.stem != "none")
+
+
+@cache
+def _shipped_backbone(name: str) -> Mapping[str, Any] | None:
+    known = {path.stem: path for path in (conf_dir() / "backbone").glob("*.yaml")}
+    if name not in known:
+        return None
+    return cast("Mapping[str, Any]", OmegaConf.to_container(OmegaConf.load(known[name])))

@@ -1,0 +1,233 @@
+"""What makes two configurations one run, and what makes them two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csa.config.composition import tree
+from csa.config.identity import canonical, fingerprint, identity, run_folder, slug
+from csa.config.typed import build
+
+SPLIT = "0123456789abcdef" * 4
+
+
+def config_of(*words: str):
+    with tree("config") as tree_:
+        return build(tree_.compose([tree_.parse(word) for word in words]).config)
+
+
+CSA = config_of("dataset=cifar100_lt")
+MIXUP = config_of("dataset=cifar100_lt", "method=csa_mixup")
+CE = config_of("dataset=cifar100_lt", "method=ce")
+
+
+def fingerprint_of(config, split_hash=SPLIT):
+    return fingerprint(identity(config, split_hash))
+
+
+def changed(config, key, value):
+    block, _, name = key.rpartition(".")
+    return replace(
+        config,
+        **{block: replace(getattr(config, block), **{name: value}) if block else value} if block else {name: value},
+    )
+
+
+def test_golden():
+    """Raise RESULTS_VERSION on purpose, never by accident: committed records are found by these."""
+    assert [fingerprint_of(config) for config in (CSA, MIXUP, CE)] == GOLDEN
+
+
+GOLDEN = ["c42e292a208c", "67912a967dee", "57e04d6bc883"]
+
+
+def test_the_identity_of_cross_entropy_in_full():
+    assert identity(CE, "ab") == {
+        "results_version": 1,
+        "dataset": {
+            "name": "cifar100_lt",
+            "split": "ab",
+            "mean": [0.4914, 0.4822, 0.4465],
+            "std": [0.2023, 0.1994, 0.201],
+        },
+        "method": {"name": "ce"},
+        "sampler": {"rule": "shuffle"},
+        "backbone": {"name": "resnet32", "stem": None},
+        "protocol": {
+            "epochs": 200,
+            "reference_epochs": 200,
+            "batch_size": 128,
+            "lr": 0.2,
+            "momentum": 0.9,
+            "weight_decay": 0.0002,
+            "nesterov": False,
+            "schedule": "multistep",
+            "warmup_epochs": 5,
+            "milestones": [160, 180],
+            "factors": [0.1, 0.01],
+            "crop_padding": 4,
+            "flip": True,
+            "precision": "auto",
+        },
+        "seed": 0,
+        "variant": "",
+    }
+
+
+TEXT = st.text(max_size=8)
+IRRELEVANT = {
+    "delta": st.floats(0, 1),  # the top-level word; a method's own delta counts
+    "data_dir": TEXT,
+    "download": st.booleans(),
+    "output_root": TEXT,
+    "rerun": st.booleans(),
+    "runtime.device": st.sampled_from(["auto", "cpu"]),
+    "runtime.threads": st.integers(1, 64),
+    "runtime.checkpoint_seconds": st.floats(0, 100),
+    "tracking.mlflow": st.booleans(),
+    "tracking.experiment": TEXT,
+    "dataset.imbalance_ratio": st.floats(1, 500),  # its effect is in the hash of the split
+    "dataset.split_seed": st.integers(0, 9),
+    "dataset.groups": st.none(),
+    "sampler.name": TEXT,
+    "method.target": TEXT,
+    "method.schema": TEXT,
+    "method.primary_head": st.sampled_from(["balanced", "mean"]),
+    "backbone.target": TEXT,
+    "protocol.name": TEXT,
+    "protocol.balanced_epoch": st.sampled_from(["images", "cycle"]),
+    "protocol.mixup_alpha": st.floats(0.1, 9),
+    "protocol.mixup_off_epochs": st.integers(0, 9),
+}
+RELEVANT = {
+    "seed": st.integers(1, 99),
+    "variant": TEXT.filter(bool),
+    "dataset.mean": st.none(),
+    "method.name": TEXT,
+    "method.delta": st.floats(0, 0.79),
+    "method.start_epoch": st.integers(11, 99),
+    "method.bank": st.just(False),
+    "method.bank_size": st.integers(1, 127),
+    "method.empty_bank": st.just("never"),
+    "method.lambda_max": st.floats(0, 0.9),
+    "method.mask_pass": st.just("train"),
+    "method.images_per_visit": st.integers(5, 9),
+    "method.mixup_alpha": st.floats(0.1, 9),
+    "backbone.name": TEXT,
+    "backbone.stem": st.just("small"),
+    "protocol.epochs": st.integers(1, 199),
+    "protocol.lr": st.floats(0.3, 9),
+    "protocol.weight_decay": st.floats(0.01, 1),
+    "protocol.schedule": st.sampled_from(["cosine", "constant"]),
+    "protocol.milestones": st.just([160, 190]),
+    "protocol.crop_padding": st.integers(5, 9),
+    "protocol.precision": st.sampled_from(["bf16", "fp32"]),
+}
+
+
+def one_of(keys):
+    return st.sampled_from(sorted(keys)).flatmap(lambda key: st.tuples(st.just(key), keys[key]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(one_of(IRRELEVANT))
+def test_what_does_not_decide_the_result_does_not_count(change):
+    assert fingerprint_of(changed(CSA, *change)) == fingerprint_of(CSA)
+
+
+@settings(max_examples=150, deadline=None)
+@given(one_of(RELEVANT))
+def test_what_decides_the_result_counts(change):
+    assert fingerprint_of(changed(CSA, *change)) != fingerprint_of(CSA)
+
+
+def test_the_data_counts_by_its_content():
+    assert fingerprint_of(CSA, "other") != fingerprint_of(CSA)
+
+
+def test_the_sampler_counts_only_for_a_method_that_draws_from_it():
+    assert fingerprint_of(changed(CE, "sampler.rule", "reversed")) != fingerprint_of(CE)
+    assert fingerprint_of(changed(CSA, "sampler.rule", "reversed")) == fingerprint_of(CSA)
+    balanced, power = (
+        config_of("method=ce", *words) for words in (["sampler=class_balanced"], ["sampler=power", "sampler.q=0"])
+    )
+    assert fingerprint_of(balanced) == fingerprint_of(power)
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value"),
+    [
+        (CSA, "method.start_epoch", 10),
+        (CSA, "method.bank_size", 128),
+        (MIXUP, "method.mixup_off_epochs", 3),
+        (CSA, "method.delta", 0.8000000000000001),
+        (CSA, "method.lambda_max", 1),
+        (CSA, "method.mixup_off_epochs", 9),  # no mixup
+        (CE, "sampler.q", 0.3),  # of rule power alone
+        (CE, "sampler.draws", "cycle"),
+        (changed(CSA, "protocol.schedule", "cosine"), "protocol.milestones", [3]),
+        (changed(CSA, "method.bank", False), "method.delta", 0.1),
+        (changed(CSA, "method.bank", False), "method.lambda_min", 0.1),
+        (changed(CSA, "method.balanced_sampler", "class_balanced"), "method.images_per_visit", 1),
+    ],
+)
+def test_spellings_of_one_run(config, key, value):
+    assert fingerprint_of(changed(config, key, value)) == fingerprint_of(config)
+
+
+def test_a_swept_delta_counts_for_csa_alone():
+    swept = [config_of(f"delta={delta}") for delta in (0.1, 0.2)]
+    assert fingerprint_of(swept[0]) != fingerprint_of(swept[1])
+    swept = [config_of(f"delta={delta}", "method=ce") for delta in (0.1, 0.2)]
+    assert fingerprint_of(swept[0]) == fingerprint_of(swept[1])
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 999))
+def test_canonical_numbers(numerator, steps):
+    assert canonical(float(numerator)) == numerator
+    assert isinstance(canonical(float(numerator)), int)
+    summed = sum([numerator / 1000] * steps)
+    assert canonical([summed]) == [canonical(round(summed, 9))] or abs(summed) > 1e3
+
+
+def test_canonical_keeps_kinds_apart():
+    assert canonical(0.1 + 0.2) == 0.3
+    assert repr(canonical(-0.0)) == "0"
+    assert canonical(True) is True
+    assert canonical("1.0") == "1.0"
+    assert canonical(1e-9) == 1e-9
+    assert canonical(2**60) == 2**60
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+def test_slugs():
+    assert slug(CSA) == "ir100-resnet32-cifar-delta0.8-s0"
+    assert slug(CE) == "ir100-resnet32-cifar-uniform-s0"
+    natural = changed(changed(CE, "dataset.profile", "natural"), "variant", "a/b c")
+    assert slug(natural) == "natural-resnet32-cifar-uniform-a_b_c-s0"
+    assert slug(changed(CSA, "method.delta", 0.30000000000000004)).split("-")[3] == "delta0.3"
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_folder_names_are_safe(variant, name):
+    config = changed(changed(CSA, "variant", variant), "dataset.name", name)
+    folder = run_folder(config, "abc")
+    assert len(folder.parts) == 4
+    assert ".." not in folder.parts
+    assert all(part.isascii() and "\0" not in part and len(part) < 200 for part in folder.parts)
+
+
+def test_run_folder(tmp_path):
+    config = changed(CSA, "output_root", str(tmp_path))
+    expected = tmp_path / "cifar100_lt" / "csa" / "ir100-resnet32-cifar-delta0.8-s0-abcdef"
+    assert run_folder(config, "abcdef") == expected
+    assert not any(tmp_path.iterdir())
+    expected.mkdir(parents=True)
+    other_spelling = changed(config, "protocol.name", "mine")
+    assert run_folder(other_spelling, "abcdef") == expected

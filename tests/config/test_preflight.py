@@ -1,0 +1,335 @@
+"""Every mistake on the command line, by the words of its message; nothing is ever written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from csa.config import composition
+from csa.config.faults import UserError
+from csa.config.preflight import configure, preflight
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CSA_DATA", raising=False)
+    yield
+    assert not (tmp_path / "outputs").exists()
+
+
+def faults_of(*words: str, **how) -> list[str]:
+    try:
+        preflight(words, **how)
+    except UserError as error:
+        return [str(fault) for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "dataset=cifar100_lt",
+        "dataset=mnist_lt method=crt seed=1",
+        "method=ce sampler=power sampler.q=0.25",
+        "dataset.imbalance_ratio=5 method.mask_pass=train method.start_epoch=0 method.empty_bank=never",
+        "delta=0 protocol.epochs=3 variant=7 runtime.threads=1",
+        "dataset.groups.0=3",
+    ],
+)
+def test_sound_commands(words):
+    assert faults_of(*words.split()) == []
+
+
+METHODS = "cbrs, ce, crt, csa, csa_mixup"
+SAMPLERS = "class_aware, class_balanced, power, reversed, square_root, uniform"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("delta=1.3", "delta=1.3: is out of range; allowed: a number from 0 to 1"),
+        ("delta=abc", "delta=abc: is not a number; allowed: a number from 0 to 1"),
+        ("delta=true", "delta=true: is not a number; allowed: a number from 0 to 1"),
+        ("delta=nan", "delta=nan: is not a finite number; allowed: a number from 0 to 1"),
+        ("delta=null", "delta=null: must not be null; allowed: a number from 0 to 1"),
+        ("delta=[0.1]", "delta=[0.1]: is not a number; allowed: a number from 0 to 1"),
+        ("method=cas", f"method=cas: there is no such method; did you mean 'csa'? Allowed: {METHODS}."),
+        ("method=c*", f"method=c*: there is no such method; did you mean 'glob(c*)'? Allowed: {METHODS}."),
+        ("method=null", f"method=null: there is no such method; allowed: {METHODS}"),
+        ("seed=1.5", "seed=1.5: is not an integer; allowed: an integer, at least 0"),
+        ("seed=-1", "seed=-1: is out of range; allowed: an integer, at least 0"),
+        ("download=1", "download=1: is not true or false; allowed: true or false"),
+        ("variant=1.5", "variant=1.5: is not text; allowed: text"),
+        ("dataset.imbalance_ratio=0.5", "dataset.imbalance_ratio=0.5: is out of range; allowed: a number, at least 1"),
+        ("dataset.groups=3", "dataset.groups=3: is not a list; allowed: a list of integers, or null"),
+        (
+            "dataset.groups=[3,a,3]",
+            "dataset.groups=[3, 'a', 3]: a is not an integer; allowed: a list of integers, or null",
+        ),
+        ("protocol.lr=0", "protocol.lr=0: is out of range; allowed: a number above 0"),
+        ("protocol.stage_two=3", "protocol.stage_two=3: is not a group of keys"),
+        (
+            "protocol.stage_two.epochs=0",
+            "protocol.stage_two.epochs=0: is out of range; allowed: an integer, at least 1",
+        ),
+        (
+            "method.mask_pass=evall",
+            "method.mask_pass=evall: is not one of the choices; did you mean 'eval'? Allowed: eval, train.",
+        ),
+        ("method.bank_size=0", "method.bank_size=0: is out of range; allowed: an integer, at least 1, or null"),
+        ("dataset=npz", "dataset.path=???: must be given; allowed: text"),
+        ("~delta", "delta: is missing; allowed: a number from 0 to 1"),
+        ("delta=${nothing}", "delta=${nothing}: Interpolation key 'nothing' not found"),
+        ("protocol", "protocol: is not a key=value word; allowed: key=value, or ~key"),
+        ("data_dir=~/x", "data_dir=~/x: cannot be read; allowed: quote special characters: \"data_dir='...'\""),
+        ("delta=0,1", "delta=0,1: has several values; allowed: one value; -m runs them all; a list is written [a,b]"),
+        ("hydra.foo=1", "hydra.foo=1: unknown key"),
+        ("method.schema=os.path", "method.schema=os.path: is not a schema"),
+        ("method.schema=nowhere.Schema", "method.schema=nowhere.Schema: is not a schema (No module named 'nowhere')"),
+    ],
+)
+def test_one_mistake(word, message):
+    (fault,) = faults_of(word)
+    assert fault.startswith(message) if "schema" in word else fault == message
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "meant"),
+    [
+        ("delat=0.3", "delat", "delta"),
+        ("metod=csa", "metod", "method"),
+        ("method.delat=0.3", "method.delat", "method.delta"),
+        ("bank=false", "bank", "method.bank"),
+        ("imbalance_ratio=50", "imbalance_ratio", "dataset.imbalance_ratio"),
+        ("metod.delta=0.1", "metod.delta", "method.delta"),
+        ("protocol.stage_two.epoch=1", "protocol.stage_two.epoch", "protocol.stage_two.epochs"),
+        ("+sead=3", "sead", "seed"),
+    ],
+)
+def test_an_unknown_key_and_the_nearest_name(word, key, meant):
+    (fault,) = faults_of(word)
+    assert fault.startswith(f"{key}={word.partition('=')[2]}: unknown key; did you mean '{meant}'? Allowed: ")
+
+
+def test_an_unknown_data_set_lists_all():
+    (fault,) = faults_of("dataset=cifar100lt")
+    assert fault == (
+        "dataset=cifar100lt: there is no such dataset; did you mean 'cifar100_lt'? Allowed: "
+        "cifar100_lt, cifar10_lt, cmnist_lt, digits_lt, fashion_lt, image_folder, mnist_lt, npz."
+    )
+
+
+def test_all_faults_of_one_command_together():
+    faults = faults_of(
+        *("method=cas", "dataset=cifar100lt", "delta=1.3", "sead=1", "protocol.epochs=x", "runtime.device=cud", "a(b")
+    )
+    keys = ("a(b", "method=cas", "dataset=cifar100lt", "sead=1", "delta=1.3", "protocol.epochs=x", "runtime.device=cud")
+    assert {fault.split(": ")[0] for fault in faults} == set(keys)
+
+
+def test_a_wrong_option_is_read_as_the_nearest_so_that_the_other_words_can_be_judged():
+    assert len(faults_of("method=ctr", "method.epochs=3", "method.head=new")) == 1
+    assert len(faults_of("method=zzz", "method.foo=3", "sampler=uniform")) == 1
+    faults = faults_of("method=ctr", "method.epochs=0")
+    assert [fault.split(":")[0] for fault in faults] == ["method=ctr", "method.epochs=0"]
+
+
+def test_a_copied_value_is_told_once_at_the_key_that_was_set():
+    assert len(faults_of("delta=1.3")) == 1
+    assert len(faults_of("protocol.stage_two.lr=-1", "method=crt")) == 1
+    (fault,) = faults_of("method.delta=1.3")
+    assert fault.startswith("method.delta=1.3: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sampler=uniform", "sampler=uniform: is not used: method=csa brings its own streams; allowed: none"),
+        (
+            "method=ce sampler=none",
+            "sampler=none: method=ce draws its batches from the sampler and brings no streams of its own; allowed: "
+            + SAMPLERS,
+        ),
+        (
+            "method.lambda_min=0.5 method.lambda_max=0.2",
+            "method.lambda_min=0.5: is above method.lambda_max; allowed: at most 0.2",
+        ),
+        (
+            "method=csa_mixup method.mask_pass=train",
+            (
+                "method.mask_pass=train: with mixup (method.mixup_alpha=1.0) no training pass sees unmixed images; "
+                "allowed: eval, or method.mixup_alpha=0"
+            ),
+        ),
+        (
+            "protocol.milestones=[180,160] protocol.factors=[0.1,0.01]",
+            "protocol.milestones=[180, 160]: do not increase; allowed: epochs in increasing order",
+        ),
+        (
+            "protocol.milestones=[160,180] protocol.factors=[0.1]",
+            "protocol.factors=[0.1]: has 1 for 2 milestones; allowed: 2 numbers, one a milestone",
+        ),
+        (
+            "backbone=lenet backbone.stem=large",
+            "backbone.stem=large: backbone=lenet has no choice of stem; allowed: null",
+        ),
+        (
+            "dataset.groups=[5,5]",
+            "dataset.groups=[5, 5]: is not many, medium and few; allowed: three numbers of classes, or null",
+        ),
+        (
+            "dataset.std=null",
+            "dataset.std=null: does not go with dataset.mean=[0.5]; allowed: as many numbers, or null with null",
+        ),
+        ("dataset.std=[0]", "dataset.std=[0]: has a number that is not above 0; allowed: numbers above 0, or null"),
+        (
+            "protocol.nesterov=true protocol.momentum=0",
+            "protocol.nesterov=true: needs momentum; allowed: false, or protocol.momentum above 0",
+        ),
+        (
+            "method=ce sampler=power sampler.q=null",
+            "sampler.q=null: is needed by sampler.rule=power; allowed: a number",
+        ),
+        (
+            "method=cbrs sampler.images_per_visit=null",
+            "sampler.images_per_visit=null: is needed by sampler.rule=class_aware; allowed: an integer, at least 1",
+        ),
+    ],
+)
+def test_rules_between_keys(words, message):
+    assert faults_of(*words.split()) == [message]
+
+
+def test_conflicting_group_words_name_the_word():
+    (fault,) = faults_of("+sampler=uniform")
+    assert fault.startswith("+sampler=uniform: Multiple values for sampler.")
+
+
+# --- sweeps ---------------------------------------------------------------------------------
+
+
+def test_every_value_of_a_sweep_is_checked():
+    words = ("delta=0,0.5,2", "seed=range(-1,5)", "method=choice(csa,cas)", "variant=a,b")
+    assert [fault.split(": ")[0] for fault in faults_of(*words, multirun=True)] == ["seed=-1", "delta=2", "method=cas"]
+    assert faults_of("delta=0,0.1", "seed=range(1000)", "method=glob(c*)", multirun=True) == []
+    assert len(faults_of("delta=interval(0,2)", multirun=True)) == 1
+
+
+def test_a_sweep_over_methods_is_judged_from_its_first_cell():
+    assert faults_of("method=crt,csa", "method.images_per_visit=1,2", multirun=True) == []
+    (fault,) = faults_of("method=csa,ce", "method.bank=true,false", multirun=True)
+    assert fault == "method.bank=true: unknown key; allowed: schema, name, target, streams"
+
+
+def test_a_thousand_cells_cost_as_many_compositions_as_there_are_group_choices(monkeypatch):
+    composed, compose = [], composition.compose
+    monkeypatch.setattr(composition, "compose", lambda *args, **more: composed.append(args) or compose(*args, **more))
+    values = ",".join(str(number / 20) for number in range(20))
+    assert (
+        faults_of(f"delta={values}", "seed=range(10)", "method=csa,csa_mixup", "runtime.threads=1,2,3", multirun=True)
+        == []
+    )
+    assert len(composed) == 2
+
+
+# --- other primary configurations -----------------------------------------------------------
+
+
+def test_sweep_files_are_found_and_their_names_known(tmp_path, monkeypatch):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "table2.yaml").write_text("defaults: [config, _self_]\nhydra: {mode: MULTIRUN}\nseed: 3\n")
+    monkeypatch.setattr("csa.config.composition.sweeps_dir", lambda: tmp_path / "sweeps")
+    assert faults_of(config_name="table2") == []
+    assert faults_of("delta=0,1", config_name="table2") == []
+    assert faults_of(config_name="tabel2") == [
+        "--config-name=tabel2: there is no such file; did you mean 'table2'? Allowed: config, table2."
+    ]
+
+
+# --- data and machine -----------------------------------------------------------------------
+
+
+def test_faults_of_the_data_come_with_those_of_the_words():
+    faults = faults_of("dataset.max_per_class=5000", "delta=2")
+    assert [fault.split(": ")[0] for fault in faults] == ["delta=2", "dataset.max_per_class=5000"]
+
+
+def test_no_data_fault_while_the_data_set_is_in_doubt():
+    assert [fault.split(":")[0] for fault in faults_of("dataset.max_per_class=5000", "dataset.cap=maybe")] == [
+        "dataset.cap=maybe"
+    ]
+
+
+def test_missing_data_without_download(tmp_path):
+    (fault,) = faults_of("dataset=mnist_lt", "download=false", f"data_dir={tmp_path}/none")
+    assert "download" in fault
+
+
+def test_a_data_set_is_inspected_once(monkeypatch):
+    inspected = []
+    monkeypatch.setattr("csa.data.build.inspect", lambda dataset, *_: inspected.append(dataset.imbalance_ratio) or [])
+    assert faults_of("dataset.imbalance_ratio=2,3", "delta=0,0.1,0.2", "method=csa,ce", multirun=True) == []
+    assert inspected == [2.0, 3.0]
+
+
+def test_images_too_small_for_the_backbone(tmp_path):
+    arrays = {"x_train": (4, 6, 10), "x_test": (4, 6, 10)}
+    images = {key: np.zeros(shape, np.uint8) for key, shape in arrays.items()}
+    np.savez(tmp_path / "small.npz", y_train=[0, 0, 1, 1], y_test=[0, 0, 1, 1], **images)
+    (fault,) = faults_of("dataset=npz", f"dataset.path={tmp_path}/small.npz")
+    assert fault == "backbone=resnet32: cannot take images of 6x10 pixels; allowed: sides of at least 8 pixels"
+
+
+def test_cuda_without_a_device(monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    (fault,) = faults_of("runtime.device=cuda")
+    assert fault == "runtime.device=cuda: this machine has no CUDA device that torch can use; allowed: auto, cpu"
+
+
+def test_output_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (fault,) = faults_of(f"output_root={tmp_path}/file/outputs")
+    assert fault.endswith("/file is not a folder; allowed: a folder that can be written")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    (fault,) = faults_of(f"output_root={tmp_path}/new/outputs")
+    assert fault.startswith(f"output_root={tmp_path}/new/outputs: {tmp_path} cannot be written to")
+
+
+def test_read_only_mount(tmp_path, monkeypatch):
+    class Mount:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Mount)
+    (fault,) = faults_of()
+    assert fault.startswith("output_root=outputs: ")
+
+
+# --- other entries --------------------------------------------------------------------------
+
+EXTRA = {"format": ("table", "json"), "run": ()}
+
+
+def test_configure_gives_the_configuration_and_the_entrys_own_words():
+    config, own = configure(["dataset=cifar100_lt", "dataset.imbalance_ratio=50", "run=abc=d"], extra=EXTRA)
+    assert (config.dataset.name, config.dataset.imbalance_ratio) == ("cifar100_lt", 50.0)
+    assert own == {"format": "table", "run": "abc=d"}
+    assert configure(["format=json"], extra=EXTRA)[1] == {"format": "json", "run": ""}
+
+
+def test_configure_tells_all_faults():
+    with pytest.raises(UserError) as caught:
+        configure(["format=jsn", "fromat=json", "seed=a", "delta=1,2"], extra=EXTRA)
+    assert [(fault.key, fault.nearest) for fault in caught.value.faults] == [
+        ("format", "json"),
+        ("delta", ""),
+        ("fromat", "format"),
+        ("seed", ""),
+    ]

@@ -1,0 +1,90 @@
+"""Switch points at the lengths 200, 10 and 8, and where a null stands for a number of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csa.config.schema import ContextShiftConfig, ProtocolConfig, StageTwoConfig
+from csa.config.switches import last_epochs, resolved, scaled
+
+PROTOCOL = ProtocolConfig(
+    name="test",
+    epochs=200,
+    reference_epochs=200,
+    batch_size=128,
+    lr=0.2,
+    momentum=0.9,
+    weight_decay=2e-4,
+    nesterov=False,
+    schedule="multistep",
+    warmup_epochs=5,
+    milestones=[160, 180],
+    factors=[0.1, 0.01],
+    crop_padding=4,
+    flip=True,
+    precision="auto",
+    balanced_epoch="images",
+    mixup_alpha=1.0,
+    mixup_off_epochs=3,
+    stage_two=StageTwoConfig(epochs=10, lr=0.1, head="new", bn_mode="train"),
+)
+METHOD = ContextShiftConfig(
+    name="csa",
+    schema="",
+    target="",
+    streams="own",
+    delta=0.8,
+    start_epoch=None,
+    bank=True,
+    bank_size=None,
+    empty_bank="epoch",
+    lambda_min=0.0,
+    lambda_max=1.0,
+    mask_pass="eval",
+    balanced_sampler="class_aware",
+    images_per_visit=4,
+    mixup_alpha=0.0,
+    mixup_off_epochs=None,
+    primary_head="uniform",
+)
+
+
+def protocol_of(epochs: int, reference_epochs: int = 200) -> ProtocolConfig:
+    return replace(PROTOCOL, epochs=epochs, reference_epochs=reference_epochs)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "switches"),
+    [(200, (10, 5, 160, 180)), (10, (0, 0, 8, 9)), (8, (0, 0, 6, 7)), (400, (20, 10, 320, 360))],
+)
+def test_scaled(epochs, switches):
+    assert tuple(scaled(value, protocol_of(epochs)) for value in (10, 5, 160, 180)) == switches
+
+
+@pytest.mark.parametrize(("epochs", "window"), [(200, 3), (133, 1), (134, 2), (10, 1), (8, 1), (1, 1)])
+def test_last_epochs(epochs, window):
+    assert last_epochs(3, protocol_of(epochs)) == window
+    assert last_epochs(0, protocol_of(epochs)) == 0
+
+
+@given(st.integers(0, 500), st.integers(1, 1000), st.integers(1, 1000))
+def test_scaled_is_the_floor_and_exact_at_the_reference_length(value, epochs, reference):
+    protocol = protocol_of(epochs, reference)
+    assert scaled(value, protocol) <= value * epochs / reference < scaled(value, protocol) + 1
+    assert scaled(value, protocol_of(reference, reference)) == value
+    assert isinstance(scaled(value, protocol), int)
+
+
+@pytest.mark.parametrize(("epochs", "filled"), [(200, (10, 128, 3)), (10, (0, 128, 1)), (8, (0, 128, 1))])
+def test_resolved(epochs, filled):
+    method = resolved(METHOD, protocol_of(epochs))
+    assert (method.start_epoch, method.bank_size, method.mixup_off_epochs) == filled
+
+
+def test_resolved_keeps_what_is_set():
+    method = replace(METHOD, start_epoch=0, bank_size=7, mixup_off_epochs=0)
+    assert resolved(method, protocol_of(200)) == method
