@@ -24,8 +24,9 @@ def run(config: Config) -> float:
 
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.data.build import load_split
-    from csa.summary import print_result
+    from csa.summary import objective, print_result
     from csa.tracking.record import Record
+    from csa.tracking.store import DEFAULT_URI
 
     console = Console()
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
@@ -33,14 +34,15 @@ def run(config: Config) -> float:
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
         console.print("this run is done; rerun=true trains it again", highlight=False)
+        print_result(console, record.result(), record.folder)
     else:
         from csa.training.session import train_and_record
 
         train_and_record(config, who, split, record, console)
-    result = record.result()
-    print_result(console, result, record.folder)
-    scores = result["heads"][result["head"]]
-    return float(scores.get("holdout", scores["last"])["all"])
+    if config.tracking.mlflow:
+        uri = config.tracking.uri or DEFAULT_URI
+        console.print(f"browse: mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
+    return objective(record.result())
 
 
 if __name__ == "__main__":

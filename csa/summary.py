@@ -16,33 +16,40 @@ GROUPS = ("many", "medium", "few", "all")
 
 def print_result(console: Console, result: dict[str, Any], folder: Path) -> None:
     run = result["run"]
-    console.print(
-        accuracy_table(result, f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %")
-    )
+    print_accuracies(console, result, f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %")
     if result["collapsed"]:
         console.print("[bold red]collapsed[/]: the network predicts a single class; the tables will mark this run")
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
-    console.print(f"{result['epochs']} epochs in {result['seconds']:.1f} s{speed}", highlight=False)
+    console.print(f"epochs: {result['epochs']} in {result['seconds']:.1f} s{speed}", highlight=False)
     console.print(f"record: {folder}", highlight=False, soft_wrap=True)
 
 
-def accuracy_table(result: dict[str, Any], title: str) -> Table:
-    """Many, medium, few, all of each head at the last epoch, and ``all`` at the best epoch on the test set."""
-    table = Table(title=title, title_justify="left")
+def objective(result: dict[str, Any]) -> float:
+    """Accuracy in percent of the primary head at the last epoch, on the validation images where there are any."""
+    scores = result["heads"][result["head"]]
+    return float(scores.get("holdout", scores["last"])["all"])
+
+
+def print_accuracies(console: Console, result: dict[str, Any], title: str) -> None:
+    """Many, medium, few, all and calibration of each head at the last epoch.
+
+    And ``all`` at the epoch that was best on the test set, where the heads have one.
+    """
+    heads = result["heads"]
+    with_best = all("best_on_test" in scores for scores in heads.values())
+    table = Table(caption_justify="left")
     table.add_column("head")
-    for group in GROUPS:
-        table.add_column(group, justify="right")
-    table.add_column("best on test", justify="right")
-    table.add_column("ECE", justify="right")
-    for head, scores in result["heads"].items():
-        last, best = scores["last"], scores["best_on_test"]
-        name = f"{head} *" if head == result["head"] else head
-        cells = [_percent(last[group]) for group in GROUPS]
-        table.add_row(name, *cells, f"{best['all']:.2f} (epoch {best['epoch'] + 1})", _percent(last["ece"]))
-    table.caption = "* stands for the run; last epoch unless said otherwise"
-    table.caption_justify = "left"
-    return table
+    for heading in (*GROUPS, *(["best on test"] if with_best else []), "ECE"):
+        table.add_column(heading, justify="right")
+    for head, scores in heads.items():
+        last, best = scores["last"], scores.get("best_on_test", {})
+        shown_best = [f"{best['all']:.2f} (epoch {best['epoch'] + 1})"] if with_best else []
+        cells = [*(_percent(last[group]) for group in GROUPS), *shown_best, _percent(last["ece"])]
+        table.add_row(f"{head} *" if head == result["head"] else head, *cells)
+    table.caption = "* stands for the run" + ("; last epoch unless said otherwise" if with_best else "")
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def _percent(value: float | None) -> str:

@@ -49,7 +49,7 @@ class Composed:
 
     config: DictConfig
     multirun: bool
-    sweeper: DictConfig
+    sweeper: dict[str, Any]
     cells: list[Any]
 
     def with_value(self, word: Override) -> Composed:
@@ -92,11 +92,12 @@ class Tree:
     def compose(self, words: Sequence[Override]) -> Composed:
         """Raises one of COMPOSITION_ERRORS at the first fault."""
         config = compose(self.config_name, [str(word.input_line) for word in words], return_hydra_config=True)
-        multirun, sweeper = config.hydra.mode == RunMode.MULTIRUN, config.hydra.sweeper
+        multirun = config.hydra.mode == RunMode.MULTIRUN
+        sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         with open_dict(config):
-            cells = config.pop("cells")
+            cells: Any = OmegaConf.to_container(config.pop("cells"))
             del config["hydra"]
-        return Composed(config, multirun, sweeper, OmegaConf.to_container(cells))
+        return Composed(config, multirun, sweeper, cells)
 
 
 @contextmanager

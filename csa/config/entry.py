@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser  # Hydra's own options, so that none is misread
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import open_dict
 
-from csa.cli import EXIT_FAULTS, fault_list, reporting_faults
+from csa.cli import reporting_faults
 from csa.config.composition import register_sweep_files
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.preflight import preflight
 from csa.config.typed import build
+from csa.sweep.dots import fill_words
+from csa.sweep.orphan import end_with_sweep
+from csa.sweep.plugins import prepare_search, register_plugins
+from csa.sweep.smoke import WORDS as SMOKE_WORDS
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -33,27 +40,52 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
     shows (``--help``, ``--cfg``, ``--info``, shell completion) is Hydra's. An exception of the
     task that is not a ``UserError`` is a bug and keeps its traceback.
     """
+    end_with_sweep()
     with reporting_faults():
         options = get_args_parser().parse_intermixed_args()
-        if _is_ours_to_judge(options):
-            preflight(options.overrides, options.config_name or PRIMARY, multirun=options.multirun)
         faults: list[Fault] = []
 
         def job(config: DictConfig) -> float | None:
-            # Hydra would print a traceback: kept until it has ended. Other cells of a sweep still run.
+            with open_dict(config):
+                del config["cells"]
             try:
                 return task(build(config))
             except UserError as error:
-                faults.extend(error.faults)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise  # the sweep tells it among its failures
+                faults.extend(error.faults)  # Hydra would print a traceback: kept until it has ended
                 return None
 
+        search = None
+        if _is_ours_to_judge(options):
+            words = _words_meant(options.overrides)
+            first = preflight(words, options.config_name or PRIMARY, multirun=options.multirun)
+            multirun = options.multirun or first.multirun or bool(first.config.plan)
+            search = prepare_search(first) if multirun else None
+            _rewrite_arguments(options, [*words, *(search.words if search else [])], multirun=multirun)
+            if multirun:
+                register_plugins()
+            if search is not None and search.is_over:
+                return search.tell()
         register_sweep_files()
         hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
-        if faults and options.multirun:
-            print(fault_list(faults, "the other cells were run"), file=sys.stderr)
-            raise SystemExit(EXIT_FAULTS)
         if faults:
             raise UserError(*faults)
+        if search is not None:
+            search.tell()
+
+
+def _words_meant(words: list[str]) -> list[str]:
+    """Dots filled in, ``smoke=true`` spelt out."""
+    words = fill_words(words)
+    return [*words, *(SMOKE_WORDS if "smoke=true" in words else ())]
+
+
+def _rewrite_arguments(options: Namespace, words: list[str], *, multirun: bool) -> None:
+    """Hydra reads the command line itself: give it the words as they are meant."""
+    kept = [word for word in sys.argv[1:] if word not in options.overrides]
+    flag = ["--multirun"] if multirun and not options.multirun else []
+    sys.argv[1:] = [*kept, *flag, *words]
 
 
 def _is_ours_to_judge(options: Namespace) -> bool:

@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-    from csa.config.composition import Tree
+    from csa.config.composition import Composed, Tree
     from csa.config.schema import Config
     from csa.data.sources.source import Preview
 
     Inspected = dict[str, tuple[list[Fault], Preview | None]]
 
 
-def preflight(words: Sequence[str], config_name: str = "config", *, multirun: bool = False) -> None:
-    """Raise UserError with every fault of the command ``words``. multirun: whether ``-m`` was given."""
+def preflight(words: Sequence[str], config_name: str = "config", *, multirun: bool = False) -> Composed:
+    """What the first run of the command ``words`` composes to. multirun: whether ``-m`` was given.
+
+    Raises:
+        UserError: with every fault of the command.
+    """
     with tree(config_name) as tree_:
         read_words, faults = read(tree_, words)
         cells = _first_cell_and_alternatives(tree_, read_words)
@@ -44,6 +48,7 @@ def preflight(words: Sequence[str], config_name: str = "config", *, multirun: bo
         faults += _machine_faults(cell, found)
     if faults:
         raise UserError(*_each_once(faults))
+    return cells[0].composed
 
 
 def configure(
@@ -131,11 +136,16 @@ def _size_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) ->
     _, known = inspected.get(_address(config), ([], None))
     if known is None or not _sound(cell, found, "dataset", "backbone"):
         return []
+    return size_faults(config.backbone.name, config.backbone.min_size, known)
+
+
+def size_faults(backbone: str, min_size: int, known: Preview) -> list[Fault]:
+    """Whether a backbone can take the images of a data set."""
     height, width = known.image_shape[1:]
-    if min(height, width) >= config.backbone.min_size:
+    if min(height, width) >= min_size:
         return []
     problem = f"cannot take images of {height}x{width} pixels"
-    return [Fault("backbone", config.backbone.name, problem, f"sides of at least {config.backbone.min_size} pixels")]
+    return [Fault("backbone", backbone, problem, f"sides of at least {min_size} pixels")]
 
 
 def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:

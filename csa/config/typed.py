@@ -30,24 +30,32 @@ def check(config: DictConfig | dict[str, Any], doubtful: Collection[str] = ()) -
 
     doubtful: groups whose option could not be made out; nothing is said about their keys.
     """
+    return resolve_and_check(config, doubtful)[1]
+
+
+def resolve_and_check(
+    config: DictConfig | dict[str, Any], doubtful: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Fault]]:
+    """The plain values of a composed configuration, and what ``check`` says of it."""
     config = config if isinstance(config, DictConfig) else OmegaConf.create(config)
-    sources = _sources(config)
     values, found = _resolve(config)
     unresolved = {fault.key for fault in found}
     found += [fault for fault in _block(Config, values, "") if fault.key not in unresolved]
     found = [fault for fault in found if fault.key.split(".")[0] not in doubtful]
-    # A value that is copied from another key is told once, at the key that the user can set.
     faulty = {fault.key for fault in found}
-    found = [fault for fault in found if sources.get(fault.key) not in faulty]
+    if found:
+        # A value that is copied from another key is told once, at the key that the user can set.
+        sources = _sources(config)
+        found = [fault for fault in found if sources.get(fault.key) not in faulty]
     flat = {key: value for key, value in _flat(values, "") if key.split(".")[0] not in doubtful}
-    return found + broken_rules(flat, faulty)
+    return values, found + broken_rules(flat, faulty)
 
 
 def build(config: DictConfig | dict[str, Any]) -> Config:
     """The frozen configuration of one run. Raises UserError with every fault."""
-    if faults := check(config):
+    values, faults = resolve_and_check(config)
+    if faults:
         raise UserError(*faults)
-    values, _ = _resolve(config if isinstance(config, DictConfig) else OmegaConf.create(config))
     return build_block(Config, values)  # type: ignore[no-any-return]
 
 

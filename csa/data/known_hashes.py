@@ -35,6 +35,11 @@ def split_hash(config: DatasetConfig, data_dir: str | Path, download: bool, cach
     return known[key]
 
 
+def remembered(config: DatasetConfig, data_dir: str | Path, cache_dir: str | Path) -> str | None:
+    """What ``split_hash`` has found before, without reading the data."""
+    return _read(Path(cache_dir).expanduser() / "splits.json").get(fingerprint(config, data_dir))
+
+
 def fingerprint(config: DatasetConfig, data_dir: str | Path) -> str:
     """Hash of the configuration and of path, size and mtime of each file it reads."""
     files = source_of(config).files(config, Path(data_dir).expanduser())

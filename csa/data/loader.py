@@ -94,10 +94,10 @@ class ResidentLoader:
         return ResidentEpoch(self, drawn, batch_sizes(length, self.batch_size))
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return _in_order(*self._test, batch_size)
+        return in_order(*self._test, batch_size)
 
     def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        return _in_order(*self._holdout, batch_size)
+        return in_order(*self._holdout, batch_size)
 
     def gather(self, positions: Tensor, crops: Tensor) -> Batch:
         """The augmented training images at ``positions`` [B]."""
@@ -142,7 +142,8 @@ def batch_sizes(images: int, batch_size: int) -> list[int]:
     return [batch_size] * full + [rest] * bool(rest)
 
 
-def _in_order(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
+def in_order(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
+    """Images uint8 [N, H, W, C] and labels [N] in their order, not augmented."""
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         yield Batch(as_floats(images[part]), labels[part])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import IO
 
 BEAT_SECONDS = 5.0
+LOCK_TRIES = 5
+LOCK_PAUSE_SECONDS = 0.05
 LOCK_NAME = "lease.lock"
 LEASE_NAME = "lease.json"
 
@@ -53,7 +55,11 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
-        self._lock = _lock(self._folder)
+        for _ in range(LOCK_TRIES):
+            self._lock = _lock(self._folder)
+            if self._lock is not None:
+                break
+            time.sleep(LOCK_PAUSE_SECONDS)  # ``is_held`` takes the lock for an instant to look
         if self._lock is None:
             raise HeldError(f"{holder(self._folder) or 'another process'} is training {self._folder}")
         other = holder(self._folder)

@@ -235,6 +235,7 @@ class Training:
             "lr": rate,
             "loss": float((losses * torch.tensor(sizes)).sum() / sum(sizes)),
             **{name: float(value) / len(sizes) for name, value in sorted(self._open.measures.items())},
+            "head": self._method.primary_head,
             "heads": {head: values.summary() for head, values in scores.items()},
             "images": sum(sizes),
             "seconds": self._open.seconds,

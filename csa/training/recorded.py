@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from csa.config.typed import build
+from csa.config.recorded import read_recorded
 from csa.methods.build import build_method
 from csa.tracking.record import Record
 from csa.training import checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from csa.config.schema import Config
@@ -41,9 +44,7 @@ def load_method(folder: Path) -> tuple[Method, Config]:
     """
     record = Record(folder)
     split = record.result()["split"]
-    loaded = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(loaded, DictConfig)
-    config = build(loaded)
+    config = read_recorded(folder / "config.yaml")
     channels, height, width = split["image_shape"]
     method = build_method(config, (channels, height, width), split["mean"], split["std"], split["counts"])
     for stage in range(len(method.stages)):
@@ -53,6 +54,33 @@ def load_method(folder: Path) -> tuple[Method, Config]:
 
 
 def primary_head(folder: Path) -> PrimaryHead:
-    """The network of a finished run as one function from images to logits; raises what ``load_method`` raises."""
+    """The network of a finished run as one function from images to logits; raises what ``load_method`` raises.
+
+    What its computation does not touch (a context bank) is left out.
+    """
     method, _ = load_method(folder)
-    return PrimaryHead(method, tuple(Record(folder).result()["split"]["image_shape"])).eval()
+    channels, height, width = Record(folder).result()["split"]["image_shape"]
+    head = PrimaryHead(method, (channels, height, width)).eval()
+    touched = _Touched()
+    with torch.no_grad(), touched:
+        head(torch.zeros(2, channels, height, width))
+    for module in head.modules():
+        for tensors in (module._parameters, module._buffers):
+            unused = [name for name, tensor in tensors.items() if tensor is not None and id(tensor) not in touched.ids]
+            for name in unused:
+                del tensors[name]
+    return head
+
+
+class _Touched(TorchFunctionMode):
+    """Notes every tensor that goes into a torch function, or whose shape is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.ids |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        return func(*args, **(kwargs or {}))

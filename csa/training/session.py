@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from csa.config.identity import fingerprint
 from csa.data.loader import ResidentLoader
 from csa.methods.build import build_method
+from csa.summary import print_result
 from csa.tracking.environment import software
+from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
@@ -30,19 +32,28 @@ if TYPE_CHECKING:
 
 FAILED_STATUS = 1
 HELD_STATUS = 3
+MODEL = "csa.training.recorded.primary_head"
 
 
 def train_and_record(config: Config, identity: dict[str, Any], split: Split, record: Record, console: Console) -> None:
-    """Train under a lease and write the record.
+    """Train under a lease, write the record and print it; MLflow follows the record in a process of its own.
 
     Raises:
         SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
             process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
     """
+    tracking = config.tracking
+    mirror = Follower(
+        tracking.uri, tracking.experiment, record.folder / "mlflow.log", MODEL if tracking.model else None
+    )
     try:
         record.folder.mkdir(parents=True, exist_ok=True)
         with Lease(record.folder), Interruption() as interruption:
+            _begin(config, identity, record)
+            if tracking.mlflow:
+                mirror.follow(record.folder)
             _train(config, identity, split, record, console, interruption)
+        print_result(console, record.result(), record.folder)
     except HeldError as held:
         console.print(f"{held}; nothing was started", highlight=False, soft_wrap=True)
         raise SystemExit(HELD_STATUS) from held
@@ -62,6 +73,16 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
     except Exception:
         _fail(record, traceback.format_exc(), console)
         raise
+    finally:
+        # Closed last: by then the files say how the run ended.
+        if (note := mirror.close()) is not None:
+            console.print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def _begin(config: Config, identity: dict[str, Any], record: Record) -> None:
+    if config.rerun:
+        record.start_over()
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), identity, fingerprint(identity))
 
 
 def _train(
@@ -73,9 +94,6 @@ def _train(
     interruption: Interruption,
 ) -> None:
     machine = choose(config.runtime, config.protocol)
-    if config.rerun:
-        record.start_over()
-    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), identity, fingerprint(identity))
     record.log(f"started: {machine.describe()}")
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
     loader = ResidentLoader(split, config.protocol, machine.device, config.seed)

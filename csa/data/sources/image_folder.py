@@ -8,6 +8,7 @@ import numpy as np
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.schema import ImageFolderDataset
+from csa.data.pictures import UnreadableImageError, read_image
 from csa.data.sources.source import Preview, Source, listed
 from csa.data.split import Arrays
 
@@ -89,23 +90,8 @@ def _read_part(folder: Path, classes: dict[str, int], side: int) -> tuple[np.nda
     files = [(file, classes[name]) for name, members in _files(folder).items() for file in members]
     images, faults = np.zeros((len(files), side, side, 3), dtype=np.uint8), []
     for pixels, (file, _) in zip(images, files, strict=True):
-        problem = _read_into(pixels, file)
-        if problem:
-            faults.append(Fault("dataset.path", file, f"cannot be read as an image ({problem})"))
+        try:
+            pixels[:] = read_image(file, (3, side, side))
+        except UnreadableImageError as error:
+            faults.append(Fault("dataset.path", file, f"cannot be read as an image ({error})"))
     return images, np.array([label for _, label in files], dtype=np.int64), faults
-
-
-def _read_into(pixels: np.ndarray, file: Path) -> str:
-    """Write the image, upright, in RGB, its shorter side resized to the array's and its centre cropped.
-
-    Returns what is wrong with the file, or an empty string.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-            pixels[:] = np.asarray(ImageOps.fit(upright, pixels.shape[:2], Image.Resampling.BILINEAR))
-    except Exception as error:  # decoders of damaged files raise anything; whatever it is, the file is named
-        return str(error) or type(error).__name__
-    return ""

@@ -1,0 +1,248 @@
+"""A recorded model on its own test set, on another data set of the same classes, or on a folder of images.
+
+python -m csa.evaluate run=3f2a                                     its own test set: the recorded accuracies again
+python -m csa.evaluate run=3f2a dataset=npz dataset.path=mine.npz   the test part of another data set
+python -m csa.evaluate run=3f2a images=folder                       every image below a folder, as CSV
+python -m csa.evaluate run=3f2a images=folder to=predictions.csv head=balanced
+
+run      a fingerprint, or how it begins; python -m csa.records lists them
+images   a folder; each image is resized to the model's input, its centre cropped
+to       where the CSV goes (standard output): file, predicted class, the probability of each class
+head     one of the model's classifiers (CSV: the one that stands for the run; tables: all)
+output_root=folder, data_dir=folder, runtime.device=cpu and the like are as in csa.run.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from csa.cli import answer_help, reporting_faults
+from csa.config.faults import Fault, UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from csa.config.schema import Config, DatasetConfig
+    from csa.tracking.record import Record
+    from csa.training.metrics import Scores
+
+WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "head": ()}
+
+
+def main(words: list[str]) -> None:
+    answer_help(words, __doc__)
+    from csa.config.preflight import configure
+    from csa.tracking.finding import find_run
+
+    with reporting_faults():
+        config, own = configure(words, extra=WORDS)
+        record = find_run(Path(config.output_root).expanduser(), own["run"])
+        result = finished(record)
+        elsewhere = any(word.startswith(("dataset=", "dataset.")) for word in words)
+        _check(own, result, elsewhere)
+        if own["images"]:
+            predict_folder(record, result, config, own)
+        elif elsewhere:
+            evaluate_elsewhere(record, result, config, own["head"])
+        else:
+            evaluate_own(record, result, config, own["head"])
+
+
+def finished(record: Record) -> dict[str, Any]:
+    """The run's result. Raises UserError where it is not done, or its result or model cannot be read."""
+    from csa.tracking.overview import failure_reason, settled_state
+    from csa.tracking.record import OldRecordError
+
+    name, state = record.folder.name, settled_state(record)
+    if state != "done":
+        problem = f"is {state}" + (f" ({failure_reason(record)})" if state == "failed" else "")
+        raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))
+    if not record.checkpoint.exists():
+        raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
+    try:
+        return record.result()
+    except OldRecordError as error:
+        raise UserError(Fault("run", name, str(error))) from error
+
+
+def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None:
+    faults = []
+    heads = list(result["heads"])
+    if own["head"] and own["head"] not in heads:
+        problem = "the model has no such head"
+        faults.append(Fault("head", own["head"], problem, ", ".join(heads), nearest(own["head"], heads)))
+    if own["images"] and elsewhere:
+        faults.append(Fault("images", own["images"], "stands beside dataset=", "one of the two"))
+    if own["to"] and not own["images"]:
+        faults.append(Fault("to", own["to"], "only predictions on images=<folder> are written to a file"))
+    if own["to"] and not Path(own["to"]).expanduser().absolute().parent.is_dir():
+        faults.append(Fault("to", own["to"], "the folder for it does not exist"))
+    if faults:
+        raise UserError(*faults)
+
+
+# --- labelled images: tables ----------------------------------------------------------------
+
+
+def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
+    """The test set of the run itself, and whether the recorded accuracies came out again."""
+    from rich.console import Console
+
+    from csa.data.build import load_split
+    from csa.summary import print_accuracies
+
+    dataset = _recorded_dataset(record)
+    split = load_split(dataset, Path(config.data_dir), download=config.download)
+    if split.hash != result["split"]["hash"]:
+        problem = f"data set {dataset.name!r} is not what it was: its hash was {result['split']['hash']}"
+        raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
+    scores = _scores(record, split.test_images, split.test_labels, config, head)
+    heads = {name: {**result["heads"][name], "last": values.as_dict()} for name, values in scores.items()}
+    console = Console()
+    title = f"{_name(result)}: accuracy in % on its {len(split.test_labels):,} test images"
+    print_accuracies(console, {**result, "heads": heads}, title)
+    for name, values in scores.items():
+        recorded = result["heads"][name]["last"]["all"]
+        told = "as recorded" if values.all == recorded else f"recorded: {recorded:.4f}, now {values.all:.4f}"
+        console.print(f"{name}: {told}", highlight=False)
+
+
+def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
+    """The test part of the data set that the command names."""
+    from rich.console import Console
+
+    from csa.data.build import source_of
+    from csa.summary import print_accuracies
+
+    dataset = config.dataset
+    arrays = source_of(dataset).load(dataset, Path(config.data_dir).expanduser(), config.download)
+    _check_suits(dataset, arrays.test_images, arrays.classes, result)
+    labels, note = in_recorded_order(arrays.test_labels, arrays.classes, result["split"]["classes"])
+    scores = _scores(record, arrays.test_images, labels, config, head)
+    console = Console()
+    title = f"{_name(result)}: accuracy in % on {len(labels):,} images of {dataset.name}"
+    heads = {name: {"last": values.as_dict()} for name, values in scores.items()}
+    print_accuracies(console, {**result, "heads": heads}, title)
+    if note:
+        console.print(note, highlight=False, markup=False)
+
+
+def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequence[str]) -> tuple[np.ndarray, str]:
+    """Labels [N] as the model counts classes: by name where both have the same names, else by position.
+
+    Returns a note too, where positions had to be trusted.
+    """
+    import numpy as np
+
+    if set(classes) == set(recorded):
+        place = {name: k for k, name in enumerate(recorded)}
+        return np.array([place[name] for name in classes])[labels], ""
+    pairs = zip(classes, recorded, strict=True)
+    theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+    return labels, f"the class names differ, so classes go by position: {theirs!r} counts as {ours!r}"
+
+
+def _check_suits(dataset: DatasetConfig, images: np.ndarray, classes: Sequence[str], result: dict[str, Any]) -> None:
+    """Whether the model can take these images and knows as many classes."""
+    channels, height, width = result["split"]["image_shape"]
+    faults = []
+    if len(classes) != len(result["split"]["classes"]):
+        allowed = f"the model's {len(result['split']['classes'])}"
+        faults.append(Fault("dataset", dataset.name, f"has {len(classes)} classes", allowed))
+    if images.shape[3] != channels:
+        faults.append(Fault("dataset", dataset.name, f"has {images.shape[3]} channel(s)", f"the model's {channels}"))
+    if images.shape[1:3] != (height, width):
+        problem = f"has images of {images.shape[1]}x{images.shape[2]} pixels"
+        faults.append(Fault("dataset", dataset.name, problem, f"the model's {height}x{width}"))
+    if faults:
+        raise UserError(*faults)
+
+
+def _scores(record: Record, images: np.ndarray, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
+    """Of one head, or of all where ``head`` is empty."""
+    from csa.training.application import scores_on
+
+    found = scores_on(record.folder, images, labels, config.runtime)
+    return {head: found[head]} if head else found
+
+
+def _recorded_dataset(record: Record) -> DatasetConfig:
+    from omegaconf import DictConfig, OmegaConf
+
+    from csa.config.typed import build
+
+    loaded = OmegaConf.load(record.folder / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    return build(loaded).dataset
+
+
+def _name(result: dict[str, Any]) -> str:
+    run = result["run"]
+    return f"{run['method']} trained on {run['dataset']}, seed {run['seed']}"
+
+
+# --- images without labels: CSV -------------------------------------------------------------
+
+
+def predict_folder(record: Record, result: dict[str, Any], config: Config, own: dict[str, str]) -> None:
+    """Every file below the folder, hidden ones excepted; one that is no image is named and nothing is written."""
+    folder = Path(own["images"]).expanduser()
+    files, images = read_folder(folder, tuple(result["split"]["image_shape"]))
+    from csa.training.application import probabilities
+
+    chosen = probabilities(record.folder, images, config.runtime)[own["head"] or result["head"]]
+    names = [file.relative_to(folder).as_posix() for file in files]
+    if not own["to"]:
+        write_csv(sys.stdout, names, chosen, result["split"]["classes"])
+        return
+    try:
+        with Path(own["to"]).expanduser().open("w", newline="") as stream:
+            write_csv(stream, names, chosen, result["split"]["classes"])
+    except OSError as error:
+        raise UserError(Fault("to", own["to"], f"cannot be written ({error.strerror})")) from error
+    print(f"{len(names)} predictions are in {own['to']}")
+
+
+def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[Path], np.ndarray]:
+    """Files by name, and their images, uint8 [N, H, W, C]. Raises UserError with every file that is no image."""
+    import numpy as np
+
+    from csa.data.pictures import UnreadableImageError, read_image
+
+    if not folder.is_dir():
+        raise UserError(Fault("images", str(folder), "there is no such folder", "a folder of images"))
+    found = (path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in found if not _is_hidden(path.relative_to(folder)))
+    if not files:
+        raise UserError(Fault("images", str(folder), "has no file in it", "a folder of images"))
+    channels, height, width = image_shape
+    images, faults = np.zeros((len(files), height, width, channels), dtype=np.uint8), []
+    for pixels, file in zip(images, files, strict=True):
+        try:
+            pixels[:] = read_image(file, image_shape)
+        except UnreadableImageError as error:
+            faults.append(Fault("images", str(file), f"cannot be read as an image ({error})"))
+    if faults:
+        raise UserError(*faults)
+    return files, images
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def write_csv(stream: TextIO, files: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> None:
+    """A line an image; probabilities: [N, K]."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["file", "predicted", *classes])
+    for file, row in zip(files, probabilities, strict=True):
+        writer.writerow([file, classes[int(row.argmax())], *(f"{value:.6g}" for value in row)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,263 @@
+"""Housekeeping of recorded runs.
+
+python -m csa.records                                what is recorded below outputs/, and how it stands
+python -m csa.records state=failed                   only the failed ones, with why
+python -m csa.records format=json                    the same for programs
+python -m csa.records mode=remove run=3f2a           delete one run; asks first
+python -m csa.records mode=remove state=interrupted yes=true   delete all interrupted ones, without asking
+python -m csa.records mode=export [to=folder]        finished runs as small files to keep with the code
+python -m csa.records mode=sync                      send to MLflow what it missed
+
+run      a fingerprint, or how it begins
+state    any, done, failed, interrupted, running
+to       where exports go (reports/records)
+replace  true: an exported record is replaced where the run here differs from it
+output_root=folder and tracking.uri=... are as in csa.run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csa.cli import answer_help, reporting_faults
+from csa.config.faults import Fault, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from csa.config.schema import Config
+    from csa.tracking.overview import Overview
+    from csa.tracking.record import Record
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "mode": ("list", "remove", "export", "sync"),
+    "state": ("any", "done", "failed", "interrupted", "running"),
+    "format": ("table", "json"),
+    "yes": ("false", "true"),
+    "replace": ("false", "true"),
+    "run": (),
+    "to": (),
+}
+USED = {
+    "list": ("run", "state", "format"),
+    "remove": ("run", "state", "yes"),
+    "export": ("run", "to", "replace"),
+    "sync": (),
+}
+EXPORTS = "reports/records"
+
+
+def main(words: list[str]) -> int:
+    """The exit status: 1 where something that was asked for could not be done to every run."""
+    answer_help(words, __doc__)
+    from csa.config.preflight import configure
+
+    with reporting_faults():
+        config, own = configure(words, extra=WORDS)
+        _refuse_unused(words, own["mode"])
+        output_root = Path(config.output_root).expanduser()
+        if not output_root.is_dir():
+            return _nothing(f"there is no folder {config.output_root}; nothing was run", own)
+        actions = {"list": show, "remove": remove, "export": export}
+        if own["mode"] == "sync":
+            return sync(config, output_root)
+        return actions[own["mode"]](output_root, own)
+    return 0
+
+
+def _refuse_unused(words: Sequence[str], mode: str) -> None:
+    given = [(key, value) for key, _, value in (word.partition("=") for word in words) if key in WORDS]
+    unused = [(key, value) for key, value in given if key not in ("mode", *USED[mode])]
+    allowed = ", ".join(USED[mode]) or "nothing of its own"
+    faults = [Fault(key, value, f"is not used by mode={mode}", allowed) for key, value in unused]
+    if faults:
+        raise UserError(*faults)
+
+
+def _nothing(text: str, own: dict[str, str]) -> int:
+    print(json.dumps({"runs": [], "states": {}, "bytes": 0}) if own["format"] == "json" else text)
+    return 0
+
+
+def _selected(output_root: Path, own: dict[str, str]) -> list[Record]:
+    """Those that ``run=`` and ``state=`` name."""
+    from csa.tracking.finding import find_run, runs
+    from csa.tracking.overview import settled_state
+
+    records = [find_run(output_root, own["run"])] if own["run"] else runs(output_root)
+    return [record for record in records if own["state"] in ("any", settled_state(record))]
+
+
+# --- list -----------------------------------------------------------------------------------
+
+
+def show(output_root: Path, own: dict[str, str]) -> int:
+    from csa.tracking.overview import overview
+
+    entries = [overview(record) for record in _selected(output_root, own)]
+    if not entries:
+        which = "" if own["state"] == "any" else f"{own['state']} "
+        return _nothing(f"no {which}run is recorded below {output_root}", own)
+    states = dict(sorted(Counter(entry.state for entry in entries).items()))
+    total = sum(entry.bytes for entry in entries)
+    if own["format"] == "json":
+        print(json.dumps({"runs": [asdict(entry) for entry in entries], "states": states, "bytes": total}))
+    else:
+        print_overview(entries)
+    return 0
+
+
+def print_overview(entries: Sequence[Overview]) -> None:
+    """A row a run, narrow enough for 80 columns; totals; then what is to be said of single runs."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for heading in ("fingerprint", "dataset", "method", "state"):
+        table.add_column(heading, no_wrap=heading in ("fingerprint", "state"), overflow="fold")
+    for heading in ("seed", "epochs", "all %", "size", "age"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for entry in entries:
+        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2f}"
+        names = (entry.fingerprint, entry.dataset, entry.method, entry.state)
+        figures = (str(entry.seed), str(entry.epochs), accuracy, decimal(entry.bytes), duration(entry.age_seconds))
+        table.add_row(*map(Text, (*names, *figures)))
+    console.print(table)
+    states = sorted(Counter(entry.state for entry in entries).items())
+    total = decimal(sum(entry.bytes for entry in entries))
+    counts = ", ".join(f"{count} {state}" for state, count in states)
+    console.print(f"{_count(len(entries))}: {counts}; {total}", highlight=False)
+    for entry in entries:
+        if entry.note:
+            console.print(Text(f"{entry.fingerprint} {entry.state}: {entry.note}"), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there is one: ``40 s``, ``3 h``, ``12 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _count(number: int) -> str:
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
+# --- remove ---------------------------------------------------------------------------------
+
+
+def remove(output_root: Path, own: dict[str, str]) -> int:
+    """Delete the chosen runs after showing them; what is running stays, whoever asks."""
+    from csa.tracking.overview import overview
+
+    if own["state"] == "running":
+        raise UserError(Fault("state", "running", "what is running is never removed", "done, failed, interrupted"))
+    if not own["run"] and own["state"] == "any":
+        allowed = "run=<fingerprint>, or state=done, failed or interrupted"
+        raise UserError(Fault("mode", "remove", "needs to be told which runs", allowed))
+    chosen = [(record, overview(record)) for record in _selected(output_root, own)]
+    running = [entry for _, entry in chosen if entry.state == "running"]
+    if running:
+        raise UserError(*(Fault("run", entry.fingerprint, f"is running ({entry.note})") for entry in running))
+    if not chosen:
+        which = "" if own["state"] == "any" else f"{own['state']} "
+        return _nothing(f"no such {which}run is recorded below {output_root}", own)
+    print_overview([entry for _, entry in chosen])
+    if not _agreed(len(chosen), own):
+        print("nothing was removed")
+        return 0
+    left = [text for text in (_removed(record, output_root) for record, _ in chosen) if text]
+    for text in left:
+        print(f"left: {text}", file=sys.stderr)
+    print(f"removed {_count(len(chosen) - len(left))}")
+    return 1 if left else 0
+
+
+def _agreed(number: int, own: dict[str, str]) -> bool:
+    if own["yes"] == "true":
+        return True
+    if not sys.stdin.isatty():
+        problem = f"{_count(number)} would be removed, and there is no terminal to ask at"
+        raise UserError(Fault("yes", "false", problem, "yes=true removes without asking"))
+    try:
+        answer = input(f"remove {_count(number)} for good? [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _removed(record: Record, output_root: Path) -> str:
+    """Why a run could not be removed; nothing if it was."""
+    from csa.tracking import removal
+    from csa.tracking.lease import HeldError
+
+    try:
+        removal.remove(record, output_root)
+    except (HeldError, removal.NotARunError, OSError) as error:
+        return str(error)
+    return ""
+
+
+# --- export and sync ------------------------------------------------------------------------
+
+
+def export(output_root: Path, own: dict[str, str]) -> int:
+    """Write finished runs below ``to``; what lies there already stays unless ``replace``."""
+    from csa.tracking import exported
+    from csa.tracking.record import OldRecordError
+
+    to = Path(own["to"] or EXPORTS).expanduser()
+    outcomes: Counter[str] = Counter()
+    problems = []
+    for record in _selected(output_root, own):
+        if record.state != "done":
+            outcomes["not done"] += 1
+            continue
+        try:
+            outcomes[exported.export(record, to, replace=own["replace"] == "true").outcome] += 1
+        except (exported.NotExportableError, OldRecordError) as error:
+            problems.append(str(error))
+        except OSError as error:
+            raise UserError(Fault("to", str(to), f"cannot be written ({error.strerror})")) from error
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    told = {
+        "written": "written",
+        "unchanged": "unchanged",
+        "kept": "kept although the run here differs (replace=true takes it)",
+        "not done": "left out because they are not done",
+    }
+    counts = ", ".join(f"{outcomes[outcome]} {text}" for outcome, text in told.items() if outcomes[outcome])
+    print(f"{to}: {counts or 'nothing to export'}")
+    return 1 if problems else 0
+
+
+def sync(config: Config, output_root: Path) -> int:
+    """Send to MLflow what it missed."""
+    from csa.tracking import store
+    from csa.tracking.sync import sync as send
+
+    tracking = config.tracking
+    model = "csa.training.recorded.primary_head" if tracking.model else None
+    try:
+        sent = send(output_root, tracking.uri, tracking.experiment, model)
+    except Exception as error:  # MLflow raises what its stores happen to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        uri = store.without_password(tracking.uri or store.DEFAULT_URI)
+        raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
+    for line in sent:
+        print(line)
+    return 1 if any(line.left.startswith("failed") for line in sent) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

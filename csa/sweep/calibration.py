@@ -1,0 +1,137 @@
+"""A few steps of each kind of run, measured in a process of its own, so that planning imports no torch.
+
+    python -m csa.sweep.calibration     pickled configurations on stdin, what was measured as JSON on stdout
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+
+WARM_STEPS, MOST_STEPS = 2, 12
+ENOUGH_SECONDS = 1.0
+EVALUATION_BATCHES = 3
+AROUND_SECONDS = 2.5  # of a run: reading the command line, writing the record
+
+
+def calibrate(configs: dict[str, Config], threads: int) -> dict[str, dict[str, Any]]:
+    """By the names given: ``stages`` (images, seconds, evaluation seconds of an epoch), ``total`` images, ``beyond``.
+
+    A kind that cannot be measured is left out.
+    """
+    question = {"configs": configs, "threads": threads, "started": time.time()}
+    done = subprocess.run(
+        [sys.executable, "-m", "csa.sweep.calibration"],
+        input=pickle.dumps(question), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    answers: dict[str, dict[str, Any]] = {}
+    for line in done.stdout.decode().splitlines():
+        answers |= json.loads(line)
+    return answers
+
+
+def main() -> None:
+    question = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
+    import csa.training.session  # noqa: F401 (what a run imports)
+
+    start_up = time.time() - question["started"] + AROUND_SECONDS
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    for name, config in question["configs"].items():
+        try:
+            answer = measure(config, question["threads"])
+        except Exception as error:  # noqa: BLE001 (a kind without a time is better than a plan that fails)
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        answer["beyond"] += start_up
+        print(json.dumps({name: answer}), file=stdout, flush=True)
+
+
+def measure(config: Config, threads: int) -> dict[str, Any]:
+    """Steps as in training, in the middle of each stage; every image is made to fit, so that CSA's bank fills."""
+    from csa.data.build import load_split
+    from csa.data.loader import ResidentLoader
+    from csa.methods.build import build_method
+    from csa.training.machine import choose
+
+    began = time.perf_counter()
+    split = load_split(config.dataset, config.data_dir, download=False)
+    loading = time.perf_counter() - began
+    if hasattr(config.method, "delta"):
+        config = replace(config, method=replace(config.method, delta=0.0))  # type: ignore[call-arg]
+    runtime = replace(config.runtime, threads=config.runtime.threads or threads)
+    machine = choose(runtime, config.protocol)
+    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    loader = ResidentLoader(split, config.protocol, machine.device, config.seed)
+    stages = [_stage(index, config, method, loader, machine, len(split.test_labels)) for index in range(len(method.stages))]
+    return {"stages": stages, "total": sum(split.counts), "beyond": loading}
+
+
+def _stage(index: int, config: Config, method: Any, loader: Any, machine: Any, test_images: int) -> tuple[int, float, float]:
+    import torch
+
+    from csa.methods.method import Clock
+    from csa.randomness import torch_generator
+
+    stage = method.stages[index]
+    clock = Clock(index, stage.epochs // 2, stage.epochs)
+    method.enter_stage(index)
+    method.to(device=machine.device, memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        [{"params": group["params"]} for group in method.parameter_groups(index)],
+        lr=1e-4, momentum=config.protocol.momentum, fused=True,
+    )  # fmt: skip
+    if config.protocol.momentum:
+        for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
+    draws = method.draws(clock, epoch.sizes, torch_generator(config.seed, "draws", clock.stage, clock.epoch))
+    draws = {name: rows.to(machine.device) for name, rows in draws.items()}
+    method.begin_epoch(clock)
+    method.train_stage(index)
+
+    def step(number: int) -> float:
+        began = time.perf_counter()
+        with machine.autocast():
+            loss, _ = method(epoch.batches(number), {name: rows[number] for name, rows in draws.items()}, clock)
+        machine.fabric.backward(loss)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        float(loss.detach())  # waits for the device
+        return time.perf_counter() - began
+
+    numbers = range(epoch.steps)
+    times = []
+    for place in range(WARM_STEPS + MOST_STEPS):
+        times.append(step(numbers[place % len(numbers)]))
+        if sum(times[WARM_STEPS:]) > ENOUGH_SECONDS:
+            break
+    per_step = sorted(times[WARM_STEPS:])[len(times[WARM_STEPS:]) // 2]
+    return sum(epoch.sizes), per_step * epoch.steps, _evaluation_seconds(method, loader, machine, test_images)
+
+
+def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int) -> float:
+    from csa.training.evaluation import head_logits
+    from csa.training.loop import EVALUATION_BATCH
+
+    batches = []
+    for batch in loader.test_batches(EVALUATION_BATCH):
+        batches.append(batch)
+        if len(batches) == EVALUATION_BATCHES:
+            break
+    head_logits(method, batches[:1], machine)
+    began = time.perf_counter()
+    head_logits(method, batches, machine)
+    seen = sum(len(batch[1]) for batch in batches)
+    return (time.perf_counter() - began) * test_images / seen
+
+
+if __name__ == "__main__":
+    main()

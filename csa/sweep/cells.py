@@ -1,0 +1,178 @@
+"""The cells of a sweep: a union of small grids, and what the command line says of them.
+
+    cells:
+      - {method: [ce, csa], dataset: cifar100_lt, dataset.imbalance_ratio: [100, 50, 10], seed: [0, 1, 2]}
+      - zip: {method: [csa, csa_mixup], protocol.lr: [0.2, 0.1]}     # the first with the first, ...
+        delta: 0, 0.1, ..., 0.9
+      - {blank: true, method: m2m, ...}                              # the paper gives no number
+
+A grid is the product of its keys; a value is one or a list.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from csa.config.faults import Fault, UserError
+from csa.sweep.dots import DOTS, fill, has_dots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hydra.core.override_parser.types import Override
+
+ZIP, BLANK = "zip", "blank"
+OF_THE_SWEEP = ("sweep", "plan", "smoke", "cells")
+Settings = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Words that make one run. blank: the paper has no number for it; others: words that are no ``key=value``."""
+
+    settings: tuple[tuple[str, str], ...]
+    blank: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (*(f"{key}={value}" for key, value in self.settings), *self.others)
+
+
+def expand(grids: Sequence[Any]) -> list[Cell]:
+    """Every cell of a file's ``cells:``; a single cell without words where there is none.
+
+    Raises:
+        UserError: with every fault of the grids.
+    """
+    cells, faults = [], []
+    for number, grid in enumerate(grids):
+        try:
+            cells += _grid(f"cells[{number}]", grid)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(*faults)
+    return cells if grids else [Cell(())]
+
+
+def apply(cells: Sequence[Cell], words: Iterable[Override]) -> list[Cell]:
+    """The cells under the words of the command line.
+
+    Values that the sweep has restrict it to them; with a value it has not, and in cells that do
+    not have the key, the word's values take the place of the cell's.
+
+    Raises:
+        UserError: a word sweeps over an interval, which only a search can, or varies the sweep itself.
+    """
+    for word in words:
+        if word.is_hydra_override():
+            continue
+        if of_the_sweep(word.key_or_group):
+            if word.is_sweep_override():
+                raise UserError(Fault(word.key_or_group, word.get_value_element_as_str(), "is one for the whole sweep"))
+            continue
+        if word.is_delete() or word.package is not None:
+            assert word.input_line is not None
+            cells = [Cell(cell.settings, cell.blank, (*cell.others, word.input_line)) for cell in cells]
+            continue
+        cells = _apply(cells, word.get_key_element(), _values(word))
+    return list(dict.fromkeys(cells))
+
+
+def swept_keys(cells: Sequence[Cell]) -> list[str]:
+    """Keys whose value is not the same in all cells, in order of appearance."""
+    keys = dict.fromkeys(key for cell in cells for key, _ in cell.settings)
+    return [key for key in keys if len({dict(cell.settings).get(key) for cell in cells}) > 1]
+
+
+def of_the_sweep(key: str) -> bool:
+    """Whether a key says how cells are run, not what a run is."""
+    return key.split(".")[0] in OF_THE_SWEEP
+
+
+# --- grids ----------------------------------------------------------------------------------
+
+
+def _grid(at: str, grid: Any) -> list[Cell]:
+    if not isinstance(grid, dict) or not grid:
+        raise UserError(Fault(at, grid, "is not a grid", "a mapping of keys to values"))
+    axes = [
+        [[(str(key), value)] for value in _listed(f"{at}.{key}", values)]
+        for key, values in grid.items()
+        if key not in (ZIP, BLANK)
+    ]
+    if ZIP in grid:
+        axes.append(_zipped(f"{at}.{ZIP}", grid[ZIP]))
+    blank = bool(grid.get(BLANK))
+    return [Cell(tuple(itertools.chain(*row)), blank) for row in itertools.product(*axes)]
+
+
+def _zipped(at: str, group: Any) -> list[list[tuple[str, str]]]:
+    """The first values together, then the second, ..."""
+    if not isinstance(group, dict) or not group:
+        raise UserError(Fault(at, group, "is not a group of keys", "a mapping of keys to lists of one length"))
+    columns = {str(key): _listed(f"{at}.{key}", values) for key, values in group.items()}
+    lengths = {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise UserError(Fault(at, None, f"lists of different lengths: {told}", "lists of one length"))
+    return [[(key, values[place]) for key, values in columns.items()] for place in range(next(iter(lengths.values())))]
+
+
+def _listed(at: str, values: Any) -> list[str]:
+    if isinstance(values, str) and has_dots(values):
+        return fill(at, values.split(","))
+    if isinstance(values, list) and DOTS in values:
+        return fill(at, [str(value) for value in values])
+    if isinstance(values, list) and not values:
+        raise UserError(Fault(at, "[]", "has no value", "one or more values"))
+    return [shown(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def shown(value: Any) -> str:
+    """A YAML value as Hydra reads it on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, str) and (not value or not value.replace("_", "").replace("/", "").replace(".", "").isalnum()):
+        escaped = value.replace("'", "\\'")
+        return f"'{escaped}'"
+    return str(value)
+
+
+# --- words ----------------------------------------------------------------------------------
+
+
+def _apply(cells: Sequence[Cell], key: str, values: list[str]) -> list[Cell]:
+    known = {dict(cell.settings).get(key) for cell in cells}
+    if all(value in known for value in values):
+        restricted = [cell for cell in cells if dict(cell.settings).get(key, values[0]) in values]
+        return [
+            one
+            for cell in restricted
+            for one in ([cell] if key in dict(cell.settings) else _with(cell, key, values))
+        ]
+    return [one for cell in cells for one in _with(cell, key, values)]
+
+
+def _with(cell: Cell, key: str, values: list[str]) -> list[Cell]:
+    rest = tuple((name, value) for name, value in cell.settings if name != key)
+    return [Cell((*rest, (key, value)), cell.blank, cell.others) for value in values]
+
+
+def _values(word: Override) -> list[str]:
+    """The values of a word, as they are written in cells."""
+    spelling = {"True": "true", "False": "false", "None": "null"}
+    if not word.is_sweep_override():
+        value = word.get_value_element_as_str()
+        return [spelling.get(value, value)]
+    if not word.is_discrete_sweep():
+        allowed = "values, or a range; -cn search_csa searches in intervals"
+        raise UserError(Fault(word.key_or_group, word.get_value_element_as_str(), "is an interval", allowed))
+    return [spelling.get(value, value) for value in word.sweep_string_iterator()]

@@ -1,0 +1,216 @@
+"""How long runs will take: from finished runs of the same kind, else from a few measured steps.
+
+A kind is a method on a data set with a backbone and a batch size, on so many threads or a GPU. What
+is known of it is the time of an image in each stage, of an evaluation, and of what surrounds training.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csa.sweep.calibration import calibrate
+from csa.sweep.machine import visible_gpus
+from csa.sweep.processes import WALL_NAME
+from csa.sweep.progress import epochs_so_far
+from csa.tracking.files import read_json, write_json
+from csa.tracking.record import OldRecordError, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from csa.sweep.plan import Run
+
+MEMORY_NAME = "calibration.json"
+BEYOND_SECONDS = 6.0  # start and end of a process, where nothing has measured it
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """An epoch of one stage: its training images, its training and evaluation seconds."""
+
+    images: int
+    seconds: float
+    evaluation_seconds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a kind. total: images of the training set it was measured on; beyond: seconds around training."""
+
+    stages: tuple[StageCost, ...]
+    total: int
+    beyond: float
+
+    def seconds(self, epochs: Sequence[int], total: int) -> float:
+        scale = total / self.total
+        per_epoch = [stage.seconds * scale + stage.evaluation_seconds for stage in self.stages]
+        return self.beyond + sum(count * seconds for count, seconds in zip(epochs, per_epoch, strict=False))
+
+
+@dataclass
+class Estimate:
+    """seconds: of each run that is to be done and whose kind is known; unknown: kinds without a time."""
+
+    seconds: dict[str, float]
+    unknown: list[str]
+
+    def wall(self, slots: int) -> float:
+        """Of all runs, in the order given, each in the slot that is free first."""
+        free = [0.0] * slots
+        for seconds in self.seconds.values():
+            heapq.heappush(free, heapq.heappop(free) + seconds)
+        return max(free)
+
+
+def kind(identity: Mapping[str, Any], threads: int, device: str) -> str:
+    words = (
+        identity["dataset"]["name"],
+        identity["method"]["name"],
+        identity["backbone"]["name"],
+        f"batch {identity['protocol']['batch_size']}",
+        "GPU" if device == "cuda" else f"{threads} threads",
+    )
+    return " ".join(words)
+
+
+def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
+    """Times of the runs. threads: of a slot; measure: calibrate the kinds that no finished run tells of."""
+    kinds = {run.fingerprint: kind(run.identity, run.config.runtime.threads or threads, _device(run)) for run in runs}
+    costs: dict[str, Cost] = {}
+    for run in runs:
+        name = kinds[run.fingerprint]
+        if name not in costs and (found := _finished(run, name)) is not None:
+            costs[name] = found
+    if measure:
+        first = {kinds[run.fingerprint]: run for run in reversed(runs)}
+        costs |= _measured({name: run for name, run in first.items() if name not in costs}, threads)
+    seconds, taken = {}, _finished_stages(runs)
+    for run in runs:
+        shared = _shared_stage(run)
+        cost = costs.get(kinds[run.fingerprint])
+        if cost is not None:
+            seconds[run.fingerprint] = cost.seconds(_epochs(run, shared in taken), _images(run, cost))
+        if shared is not None:
+            taken.add(shared)
+    return Estimate(seconds, sorted({name for name in kinds.values() if name not in costs}))
+
+
+# --- a run ----------------------------------------------------------------------------------
+
+
+def _epochs(run: Run, first_is_taken: bool) -> list[int]:
+    """Epochs that are left of each stage."""
+    lengths = [run.config.protocol.epochs, int(getattr(run.config.method, "epochs", 0))]
+    gone = epochs_so_far(run) if run.state in ("interrupted", "running") else 0
+    if first_is_taken:
+        gone = max(gone, lengths[0])
+    left = []
+    for length in lengths:
+        left.append(max(0, length - gone))
+        gone = max(0, gone - length)
+    return left
+
+
+def _images(run: Run, cost: Cost) -> int:
+    from csa.data.build import preview
+    from csa.data.long_tail import wanted_counts
+
+    known = preview(run.config.dataset, run.config.data_dir)
+    return cost.total if known is None else sum(wanted_counts(run.config.dataset, known.class_sizes))
+
+
+def _shared_stage(run: Run) -> str | None:
+    """The training that this run starts from, by what decides it."""
+    start = run.config.method.starts_from
+    return None if start is None else _stage_key(run, start)
+
+
+def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
+    """Trainings that other runs can start from."""
+    plain = (run for run in runs if run.config.sampler.rule == "shuffle")
+    return {_stage_key(run, run.config.method.name) for run in plain}
+
+
+def _stage_key(run: Run, method: str) -> str:
+    parts = {key: run.identity[key] for key in ("dataset", "backbone", "protocol", "seed", "variant")}
+    return json.dumps([method, parts], sort_keys=True)
+
+
+def _device(run: Run) -> str:
+    return "cuda" if run.config.runtime.device != "cpu" and visible_gpus() else "cpu"
+
+
+# --- finished runs --------------------------------------------------------------------------
+
+
+def _finished(run: Run, name: str) -> Cost | None:
+    """Of the newest finished run of the same kind."""
+    for path in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
+        try:
+            who = read_json(path.parent / "identity.json")["identity"]
+            result = Record(path.parent).result()
+            if kind(who, result["threads"], result["device"]) == name:
+                return _cost(path.parent, result)
+        except (OSError, ValueError, KeyError, OldRecordError):
+            continue
+    return None
+
+
+def _cost(folder: Path, result: dict[str, Any]) -> Cost | None:
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in Record(folder).metrics():
+        stages.setdefault(line["stage"], []).append(line)
+    if not stages:
+        return None
+    try:
+        beyond = float(read_json(folder / WALL_NAME)["beyond_training_seconds"])
+    except (OSError, ValueError, KeyError):
+        beyond = BEYOND_SECONDS
+    costs = tuple(
+        StageCost(
+            lines[0]["images"],
+            sum(line["seconds"] for line in lines) / len(lines),
+            sum(line["evaluation_seconds"] for line in lines) / len(lines),
+        )
+        for lines in stages.values()
+    )
+    return Cost(costs, result["split"]["total"], beyond)
+
+
+# --- measured steps -------------------------------------------------------------------------
+
+
+def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
+    """Of each kind that could be measured; what was measured before is remembered beside the runs."""
+    costs: dict[str, Cost] = {}
+    asked = {}
+    for name, run in runs.items():
+        memory = _memory(run)
+        if name in memory:
+            costs[name] = memory[name]
+        else:
+            asked[name] = run
+    if not asked:
+        return costs
+    answers = calibrate({name: run.config for name, run in asked.items()}, threads)
+    for name, answer in answers.items():
+        costs[name] = Cost(tuple(StageCost(*stage) for stage in answer["stages"]), answer["total"], answer["beyond"])
+        path = Path(asked[name].config.output_root).expanduser() / MEMORY_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**{key: asdict(cost) for key, cost in _memory(asked[name]).items()}, name: asdict(costs[name])})
+    return costs
+
+
+def _memory(run: Run) -> dict[str, Cost]:
+    try:
+        known = read_json(Path(run.config.output_root).expanduser() / MEMORY_NAME)
+        return {
+            name: Cost(tuple(StageCost(**stage) for stage in cost["stages"]), cost["total"], cost["beyond"])
+            for name, cost in known.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,80 @@
+"""The MLflow run of a sweep, written by a process of its own: MLflow may be slow, locked or gone.
+
+    stdin: the sweep's name and where to write, later how it ended; its end alone says that the sweep was killed
+    stdout: the run's id, as soon as there is one
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from csa.tracking.store import DEFAULT_URI, connect, settle_environment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TAG = "csa.sweep.parent"
+PAUSE_SECONDS = 5.0
+GIVE_UP_SECONDS = 30.0
+
+
+def open_run(uri: str | None, experiment: str, name: str) -> tuple[MlflowClient, str]:
+    """The sweep's run, found again where it was started before."""
+    client, experiment_id = connect(uri or DEFAULT_URI, experiment)
+    found = client.search_runs([experiment_id], f"tags.`{TAG}` = '{name}'", max_results=1)
+    if found:
+        run_id = str(found[0].info.run_id)
+        client.update_run(run_id, "RUNNING")
+        return client, run_id
+    tags = {TAG: name, "mlflow.source.name": "csa", "mlflow.source.type": "LOCAL"}
+    return client, str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+
+
+def close_run(client: MlflowClient, run_id: str, end: dict[str, Any] | None) -> None:
+    """end: status and counts; None: the sweep was killed."""
+    for state, count in (end or {"counts": {}})["counts"].items():
+        client.set_tag(run_id, f"csa.runs.{state}", str(count))
+    client.set_terminated(run_id, end["status"] if end else "KILLED")
+
+
+def _insist(work: Any, until: threading.Event) -> Any:
+    """Try until it works, or for a while after the sweep has ended."""
+    ended_at = None
+    while True:
+        try:
+            return work()
+        except Exception:  # noqa: BLE001 (whatever MLflow raises)
+            ended_at = ended_at or (time.monotonic() if until.is_set() else None)
+            if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_SECONDS:
+                raise
+            until.wait(PAUSE_SECONDS)
+            time.sleep(0.5)
+
+
+def main() -> None:
+    os.nice(10)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # meant for the runs
+    settle_environment()
+    question = json.loads(sys.stdin.readline())
+    ended, ends = threading.Event(), list[dict[str, Any]]()
+
+    def listen() -> None:
+        ends.extend(json.loads(line) for line in sys.stdin)
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    client, run_id = _insist(lambda: open_run(**question), ended)
+    print(run_id, flush=True)
+    ended.wait()
+    _insist(lambda: close_run(client, run_id, ends[0] if ends else None), ended)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What a sweep consists of: its cells as runs, duplicates merged, each with its state on the disk.
+
+Torch is not imported and nothing is written (but the memory of the data's hashes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from csa.config.faults import Fault, UserError
+from csa.config.identity import fingerprint, identity, run_folder
+from csa.config.machine import device_fault, output_fault
+from csa.config.preflight import size_faults
+from csa.data.build import inspect, preview
+from csa.sweep.composing import Composer, NotThereError
+from csa.sweep.splits import question, split_hashes
+from csa.tracking.lease import holder
+from csa.tracking.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from csa.config.composition import Tree
+    from csa.config.schema import Config
+    from csa.sweep.cells import Cell
+    from csa.tracking.record import State
+
+NOT_HERE = "data not here yet"
+
+
+@dataclass
+class Run:
+    """One run that a sweep asks for. cells: those it stands for, more than one where they are duplicates.
+
+    folder: where its record lies or will lie.
+    """
+
+    cells: list[Cell]
+    config: Config
+    identity: dict[str, Any]
+    fingerprint: str
+    folder: Path
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.cells[0].words
+
+    @property
+    def blank(self) -> bool:
+        return all(cell.blank for cell in self.cells)
+
+    @property
+    def record(self) -> Record:
+        return Record(self.folder)
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    @property
+    def holder(self) -> str:
+        return str(holder(self.folder) or "another process")
+
+    @property
+    def kept_threads(self) -> int | None:
+        """Of an interrupted run: the number of threads it was started with and must be continued with."""
+        if not self.record.checkpoint.exists():
+            return None
+        from omegaconf import OmegaConf
+
+        threads: int | None = OmegaConf.load(self.folder / "config.yaml").runtime.threads
+        return threads
+
+
+@dataclass
+class Plan:
+    """runs: in the order of their first cells; missing: cells whose option is not there, with its name."""
+
+    runs: list[Run]
+    missing: list[tuple[Cell, str]] = field(default_factory=list)
+    absent_data: set[str] = field(default_factory=set)
+
+    @property
+    def cells(self) -> int:
+        return sum(len(run.cells) for run in self.runs) + len(self.missing)
+
+    @property
+    def merged(self) -> list[Run]:
+        return [run for run in self.runs if len(run.cells) > 1]
+
+    def counts(self) -> dict[State, int]:
+        states: dict[State, int] = dict.fromkeys(("done", "running", "interrupted", "failed", "planned"), 0)
+        for run in self.runs:
+            states[run.state] += 1
+        return states
+
+
+def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
+    """The runs that the cells make. fetch: download data that is not here.
+
+    Raises:
+        UserError: with every fault of all cells.
+    """
+    composer = Composer(tree)
+    plan, faults = Plan([]), []
+    configs: list[tuple[Cell, Config]] = []
+    for cell in cells:
+        try:
+            configs.append((cell, composer.config(cell.words)))
+        except NotThereError as error:
+            plan.missing.append((cell, str(error)))
+        except UserError as error:
+            faults += error.faults
+    faults += _Faults().of(config for _, config in configs)
+    if faults:
+        raise UserError(*{str(fault): fault for fault in faults}.values())
+    hashes = _hashes([config for _, config in configs], fetch, plan.absent_data)
+    runs: dict[str, Run] = {}
+    for cell, config in configs:
+        who = identity(config, hashes[question(config).key])
+        name = fingerprint(who)
+        if name in runs:
+            runs[name].cells.append(cell)
+        else:
+            runs[name] = Run([cell], config, who, name, run_folder(config, name))
+    plan.runs = list(runs.values())
+    return plan
+
+
+def _hashes(configs: list[Config], fetch: bool, absent: set[str]) -> dict[str, str]:
+    """Of each data set, by ``question(config).key``; data that is not here and is not fetched has one made up."""
+    known: dict[str, str] = {}
+    here = []
+    for config in {question(config).key: config for config in configs}.values():
+        if not fetch and inspect(config.dataset, config.data_dir, download=False):
+            absent.add(config.dataset.name)
+            known[question(config).key] = hashlib.sha256(question(config).key.encode()).hexdigest()
+        else:
+            here.append(config)
+    faults: list[Fault] = []
+    for key, answer in split_hashes(here).items():
+        if isinstance(answer, str):
+            known[key] = answer
+        else:
+            faults += answer
+    if faults:
+        raise UserError(*faults)
+    return known
+
+
+class _Faults:
+    """Faults of data and machine; each data set, device and folder is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, list[Fault]] = {}
+
+    def of(self, configs: Iterable[Config]) -> Iterator[Fault]:
+        for config in configs:
+            for key in (
+                ("data", question(config).key, config.backbone.name, config.backbone.min_size),
+                ("device", config.runtime.device),
+                ("output", config.output_root),
+            ):
+                if key not in self._known:
+                    self._known[key] = _look(key[0], config)
+                    yield from self._known[key]
+
+
+def _look(what: Literal["data", "device", "output"] | str, config: Config) -> list[Fault]:
+    if what == "device":
+        return [fault for fault in [device_fault(config.runtime.device)] if fault]
+    if what == "output":
+        return [fault for fault in [output_fault(config.output_root)] if fault]
+    faults = inspect(config.dataset, config.data_dir, config.download)
+    if faults:
+        return faults
+    known = preview(config.dataset, config.data_dir)
+    return [] if known is None else size_faults(config.backbone.name, config.backbone.min_size, known)

@@ -1,0 +1,32 @@
+"""What Hydra and the command line need to know of sweeps, imported only where there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from csa.config.composition import Composed
+    from csa.sweep.search import Search
+
+
+def register_plugins() -> None:
+    """Make our sweeper and launcher known to Hydra, before it looks for them."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.launcher import Launcher
+    from hydra.plugins.sweeper import Sweeper
+
+    from csa.sweep.launcher import LocalLauncher
+    from csa.sweep.sweeper import CellsSweeper
+
+    for kind, plugin in ((Sweeper, CellsSweeper), (Launcher, LocalLauncher)):
+        if plugin not in Plugins.instance().discover(kind):
+            Plugins.instance().register(plugin)
+
+
+def prepare_search(first: Composed) -> Search | None:
+    """What is known of the study, where the sweep is one of Optuna's; raises UserError where it may not run."""
+    if "optuna" not in first.sweeper["_target_"]:
+        return None
+    from csa.sweep.search import prepare
+
+    return prepare(first)

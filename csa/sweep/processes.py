@@ -1,0 +1,191 @@
+"""Runs as processes of this machine, so many at once: started, watched, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from csa.sweep.machine import GPUS, Slot
+from csa.sweep.orphan import PARENT
+from csa.tracking.files import write_json
+from csa.tracking.lease import is_held
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from csa.sweep.plan import Run
+
+OUTPUT_NAME = "output.txt"
+WALL_NAME = "wall.json"
+POLL_SECONDS = 0.1
+HELD_STATUS = 3
+STOPPED_STATUS = (75, 130)
+TAIL_LINES = 12
+
+
+@dataclass
+class Ending:
+    """How a run ended in this start of the sweep; reason: the last lines that say why."""
+
+    how: Literal["done", "failed", "interrupted"]
+    reason: str = ""
+
+
+class SweepStopped(SystemExit):
+    """Ctrl-C (130) or SIGTERM (75): every run is saved, the same command continues."""
+
+
+@dataclass
+class _Child:
+    run: Run
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    started: float
+    fresh: bool
+
+
+class Processes:
+    """tree: words that choose the primary configuration (``--config-name table2``)."""
+
+    def __init__(self, slots: Sequence[Slot], tree: Sequence[str], *, stop_on_error: bool) -> None:
+        self._free = deque(slots)
+        self._tree = tuple(tree)
+        self._stop_on_error = stop_on_error
+        self._children: list[_Child] = []
+        self._stopping: int | None = None
+        self._signals = 0
+
+    def run(self, runs: Sequence[Run]) -> dict[str, Ending]:
+        """How each run ended, by its fingerprint; one that was not started is not in it.
+
+        A run that another process is training is waited for, and taken over if that process ends.
+
+        Raises:
+            SweepStopped: a signal asked to stop; every child has ended.
+        """
+        waiting, endings = deque(runs), dict[str, Ending]()
+        with _Handlers(self._on_signal):
+            while self._children or (waiting and self._stopping is None):
+                self._start(waiting, endings)
+                time.sleep(POLL_SECONDS)
+                for child in [child for child in self._children if child.process.poll() is not None]:
+                    self._children.remove(child)
+                    self._free.append(child.slot)
+                    if child.process.returncode == HELD_STATUS:
+                        waiting.append(child.run)
+                        continue
+                    ending = endings[child.run.fingerprint] = self._ending(child)
+                    if ending.how == "failed" and self._stop_on_error:
+                        waiting.clear()
+        if self._stopping is not None:
+            raise SweepStopped(130 if self._stopping == signal.SIGINT else 75)
+        return endings
+
+    # --- starting ---------------------------------------------------------------------------
+
+    def _start(self, waiting: deque[Run], endings: dict[str, Ending]) -> None:
+        for _ in range(len(waiting)):
+            if not self._free or self._stopping is not None:
+                return
+            run = waiting.popleft()
+            if is_held(run.folder):
+                waiting.append(run)
+            elif run.state == "done":  # another process has finished it
+                endings[run.fingerprint] = Ending("done")
+            else:
+                self._children.append(self._spawn(run, self._free.popleft()))
+
+    def _spawn(self, run: Run, slot: Slot) -> _Child:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        fresh = run.state == "planned"
+        threads = run.kept_threads or run.config.runtime.threads or slot.threads
+        command = [sys.executable, "-m", "csa.run", *self._tree, *run.words]
+        command += ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false", f"runtime.threads={threads}"]
+        environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+        if slot.gpu is not None:
+            environment[GPUS] = slot.gpu
+        with (run.folder / OUTPUT_NAME).open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches it through us, once
+            )
+        return _Child(run, slot, process, time.monotonic(), fresh)
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _ending(self, child: _Child) -> Ending:
+        run, status = child.run, child.process.returncode
+        if run.state == "done":
+            if child.fresh:
+                _keep_wall(run, time.monotonic() - child.started)
+            return Ending("done")
+        if self._stopping is not None:
+            return Ending("interrupted")
+        if status < 0:
+            return Ending("failed", f"killed by {signal.Signals(-status).name}; the next start continues it")
+        if status in STOPPED_STATUS:
+            return Ending("failed", "stopped by a signal; the next start continues it")
+        if run.state != "failed":
+            run.record.fail({"reason": tail(run.folder / OUTPUT_NAME) or f"exit status {status}"})
+        return Ending("failed", reason(run.folder))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """The first asks every run to save and stop, a second Ctrl-C ends them at once."""
+        self._signals += 1
+        self._stopping = self._stopping or number
+        kill = number == signal.SIGINT and self._signals > 1
+        for child in self._children:
+            child.process.send_signal(signal.SIGKILL if kill else number)
+
+
+def reason(folder: Path) -> str:
+    """The last lines that say why a run failed: of failure.json, else of what the process wrote."""
+    from csa.tracking.files import read_json
+
+    try:
+        told = str(read_json(folder / "failure.json")["reason"])
+    except (OSError, ValueError, KeyError):
+        return tail(folder / OUTPUT_NAME)
+    return "\n".join(told.strip().splitlines()[-TAIL_LINES:])
+
+
+def tail(path: Path) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").strip().splitlines()[-TAIL_LINES:])
+    except OSError:
+        return ""
+
+
+def _keep_wall(run: Run, seconds: float) -> None:
+    """What a run takes beyond its training and evaluation: the next plan counts with it."""
+    beyond = max(0.0, seconds - run.record.result()["seconds"])
+    write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
+
+
+class _Handlers:
+    """SIGINT and SIGTERM go to ``handler`` for a while (in the main thread, elsewhere they are left alone)."""
+
+    def __init__(self, handler: Any) -> None:
+        self._handler, self._before = handler, dict[int, Any]()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

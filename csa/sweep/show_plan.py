@@ -1,0 +1,95 @@
+"""``plan=true``: what a sweep consists of, what is done of it, what the rest will take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from csa.sweep.cells import swept_keys
+from csa.sweep.estimate import Estimate, estimate
+from csa.sweep.machine import slots
+from csa.sweep.summary import SEED
+from csa.sweep.words import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from csa.sweep.cells import Cell
+    from csa.sweep.plan import Plan, Run
+    from csa.sweep.settings import Settings
+
+NOT_AVAILABLE = "not available"
+
+
+def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
+    to_do = [run for run in plan.runs if run.state in ("planned", "interrupted", "running")]
+    if settings.sweep.retry_failed:
+        to_do += [run for run in plan.runs if run.state == "failed"]
+    places = slots(settings.sweep, plan.runs[0].config.runtime) if plan.runs else []
+    threads = places[0].threads if places else 1
+    told = estimate(to_do, threads, measure=settings.sweep.calibrate)
+    console.print(_table(plan, told))
+    for run in plan.merged:
+        names = "; ".join(" ".join(cell.words) for cell in run.cells)
+        console.print(f"one run: {names}", highlight=False, soft_wrap=True, markup=False)
+    console.print(_counts(plan), highlight=False, soft_wrap=True, markup=False)
+    console.print(_time(plan, told, len(places), threads), highlight=False, soft_wrap=True, markup=False)
+
+
+def _table(plan: Plan, told: Estimate) -> Table:
+    """A row for each cell but its seed."""
+    everything = [run.cells[0] for run in plan.runs] + [cell for cell, _ in plan.missing]
+    keys = [key for key in swept_keys(everything) if key != SEED]
+    rows: dict[tuple[str, ...], list[Run]] = {}
+    blank: set[tuple[str, ...]] = set()
+    missing: dict[tuple[str, ...], list[str]] = {}
+
+    def names(cell: Cell) -> tuple[str, ...]:
+        row = tuple(dict(cell.settings).get(key, "") for key in keys)
+        if cell.blank:
+            blank.add(row)
+        return row
+
+    for cell, option in plan.missing:
+        missing.setdefault(names(cell), []).append(option)
+    for run in plan.runs:
+        rows.setdefault(names(run.cells[0]), []).append(run)
+    table = Table(*(keys or ["cell"]), "runs", "state", "time", "")
+    for row in dict.fromkeys([*rows, *missing]):
+        runs = rows.get(row, [])
+        states = [*(run.state for run in runs), *([NOT_AVAILABLE] * len(missing.get(row, [])))]
+        seconds = sum(told.seconds.get(run.fingerprint, 0) for run in runs)
+        table.add_row(
+            *(map(escape, row) if keys else ["the run"]),
+            str(len(states)),
+            ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in Counter(states).items()),
+            duration(seconds) if seconds else "",
+            "blank in the paper" if row in blank else "",
+        )
+    return table
+
+
+def _counts(plan: Plan) -> str:
+    merged = sum(len(run.cells) - 1 for run in plan.runs)
+    told = [f"{count} {state}" for state, count in plan.counts().items()]
+    if plan.missing:
+        told.append(f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})")
+    duplicates = f" ({merged} duplicates merged)" if merged else ""
+    return f"{plan.cells} cells, {len(plan.runs)} runs{duplicates}: {', '.join(told)}"
+
+
+def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
+    lines = []
+    if plan.absent_data:
+        lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
+    if told.seconds:
+        where = f"{slots} at once, {threads} threads each" if slots > 1 else f"one at a time, {threads} threads"
+        lines.append(f"estimated: {duration(told.wall(slots))} ({where})")
+    elif not told.unknown:
+        lines.append("nothing is left to do")
+    if told.unknown:
+        lines.append(f"no time is known of: {'; '.join(told.unknown)}")
+    return "\n".join(lines)

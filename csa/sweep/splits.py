@@ -1,0 +1,80 @@
+"""Hashes of the data that a sweep trains on; computed in a process of its own, where they are not remembered.
+
+    python -m csa.sweep.splits     pickled questions on stdin, pickled answers on stdout
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from csa.config.faults import Fault, UserError
+from csa.data.known_hashes import remembered, split_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from csa.config.schema import Config, DatasetConfig
+
+
+Answer = str | tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    dataset: DatasetConfig
+    data_dir: str
+    download: bool
+    cache_dir: str
+
+    @property
+    def key(self) -> str:
+        return repr((self.dataset, self.data_dir))
+
+
+def question(config: Config) -> Question:
+    return Question(config.dataset, config.data_dir, config.download, config.output_root)
+
+
+def split_hashes(configs: Iterable[Config]) -> dict[str, Answer]:
+    """By ``question(config).key``, the hash of the split, or the faults that keep it from being read.
+
+    Data that may be downloaded is. Reading may take heavy imports, which the planning process is kept free of.
+    """
+    asked = {one.key: one for one in map(question, configs)}
+    known: dict[str, Answer] = {}
+    for key, one in asked.items():
+        found = remembered(one.dataset, one.data_dir, one.cache_dir)
+        if found is not None:
+            known[key] = found
+    missing = [one for key, one in asked.items() if key not in known]
+    return known | _ask(missing) if missing else known
+
+
+def _ask(questions: list[Question]) -> dict[str, Answer]:
+    done = subprocess.run(
+        [sys.executable, "-m", "csa.sweep.splits"], input=pickle.dumps(questions), stdout=subprocess.PIPE, check=True
+    )
+    answers: list[Answer] = pickle.loads(done.stdout)  # noqa: S301 (our own process)
+    return {one.key: answer for one, answer in zip(questions, answers, strict=True)}
+
+
+def _answer(one: Question) -> Answer:
+    try:
+        return split_hash(one.dataset, one.data_dir, one.download, one.cache_dir)
+    except UserError as error:
+        return error.faults
+
+
+def main() -> None:
+    stdout, sys.stdout = sys.stdout, sys.stderr  # a download tells its progress
+    questions: list[Question] = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
+    stdout.buffer.write(pickle.dumps([_answer(one) for one in questions]))
+    stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

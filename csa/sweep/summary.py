@@ -1,0 +1,84 @@
+"""What a sweep says when it ends: a table of accuracies, mean over seeds, and the failures with their last lines."""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from csa.sweep.cells import swept_keys
+from csa.sweep.processes import reason
+from csa.sweep.words import label
+from csa.tracking.record import OldRecordError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from csa.sweep.plan import Plan, Run
+    from csa.sweep.processes import Ending
+
+GROUPS = ("all", "many", "medium", "few")
+SEED = "seed"
+
+
+def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> int:
+    """Print it; the number of runs that failed, now or before."""
+    if any(run.state == "done" for run in plan.runs):
+        console.print(accuracy_table(plan))
+    failed = [run for run in plan.runs if _failed(run, endings)]
+    for run in failed:
+        console.print(f"[bold red]failed[/]: {escape(label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
+        told = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
+        for line in told.splitlines():
+            console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
+    if any(run.fingerprint not in endings for run in failed):
+        console.print("failed before, and not started again: sweep.retry_failed=true does", highlight=False)
+    counts = plan.counts()
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if plan.missing:
+        names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
+        told += f"; {len(plan.missing)} cells are not available ({names})"
+    console.print(f"{len(plan.runs)} runs: {told}", highlight=False, soft_wrap=True, markup=False)
+    return len(failed)
+
+
+def _failed(run: Run, endings: dict[str, Ending]) -> bool:
+    ending = endings.get(run.fingerprint)
+    return ending.how == "failed" if ending is not None else run.state == "failed"
+
+
+def accuracy_table(plan: Plan) -> Table:
+    """A row for each cell but its seed: test accuracies in percent at the last epoch, mean and deviation over seeds."""
+    keys = [key for key in swept_keys([run.cells[0] for run in plan.runs]) if key != SEED]
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in plan.runs:
+        result = _result(run)
+        if result is not None:
+            settings = dict(run.cells[0].settings)
+            rows.setdefault(tuple(settings.get(key, "") for key in keys), []).append(result)
+    table = Table(title="test accuracy in %, last epoch, mean over seeds", title_justify="left")
+    for key in keys or ["run"]:
+        table.add_column(key)
+    for group in GROUPS:
+        table.add_column(group, justify="right")
+    table.add_column("seeds", justify="right")
+    for names, results in rows.items():
+        cells = [_mean([result[group] for result in results]) for group in GROUPS]
+        table.add_row(*(names or (results[0]["run"]["method"],)), *cells, str(len(results)))
+    return table
+
+
+def _result(run: Run) -> dict[str, Any] | None:
+    try:
+        return run.record.result()
+    except (FileNotFoundError, OldRecordError):
+        return None
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{mean(known):.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")

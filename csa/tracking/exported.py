@@ -1,0 +1,261 @@
+"""Records to keep with the code: small, mergeable, without checkpoints, logits and paths of a machine.
+
+    <data set>/<method>/<fingerprint>.json   identity, configuration, result: text with sorted keys
+    <data set>/<method>/<fingerprint>.npz    predictions of each head on the test set, metrics lines
+    labels/<digest>.npz                      the test labels, shared by all records of a test set
+
+A prediction is stored as its offset from the label, modulo the number of classes: mostly zeros,
+so that it packs well. The same record gives the same bytes, so exporting again changes nothing and
+two people's folders merge by copying.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from csa.config.faults import Fault, UserError
+from csa.tracking.files import read_json, write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from csa.tracking.record import Record
+
+EXPORT_SCHEMA = 1
+METRIC_DIGITS = 6
+CONFIGURED = ("dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant")
+STORED = ("fingerprint", "identity", "config", "result", "labels_digest")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+class NotExportableError(Exception):
+    """The record does not hold together."""
+
+
+class Exported(NamedTuple):
+    """outcome: written; unchanged: the same bytes lay there; kept: others did, and stay."""
+
+    path: Path
+    outcome: Literal["written", "unchanged", "kept"]
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExportedRecord:
+    """An exported record; the test predictions and metrics are read when asked for.
+
+    identity, config, result: as in the run's identity.json, config.yaml (without paths, tracking and
+    what else is the machine's) and result.json. path: its ``.json``.
+    """
+
+    path: Path
+    fingerprint: str
+    identity: dict[str, Any]
+    config: dict[str, Any]
+    result: dict[str, Any]
+    labels_digest: str
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the test set, int32 [N], read-only."""
+        return _labels(self.path.parents[2] / "labels" / f"{self.labels_digest}.npz")
+
+    def predictions(self, head: str) -> np.ndarray:
+        """Predicted classes on the test set, int32 [N]. Raises UserError, KeyError for a head that it has not."""
+        if head not in self.result["heads"]:
+            raise KeyError(head)
+        predictions: np.ndarray = self._array(f"offsets_{head}") + self.labels
+        predictions %= len(self.result["split"]["classes"])
+        return predictions
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, numbers to six significant digits."""
+        lines: list[dict[str, Any]] = json.loads(self._array("metrics").tobytes())
+        return lines
+
+    def _array(self, name: str) -> np.ndarray:
+        return _read_array(self.path.with_suffix(".npz"), name)
+
+
+def load_exported(folder: Path) -> Iterator[ExportedRecord]:
+    """Every record below ``folder``, by path; an empty or absent folder has none.
+
+    Raises:
+        UserError: after the last record, with every file that cannot be read.
+    """
+    faults: list[Fault] = []
+    for path in sorted(folder.glob("*/*/*.json")):
+        try:
+            yield read_exported(path)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(*faults)
+
+
+def read_exported(path: Path) -> ExportedRecord:
+    """One exported record. Raises UserError where it is damaged or of another schema."""
+    try:
+        content = read_json(path)
+        schema = content["schema"]
+        if schema == EXPORT_SCHEMA:
+            return ExportedRecord(path, **{name: content[name] for name in STORED})
+    except UNREADABLE as error:
+        raise UserError(_damage(path, error)) from error
+    problem = f"has schema {schema}, this version reads {EXPORT_SCHEMA}"
+    raise UserError(Fault("record", path, problem, "export the run again with python -m csa.records mode=export"))
+
+
+@lru_cache(maxsize=16)
+def _labels(path: Path) -> np.ndarray:
+    labels = _read_array(path, "labels")
+    if _digest(labels) != path.stem:
+        raise UserError(Fault("record", path, "does not hold the labels that its name stands for"))
+    labels = labels.astype(np.int32)
+    labels.flags.writeable = False
+    return labels
+
+
+def _read_array(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            array: np.ndarray = file[name]
+    except UNREADABLE as error:
+        raise UserError(_damage(path, error)) from error
+    return array
+
+
+def _damage(path: Path, error: Exception) -> Fault:
+    problem = f"cannot be read ({type(error).__name__}: {error})"
+    return Fault("record", path, problem, "the whole file; python -m csa.records mode=export writes it from the run")
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
+    """Write a finished run below ``to``.
+
+    A record that lies there already stays, unless it is damaged, of an older schema, or ``replace``.
+
+    Raises:
+        NotExportableError: files are missing or damaged, or the predictions do not give the accuracies.
+        OldRecordError: the run is of another schema.
+    """
+    path, files = _files(record, to)
+    if all(file.exists() and file.read_bytes() == content for file, content in files.items()):
+        return Exported(path, "unchanged")
+    if not replace and _stands(path):
+        return Exported(path, "kept")
+    path.unlink(missing_ok=True)  # cut off from here on, there is no record instead of a mixed one
+    for file, content in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, content)
+    return Exported(path, "written")
+
+
+def _stands(path: Path) -> bool:
+    """Whether a whole record of this schema lies there."""
+    try:
+        there = read_exported(path)
+        for head in there.result["heads"]:
+            there.predictions(head)
+    except UserError:
+        return False
+    return True
+
+
+def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
+    """The record's ``.json``, and what belongs into each of its files; the ``.json``, which stands for it, last."""
+    try:
+        who = read_json(record.folder / "identity.json")
+        config = OmegaConf.to_container(OmegaConf.load(record.folder / "config.yaml"), resolve=True)
+        result, lines = record.result(), record.metrics()
+        classes = len(result["split"]["classes"])
+        with np.load(record.folder / "test_outputs.npz", allow_pickle=False) as outputs:
+            labels = outputs["labels"].astype(_smallest(classes))
+            predictions = {head: outputs[f"predictions_{head}"] for head in result["heads"]}
+    except UNREADABLE as error:
+        raise NotExportableError(f"{record.folder}: {type(error).__name__}: {error}") from error
+    _check(record, result, labels, predictions)
+    offsets = {
+        f"offsets_{head}": ((predicted - labels.astype(np.int32)) % classes).astype(labels.dtype)
+        for head, predicted in predictions.items()
+    }
+    metrics = json.dumps(_rounded(lines), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = {
+        "schema": EXPORT_SCHEMA,
+        "fingerprint": who["fingerprint"],
+        "identity": who["identity"],
+        "config": _of_the_run(config),
+        "result": result,
+        "labels_digest": _digest(labels),
+    }
+    path = to / record.folder.parents[1].name / record.folder.parents[0].name / f"{who['fingerprint']}.json"
+    return path, {
+        to / "labels" / f"{_digest(labels)}.npz": _packed(labels=labels),
+        path.with_suffix(".npz"): _packed(**offsets, metrics=np.frombuffer(metrics.encode(), dtype=np.uint8)),
+        path: (_diffable(content) + "\n").encode(),
+    }
+
+
+def _check(record: Record, result: dict[str, Any], labels: np.ndarray, predictions: dict[str, np.ndarray]) -> None:
+    for head, predicted in predictions.items():
+        accuracy = 100 * int((predicted == labels).sum()) / len(labels)
+        said = result["heads"][head]["last"]["all"]
+        if accuracy != said:
+            raise NotExportableError(f"{record.folder}: head {head!r}: {said} % recorded, {accuracy} % predicted")
+
+
+def _of_the_run(config: Any) -> dict[str, Any]:
+    """What of the configuration describes the run and not its machine; a path keeps its last part."""
+    dataset = {
+        key: PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
+        for key, value in config["dataset"].items()
+    }
+    return {**{key: config[key] for key in CONFIGURED}, "dataset": dataset}
+
+
+def _packed(**arrays: np.ndarray) -> bytes:
+    """An ``.npz`` file; numpy writes no times into it, so equal arrays give equal bytes."""
+    buffer = BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _digest(labels: np.ndarray) -> str:
+    return hashlib.sha256(labels.astype(f"<u{labels.dtype.itemsize}").tobytes()).hexdigest()[:16]
+
+
+def _smallest(classes: int) -> np.dtype:
+    return np.min_scalar_type(classes - 1)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{METRIC_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _diffable(value: Any, margin: str = "") -> str:
+    """JSON with sorted keys, a line a key; a list stays on one line."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    inner = margin + " "
+    lines = (f"{inner}{json.dumps(key)}: {_diffable(value[key], inner)}" for key in sorted(value))
+    return "{\n" + ",\n".join(lines) + f"\n{margin}}}"

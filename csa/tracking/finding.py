@@ -1,0 +1,54 @@
+"""Which runs are recorded below a folder, and which of them is meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csa.config.faults import Fault, UserError, nearest
+from csa.tracking.files import read_json
+from csa.tracking.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EXPECTED = "a fingerprint or how it begins; python -m csa.records lists them"
+MOST_CANDIDATES = 5
+
+
+def runs(output_root: Path) -> Iterator[Record]:
+    """Every run below ``output_root`` (``<data set>/<method>/<slug>-<fingerprint>``), by name."""
+    for path in sorted(output_root.glob("*/*/*/identity.json")):
+        if fingerprint_of(path.parent):
+            yield Record(path.parent)
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """The fingerprint of a run folder: in its identity.json and at the end of its name. None: it is no run folder."""
+    try:
+        fingerprint = read_json(folder / "identity.json")["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    is_text = isinstance(fingerprint, str) and fingerprint
+    return fingerprint if is_text and folder.name.endswith(f"-{fingerprint}") else None
+
+
+def find_run(output_root: Path, text: str) -> Record:
+    """The run whose fingerprint is ``text``, or alone begins with it.
+
+    Raises:
+        UserError: there is none, or there are several; candidates are named.
+    """
+    if not text:
+        raise UserError(Fault("run", None, "must be given", EXPECTED))
+    known = [(fingerprint_of(record.folder) or "", record) for record in runs(output_root)]
+    found = [(fingerprint, record) for fingerprint, record in known if fingerprint.startswith(text)]
+    if not found:
+        problem = f"there is no such run below {output_root}" if known else f"no run is recorded below {output_root}"
+        raise UserError(Fault("run", text, problem, EXPECTED, nearest(text, [fingerprint for fingerprint, _ in known])))
+    if len(found) > 1:
+        candidates = [f"{fingerprint} ({record.folder})" for fingerprint, record in found]
+        listed = ", ".join(candidates[:MOST_CANDIDATES])
+        more = f" and {len(found) - MOST_CANDIDATES} more" if len(found) > MOST_CANDIDATES else ""
+        raise UserError(Fault("run", text, f"stands for {len(found)} runs", listed + more))
+    return found[0][1]

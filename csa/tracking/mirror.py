@@ -1,0 +1,256 @@
+"""MLflow made equal to a record: the record is the truth, MLflow its mirror.
+
+What MLflow already has is asked of MLflow, once after each start and after each failure, so that
+nothing is sent twice and nothing is left out, wherever sending was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from csa.tracking import artifacts, contents, store
+from csa.tracking.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+    from csa.tracking.contents import Contents
+
+STATE_NAME = "mlflow.json"
+STATUS = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}
+# A metric of every epoch: an epoch whose loss MLflow has is there as a whole, for it is sent in one call.
+SENTINEL = "loss"
+FINAL_SENTINEL = "best_on_test/all"
+MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 800, 100, 90  # of one call; MLflow takes 1,000 items, 100 of them parameters
+
+
+class StartedOverError(Exception):
+    """The record was started over meanwhile; its mirror is another run."""
+
+
+@dataclass
+class Sent:
+    """What ``mlflow.json`` says. record: a name of this record that its MLflow run carries as a tag.
+
+    lines: of metrics.jsonl that MLflow has; artifacts: their names; status: MLflow's; trouble: why
+    the last attempt failed.
+    """
+
+    record: str = field(default_factory=lambda: uuid.uuid4().hex)
+    uri: str = ""
+    experiment: str = ""
+    run_id: str | None = None
+    lines: int = 0
+    artifacts: list[str] = field(default_factory=list)
+    status: str | None = None
+    trouble: str | None = None
+
+
+@dataclass
+class _There:
+    """What MLflow has of the run."""
+
+    client: MlflowClient
+    run_id: str
+    steps: set[int]
+    parameters: set[str]
+    tags: dict[str, str]
+    status: str
+    final: bool
+
+
+class Mirror:
+    """One record's run in MLflow.
+
+    uri: a tracking URI; model: dotted name of a function from the record's folder to the module
+    that is kept as an MLflow model (images [B, C, H, W] to logits), with its ``image_shape``.
+    """
+
+    def __init__(self, folder: Path, uri: str, experiment: str, model: str | None = None) -> None:
+        self.folder, self._uri, self._experiment, self._model = folder, uri, experiment, model
+        self._path = folder / STATE_NAME
+        self._there: _There | None = None
+        self._written = self._path.exists()
+        self.epochs_sent = self.artifacts_sent = 0
+        self.sent = Sent(**read_json(self._path)) if self._written else Sent()
+
+    def push(self) -> bool:
+        """Send what MLflow lacks; whether there was a run to send.
+
+        Raises whatever MLflow raises; then some of it may have been sent, and the next push sends the rest.
+        """
+        self._check_same()
+        now = contents.read(self.folder)
+        if now is None:
+            return False
+        there = self._there if self._there is not None else self._find(now)
+        self._there = None
+        if there.status == "deleted":
+            self._note(trouble="the run was deleted in MLflow, and is left alone")
+            return True
+        self._send_values(there, now)
+        self._send_status(there, now)
+        if now.result is not None:
+            self._send_artifacts(there, now)
+        self._note(trouble=None)
+        self._there = there
+        return True
+
+    def note_trouble(self, error: Exception) -> None:
+        """Write down why a push failed, for whoever asks how MLflow stands."""
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self._note(trouble=store.without_password(first_line)[:160])
+
+    def _note(self, **changes: Any) -> None:
+        """Change the state, on the disk as well."""
+        self._check_same()
+        changed = any(getattr(self.sent, name) != value for name, value in changes.items())
+        for name, value in changes.items():
+            setattr(self.sent, name, value)
+        if changed or not self._written:
+            write_json(self._path, asdict(self.sent))
+            self._written = True
+
+    def _check_same(self) -> None:
+        if self._written and not self._path.exists():
+            raise StartedOverError(f"{self.folder} was started over")
+
+    # --- finding the run --------------------------------------------------------------------
+
+    def _find(self, now: Contents) -> _There:
+        """The record's run, made if there is none, and what MLflow has of it."""
+        self._note(uri=store.without_password(self._uri), experiment=self._experiment)
+        client, experiment_id = store.connect(self._uri, self._experiment)
+        run = self._noted_run(client) or self._tagged_run(client, experiment_id, now)
+        if run is None:
+            run = self._create(client, experiment_id, now)
+        if run.info.run_id != self.sent.run_id:
+            self._note(run_id=run.info.run_id, lines=0, artifacts=[], status=None)
+        deleted = run.info.lifecycle_stage == "deleted"
+        if not deleted and not (run.inputs and run.inputs.dataset_inputs):
+            client.log_inputs(run.info.run_id, [_dataset(now)])
+        return _There(
+            client=client,
+            run_id=run.info.run_id,
+            steps=set() if deleted else {point.step for point in client.get_metric_history(run.info.run_id, SENTINEL)},
+            parameters=set(run.data.params),
+            tags=dict(run.data.tags),
+            status="deleted" if deleted else run.info.status,
+            final=FINAL_SENTINEL in run.data.metrics,
+        )
+
+    def _noted_run(self, client: MlflowClient) -> Run | None:
+        from mlflow.exceptions import MlflowException
+
+        if self.sent.run_id is None:
+            return None
+        try:
+            return client.get_run(self.sent.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None  # another store, or a new one
+            raise
+
+    def _tagged_run(self, client: MlflowClient, experiment_id: str, now: Contents) -> Run | None:
+        """A run that was made but not noted; those of an earlier start of this folder end on the way."""
+        found = client.search_runs([experiment_id], f"tags.`csa.fingerprint` = '{now.fingerprint}'", max_results=1000)
+        here = contents.tags(now)["csa.folder"]
+        for run in found:
+            left_running = run.info.status == "RUNNING" and run.data.tags.get("csa.folder") == here
+            if left_running and run.data.tags.get("csa.record") != self.sent.record:
+                client.set_tag(run.info.run_id, "csa.status", "interrupted")
+                client.set_terminated(run.info.run_id, "KILLED")
+        return next((run for run in found if run.data.tags.get("csa.record") == self.sent.record), None)
+
+    def _create(self, client: MlflowClient, experiment_id: str, now: Contents) -> Run:
+        tags = {"csa.record": self.sent.record, **contents.tags_at_start(now), **contents.tags(now)}
+        return client.create_run(experiment_id, start_time=now.began, tags=tags, run_name=contents.run_name(now))
+
+    # --- sending ----------------------------------------------------------------------------
+
+    def _send_values(self, there: _There, now: Contents) -> None:
+        """Parameters, tags and metrics; an epoch's metrics in one call."""
+        from mlflow.entities import Param, RunTag
+
+        wanted = contents.tags(now)
+        tags = [RunTag(key, value) for key, value in wanted.items() if there.tags.get(key) != value]
+        # A parameter cannot change once it is there; one that is resumed with other threads keeps its first.
+        known = contents.parameters(now.config).items()
+        parameters = [Param(key, value) for key, value in known if key not in there.parameters]
+        for start in range(0, len(parameters), MOST_PARAMETERS):
+            there.client.log_batch(there.run_id, params=parameters[start : start + MOST_PARAMETERS])
+        for start in range(0, len(tags), MOST_TAGS):
+            there.client.log_batch(there.run_id, tags=tags[start : start + MOST_TAGS])
+        there.tags |= wanted
+        there.parameters |= {parameter.key for parameter in parameters}
+        for batch in _batches(_missing(there, now)):
+            there.client.log_batch(there.run_id, metrics=[point for points in batch.values() for point in points])
+            there.steps |= batch.keys()
+            self.epochs_sent += len(batch)
+            self._note(lines=len(there.steps))
+        if now.result is not None and not there.final:
+            metrics = _points(contents.final_metrics(now.result), now.ended, max(len(now.lines) - 1, 0))
+            there.client.log_batch(there.run_id, metrics=metrics)
+            there.final = True
+
+    def _send_status(self, there: _There, now: Contents) -> None:
+        status = STATUS[now.state]
+        if there.status != status:
+            if status == "RUNNING":
+                there.client.update_run(there.run_id, status)
+            else:
+                there.client.set_terminated(there.run_id, status, now.ended)
+            there.status = status
+        self._note(status=status, lines=len(there.steps))
+
+    def _send_artifacts(self, there: _There, now: Contents) -> None:
+        """Each as it is noted; one that was sent but not noted is sent again under the same name."""
+        for name, send in artifacts.of(now, there.client, there.run_id, self._uri, self._model):
+            if name not in self.sent.artifacts:
+                send()
+                self.artifacts_sent += 1
+                self._note(artifacts=[*self.sent.artifacts, name])
+
+
+def _missing(there: _There, now: Contents) -> Iterator[tuple[int, list[Metric]]]:
+    """Step and points of each epoch that MLflow does not have."""
+    for step, (line, time) in enumerate(zip(now.lines, now.line_times(), strict=True)):
+        if step not in there.steps:
+            yield step, _points(contents.epoch_metrics(line), time, step)
+
+
+def _points(values: dict[str, float], time: int, step: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, time, step) for name, value in values.items()]
+
+
+def _batches(epochs: Iterable[tuple[int, list[Metric]]]) -> Iterator[dict[int, list[Metric]]]:
+    """Whole epochs, as many as one call takes."""
+    batch: dict[int, list[Metric]] = {}
+    for step, points in epochs:
+        if batch and sum(map(len, batch.values())) + len(points) > MOST_METRICS:
+            yield batch
+            batch = {}
+        batch[step] = points
+    if batch:
+        yield batch
+
+
+def _dataset(now: Contents) -> Any:
+    """The split as MLflow's run list shows it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name = now.config["dataset"]["name"]
+    source = json.dumps({"source": now.config["dataset"]["source"]})
+    return DatasetInput(
+        Dataset(name=name, digest=now.split_hash[:36], source_type="local", source=source),
+        [InputTag("mlflow.data.context", "training")],
+    )

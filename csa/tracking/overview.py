@@ -1,0 +1,122 @@
+"""What a list of runs says of each: state, progress, accuracy, size and age."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from csa.tracking import lease
+from csa.tracking.files import read_json
+from csa.tracking.record import OldRecordError, Record, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SILENT_SECONDS = 60.0
+"""After so long without a beat, a lease of another machine is taken for left behind."""
+
+LAST_WRITTEN = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One recorded run.
+
+    accuracy: percent, of the primary head at the last epoch; None before the end. bytes: of all its
+    files. age_seconds: since it last got further. note: why it failed, who is training it, or why
+    its result cannot be read.
+    """
+
+    fingerprint: str
+    dataset: str
+    method: str
+    seed: int
+    folder: str
+    state: State
+    epochs: int
+    accuracy: float | None
+    bytes: int
+    age_seconds: float
+    note: str
+
+
+def overview(record: Record) -> Overview:
+    who = read_json(record.folder / "identity.json")
+    state = settled_state(record)
+    accuracy, note = _accuracy(record) if state == "done" else (None, _note(record, state))
+    return Overview(
+        fingerprint=who["fingerprint"],
+        dataset=record.folder.parents[1].name,
+        method=record.folder.parents[0].name,
+        seed=who["identity"]["seed"],
+        folder=str(record.folder),
+        state=state,
+        epochs=_epochs(record),
+        accuracy=accuracy,
+        bytes=size(record.folder),
+        age_seconds=max(0.0, round(time.time() - _last_written(record), 1)),
+        note=note,
+    )
+
+
+def settled_state(record: Record) -> State:
+    """The run's state, where a lease that another machine left behind counts as interrupted."""
+    state = record.state
+    if state != "running":
+        return state
+    holder = lease.holder(record.folder)
+    if holder is None or holder.host == socket.gethostname():
+        return state
+    with contextlib.suppress(FileNotFoundError):
+        silent = time.time() - (record.folder / lease.LEASE_NAME).stat().st_mtime
+        return "interrupted" if silent > SILENT_SECONDS else "running"
+    return record.state
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below; files that vanish meanwhile do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _accuracy(record: Record) -> tuple[float | None, str]:
+    try:
+        return record.result()["all"], ""
+    except OldRecordError as error:
+        return None, str(error)
+    except (ValueError, KeyError) as error:
+        return None, f"result.json cannot be read ({error})"
+
+
+def _note(record: Record, state: State) -> str:
+    if state == "running":
+        return str(lease.holder(record.folder) or "another process")
+    return failure_reason(record) if state == "failed" else ""
+
+
+def failure_reason(record: Record) -> str:
+    """One line: the first of the reason, or of a traceback the last, which is its exception."""
+    try:
+        lines = str(read_json(record.folder / "failure.json")["reason"]).strip().splitlines()
+    except (OSError, ValueError, KeyError):
+        return "failure.json cannot be read"
+    if not lines:
+        return "no reason was given"
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
+def _epochs(record: Record) -> int:
+    """Whole lines of metrics.jsonl."""
+    path = record.folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _last_written(record: Record) -> float:
+    paths = (record.folder / name for name in LAST_WRITTEN)
+    return max(path.stat().st_mtime for path in paths if path.exists())

@@ -1,0 +1,69 @@
+"""A recorded method applied to images, with the arithmetic that it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from csa.config.faults import Fault, UserError
+from csa.data.loader import in_order
+from csa.data.split import Groups
+from csa.tracking.record import Record
+from csa.training.checkpoint import DamagedCheckpointError
+from csa.training.evaluation import head_logits, head_scores
+from csa.training.loop import EVALUATION_BATCH
+from csa.training.machine import choose
+from csa.training.recorded import load_method
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from csa.config.schema import RuntimeConfig
+    from csa.training.metrics import Scores
+
+GROUP_RULES = ("by_rank", "by_count")
+
+
+def scores_on(folder: Path, images: np.ndarray, labels: np.ndarray, runtime: RuntimeConfig) -> dict[str, Scores]:
+    """Scores of each head of a finished run on images uint8 [N, H, W, C] with labels [N].
+
+    Groups are those of the run's training set. On the same machine the run's own test set gives
+    exactly the recorded scores.
+
+    Raises:
+        UserError: the model cannot be read, or there is no such device.
+    """
+    split = Record(folder).result()["split"]
+    logits, on_device = _logits(folder, images, labels, runtime)
+    by_rank, by_count = (Groups(**{name: tuple(group) for name, group in split[rule].items()}) for rule in GROUP_RULES)
+    return head_scores(logits, on_device, by_rank, by_count)
+
+
+def probabilities(folder: Path, images: np.ndarray, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
+    """Class probabilities, float32 [N, K], of each head of a finished run; as ``scores_on``."""
+    logits, _ = _logits(folder, images, np.zeros(len(images), dtype=np.int64), runtime)
+    return {head: outputs.softmax(1).cpu().numpy() for head, outputs in logits.items()}
+
+
+def _logits(
+    folder: Path, images: np.ndarray, labels: np.ndarray, runtime: RuntimeConfig
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Number of threads and precision are the recorded ones, unless ``runtime`` names threads: both move last bits."""
+    result = Record(folder).result()
+    try:
+        method, config = load_method(folder)
+    except DamagedCheckpointError as error:
+        raise UserError(Fault("run", folder.name, f"its model cannot be read ({error})")) from error
+    machine = choose(
+        replace(runtime, threads=runtime.threads or result["threads"]),
+        replace(config.protocol, precision=result["precision"]),
+    )
+    method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(machine.device)
+    on_device = torch.from_numpy(labels).to(machine.device)
+    return head_logits(method, in_order(pixels, on_device, EVALUATION_BATCH), machine)

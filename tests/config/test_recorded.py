@@ -1,0 +1,35 @@
+"""Records outlive the version that wrote them."""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from csa.config.recorded import read_recorded
+
+
+def write(config, path, *without: str) -> None:
+    values = OmegaConf.to_container(OmegaConf.structured(config))
+    for key in without:
+        block, _, name = key.rpartition(".")
+        del (values[block] if block else values)[name]
+    OmegaConf.save(OmegaConf.create(values), path)
+
+
+def test_what_was_recorded_is_read_as_it_was(configuration, tmp_path):
+    config = configuration("method=csa", "delta=0.3", "method.bank_size=7", "dataset.imbalance_ratio=3")
+    write(config, tmp_path / "config.yaml")
+    assert read_recorded(tmp_path / "config.yaml") == config
+
+
+def test_keys_added_later_have_the_value_that_the_tree_gives_them(configuration, tmp_path):
+    config = configuration("method=crt", "seed=3")
+    write(config, tmp_path / "config.yaml", "rerun", "runtime.checkpoint_seconds", "method.bn_mode", "variant")
+    read = read_recorded(tmp_path / "config.yaml")
+    assert read.seed == 3
+    assert read == config
+
+
+def test_a_method_of_another_package_keeps_its_own_keys(configuration, tmp_path):
+    config = configuration("method=ce", "method.name=elsewhere")
+    write(config, tmp_path / "config.yaml")
+    assert read_recorded(tmp_path / "config.yaml").method.name == "elsewhere"

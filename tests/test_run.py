@@ -1,0 +1,137 @@
+"""``python -m csa.run`` as a person starts it: real processes, real exit statuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+WORDS = (*TINY, "method=ce")
+
+
+def csa(*words: str, cwd: Path, module: str = "csa.run") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def only_run(cwd: Path) -> Path:
+    (path,) = cwd.glob("outputs/*/*/*/identity.json")
+    return path.parent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    cwd = tmp_path_factory.mktemp("finished")
+    return cwd, csa(*WORDS, "method=csa", "delta=0.1", cwd=cwd)
+
+
+def test_a_run_says_its_accuracies_and_where_its_record_lies(finished):
+    cwd, process = finished
+    assert process.returncode == 0, process.stderr
+    folder = only_run(cwd)
+    result = json.loads((folder / "result.json").read_text())
+    for head in ("uniform", "balanced", "mean"):
+        assert f"{result['heads'][head]['last']['all']:.2f}" in process.stdout
+    assert f"record: {folder.relative_to(cwd)}" in process.stdout
+    assert folder.name == f"ir4-resnet32-digits-delta0.1-s0-{result['fingerprint']}"
+    assert sorted(path.name for path in cwd.iterdir()) == ["outputs"]
+
+
+def test_every_accuracy_can_be_recomputed_from_the_stored_predictions(finished):
+    folder = only_run(finished[0])
+    result = json.loads((folder / "result.json").read_text())
+    outputs = np.load(folder / "test_outputs.npz")
+    labels = outputs["labels"]
+    for head, scores in result["heads"].items():
+        right = outputs[f"predictions_{head}"] == labels
+        last = scores["last"]
+        assert last["all"] == pytest.approx(100 * right.mean())
+        for name, classes in result["split"]["by_rank"].items():
+            assert last[name] == pytest.approx(100 * right[np.isin(labels, classes)].mean())
+        for k, accuracy in enumerate(last["per_class"]):
+            assert accuracy == pytest.approx(100 * right[labels == k].mean())
+        assert outputs[f"logits_{head}"].dtype == np.float16
+    mean = (outputs["logits_uniform"].astype(float) + outputs["logits_balanced"]) / 2
+    np.testing.assert_allclose(outputs["logits_mean"], mean, atol=0.05)
+
+
+def test_a_finished_run_is_reported_not_repeated(finished):
+    cwd, _ = finished
+    before = (only_run(cwd) / "result.json").stat().st_mtime_ns
+    process = csa(*WORDS, "method=csa", "delta=0.1", cwd=cwd)
+    assert process.returncode == 0
+    assert "this run is done; rerun=true trains it again" in process.stdout
+    assert (only_run(cwd) / "result.json").stat().st_mtime_ns == before
+
+
+def start_long(cwd: Path) -> subprocess.Popen[str]:
+    words = [*WORDS, "protocol.epochs=3000", "runtime.checkpoint_seconds=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "csa.run", *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(cwd.glob("outputs/*/*/*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_with_the_status_a_scheduler_needs(tmp_path, number, status):
+    process = start_long(tmp_path)
+    second = csa(*WORDS, "protocol.epochs=3000", cwd=tmp_path)  # meanwhile nobody else may train it
+    assert second.returncode == 3
+    assert f"process {process.pid} on " in second.stdout
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "the same command continues" in out
+    assert not err
+    folder = only_run(tmp_path)
+    assert not (folder / "lease.json").exists()
+    assert not (folder / "result.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_fault(tmp_path):
+    (tmp_path / "file").write_text("")
+    process = csa(*WORDS, "output_root=file/outputs", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "output_root=file/outputs" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_full_disk_ends_in_one_line_and_is_continued(tmp_path):
+    """/dev/full stands for the disk: the checkpoint's temporary name leads there."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    first = csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path)
+    assert first.returncode == 0
+    folder = only_run(tmp_path)
+    (folder / "result.json").unlink()
+    for path in folder.glob("checkpoint.pt*"):
+        path.unlink()
+    (folder / "checkpoint.pt.writing").symlink_to(full)
+    for stage in (tmp_path / "outputs").rglob("stages/*.pt"):
+        stage.unlink()
+    process = csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path)
+    assert process.returncode == 1
+    assert "No space left on device" in process.stdout
+    assert "Traceback" not in process.stderr
+    (folder / "checkpoint.pt.writing").unlink()
+    assert csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path).returncode == 0
+
+
+def test_the_data_entry_prints_json(tmp_path):
+    process = csa("dataset=digits_lt", "format=json", cwd=tmp_path, module="csa.data")
+    described = json.loads(process.stdout)
+    assert described["counts"] == [120, 92, 71, 55, 43, 33, 25, 20, 15, 12]
+    assert described["total"] == 486
+    assert {"groups", "hash"} <= described.keys()

@@ -1,0 +1,102 @@
+"""Records as training writes them, of three epochs and three classes, by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from csa.tracking.record import Record
+
+FINGERPRINT = "0123456789ab"
+CONFIG = """\
+dataset: {name: dots_lt, source: csa.data.sources.dots.Dots, imbalance_ratio: 10.0, mean: null, groups: [1, 2]}
+method: {name: csa, delta: 0.8, primary_head: balanced}
+protocol: {name: tiny, lr: 0.0001, nesterov: false}
+tracking: {name: mlflow, mlflow: true, uri: 'http://me:secret@host:1', experiment: csa, model: false}
+delta: 0.8
+seed: 0
+variant: ''
+rerun: false
+"""
+SPLIT_HASH = "5" * 64
+
+
+def line(epoch: int, **more: Any) -> dict[str, Any]:
+    """A metrics line whose values follow from the epoch."""
+    return {
+        "stage": "train",
+        "epoch": epoch,
+        "lr": 0.1,
+        "loss": 2.0 - epoch / 10,
+        "bank_fill": epoch / 2,
+        "head": "balanced",
+        "heads": {
+            "uniform": {"all": 50.0 + epoch, "many": 80.0, "medium": 50.0, "few": None},
+            "balanced": {"all": 60.0 + epoch, "many": 70.0, "medium": 60.0, "few": None},
+        },
+        "images": 100,
+        "seconds": 0.5,
+        "evaluation_seconds": 0.25,
+        **more,
+    }
+
+
+def begin(root: Path, epochs: int = 0, config: str = CONFIG) -> Record:
+    record = Record(root / "outputs" / "dots_lt" / "csa" / f"ir10-tiny-delta0.8-s0-{FINGERPRINT}")
+    record.begin(config, {"dataset": {"name": "dots_lt", "split": SPLIT_HASH}}, FINGERPRINT)
+    record.write_metrics(line(epoch) for epoch in range(epochs))
+    return record
+
+
+def result(epochs: int = 3, **more: Any) -> dict[str, Any]:
+    def scores(offset: float) -> dict[str, Any]:
+        last = {"all": offset + epochs - 1, "many": 70.0, "medium": 60.0, "few": None, "ece": 4.5}
+        last["per_class"] = [90.0, 60.0, None]
+        return {"last": last, "best_on_test": {**last, "all": offset + 9, "epoch": 1}}
+
+    return {
+        "status": "done",
+        "fingerprint": FINGERPRINT,
+        "head": "balanced",
+        "collapsed": False,
+        "heads": {"uniform": scores(50.0), "balanced": scores(60.0)},
+        "training_seconds": 1.5,
+        "git_revision": "abc123",
+        "git_dirty": True,
+        "split": {
+            "hash": SPLIT_HASH,
+            "classes": ["rare", "common", "odd"],
+            "counts": [2, 20, 5],
+            "by_rank": {"many": [1], "medium": [2], "few": [0]},
+        },
+        **more,
+    }
+
+
+def finish(record: Record, **more: Any) -> None:
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [1, 1, 2]])
+    arrays = {"labels": np.array([0, 1, 2]), "confusion_uniform": confusion, "confusion_balanced": confusion}
+    record.checkpoint.write_bytes(b"weights")
+    record.finish(result(**more), arrays)
+
+
+class Brightness(nn.Module):
+    """Logits are the mean brightness times a weight of each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_shape = (3, 4, 4)
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3)).unsqueeze(1) * self.weight
+
+
+def brightness(folder: Path) -> Brightness:
+    assert json.loads((folder / "result.json").read_text())["status"] == "done"
+    return Brightness().eval()

@@ -1,0 +1,157 @@
+"""The follower as a process: whatever MLflow does, the training side neither waits nor fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import miniature
+
+from csa.tracking.follower import Follower
+from csa.tracking.lease import Lease
+
+
+def wait_for(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def status_in(folder: Path) -> str | None:
+    path = folder / "mlflow.json"
+    return json.loads(path.read_text())["status"] if path.exists() else None
+
+
+def test_two_runs_live_to_their_end(tmp_path, uri, client):
+    """One follower for several folders, one of which does not exist yet; then close() has nothing to say."""
+    follower = Follower(uri, "csa", tmp_path / "mlflow.log")
+    later = tmp_path / "second" / "outputs" / "dots_lt" / "csa" / f"ir10-tiny-delta0.8-s0-{miniature.FINGERPRINT}"
+    record = miniature.begin(tmp_path, epochs=1)
+    follower.follow(record.folder)
+    follower.follow(later)
+    with Lease(record.folder):
+        wait_for(lambda: status_in(record.folder) == "RUNNING")
+        for epoch in (1, 2):
+            record.append_metrics(miniature.line(epoch))
+        miniature.finish(record)
+    second = miniature.begin(tmp_path / "second", epochs=2)
+    assert second.folder == later
+    started = time.monotonic()
+    said = follower.close(30)
+    assert said is None, (tmp_path / "mlflow.log").read_text()
+    assert time.monotonic() - started < 30
+    runs = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    by_status = {run.info.status: run for run in runs}
+    assert by_status.keys() == {"FINISHED", "KILLED"}  # the second was neither done nor held by a lease
+    for status, epochs in (("FINISHED", 3), ("KILLED", 2)):
+        points = client.get_metric_history(by_status[status].info.run_id, "loss")
+        assert sorted(point.step for point in points) == list(range(epochs))
+
+
+KILLED_TRAINING = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import miniature
+from csa.tracking.follower import Follower
+from csa.tracking.lease import Lease
+record = miniature.begin(Path({root!r}), epochs=2)
+lease = Lease(record.folder).__enter__()
+follower = Follower({uri!r}, "csa", Path({root!r}) / "mlflow.log")
+follower.follow(record.folder)
+state = record.folder / "mlflow.json"
+while not state.exists() or "RUNNING" not in state.read_text():
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_training_is_not_left_running(tmp_path, uri, client):
+    script = KILLED_TRAINING.format(here=str(Path(__file__).parent), root=str(tmp_path), uri=uri)
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == -9
+    wait_for(lambda: status_in(next((tmp_path / "outputs").glob("*/*/*"))) == "KILLED")
+    (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    assert (run.info.status, run.data.tags["csa.status"]) == ("KILLED", "interrupted")
+
+
+def test_a_locked_store_delays_nothing_and_is_written_later(tmp_path, uri, client):
+    connection = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("begin exclusive")
+    record = miniature.begin(tmp_path, epochs=3)
+    follower = Follower(uri, "csa", tmp_path / "mlflow.log")
+    started = time.monotonic()
+    follower.follow(record.folder)
+    assert time.monotonic() - started < 0.5
+    miniature.finish(record)
+    wait_for((record.folder / "mlflow.json").exists)  # it is at the lock now
+    started = time.monotonic()
+    said = follower.close(1.0)
+    assert time.monotonic() - started < 2
+    assert said is not None
+    assert "mode=sync" in said
+    connection.execute("rollback")
+    wait_for(lambda: status_in(record.folder) == "FINISHED", 60)
+    (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+    assert follower._process is not None
+    follower._process.wait(30)
+
+
+def test_a_server_that_is_not_there_costs_less_than_five_seconds(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    record = miniature.begin(tmp_path, epochs=3)
+    follower = Follower(f"http://127.0.0.1:{port}", "csa", tmp_path / "mlflow.log")
+    follower.follow(record.folder)
+    miniature.finish(record)
+    wait_for(
+        lambda: (
+            (record.folder / "mlflow.json").exists() and 'trouble": "' in (record.folder / "mlflow.json").read_text()
+        )
+    )
+    started = time.monotonic()
+    said = follower.close()
+    assert time.monotonic() - started < 5
+    assert said is not None
+    assert "mode=sync" in said
+    assert follower._process is not None
+    os.kill(follower._process.pid, 9)  # it would give up by itself a minute later
+    follower._process.wait()
+
+
+def test_a_follower_that_died_is_only_mentioned(tmp_path, uri):
+    record = miniature.begin(tmp_path, epochs=1)
+    follower = Follower(uri, "csa", tmp_path / "mlflow.log")
+    follower.follow(record.folder)
+    assert follower._process is not None
+    os.kill(follower._process.pid, 9)
+    follower._process.wait()
+    follower.follow(tmp_path / "another")
+    said = follower.close()
+    assert said is not None
+    assert "mode=sync" in said
+
+
+def test_a_folder_that_takes_no_log_is_only_mentioned(tmp_path, uri):
+    (tmp_path / "file").touch()
+    follower = Follower(uri, "csa", tmp_path / "file" / "mlflow.log")
+    follower.follow(tmp_path / "run")
+    said = follower.close()
+    assert said is not None
+    assert "not written" in said
+    assert "mode=sync" in said
+
+
+def test_importing_it_is_cheap():
+    """The training process starts a follower; MLflow itself is the follower's."""
+    code = "import sys, csa.tracking.sync; print({'mlflow', 'torch', 'matplotlib', 'omegaconf'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "set()"

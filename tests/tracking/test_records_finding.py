@@ -1,0 +1,63 @@
+"""Which run a few digits mean."""
+
+from __future__ import annotations
+
+import pytest
+from recorded_runs import begin
+
+from csa.config.faults import UserError
+from csa.tracking.finding import find_run, fingerprint_of, runs
+
+FINGERPRINTS = ("aaaa00000001", "aaaa00000002", "bbbb00000003")
+
+
+@pytest.fixture
+def output_root(tmp_path):
+    for seed, fingerprint in enumerate(FINGERPRINTS):
+        begin(tmp_path, fingerprint, seed=seed)
+    return tmp_path
+
+
+def test_whole_and_beginning_of_a_fingerprint(output_root):
+    for text, fingerprint in (("aaaa00000002", FINGERPRINTS[1]), ("b", FINGERPRINTS[2])):
+        assert find_run(output_root, text).folder.name.endswith(fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("aaaa", r"run=aaaa: stands for 2 runs; allowed: aaaa00000001 \(.*s0-aaaa00000001\), aaaa00000002 \(.*\)$"),
+        ("bbbb00000004", r"there is no such run below .*; did you mean 'bbbb00000003'\? Allowed: a fingerprint or"),
+        ("", r"^run: must be given; allowed: a fingerprint or how it begins"),
+    ],
+)
+def test_no_run_or_several(output_root, text, problem):
+    with pytest.raises(UserError, match=problem):
+        find_run(output_root, text)
+
+
+def test_of_many_candidates_five_are_named(tmp_path):
+    for number in range(7):
+        begin(tmp_path, f"cccc0000000{number}")
+    with pytest.raises(UserError, match=r"stands for 7 runs; .* and 2 more$"):
+        find_run(tmp_path, "cc")
+
+
+def test_nothing_is_recorded(tmp_path):
+    with pytest.raises(UserError, match=r"run=a: no run is recorded below"):
+        find_run(tmp_path / "nowhere", "a")
+
+
+def test_only_folders_that_carry_their_own_identity_are_runs(output_root):
+    parent = output_root / "dots_lt" / "ce"
+    for name, content in (
+        ("no-json", "{"),
+        ("other-ffff", '{"fingerprint": "eeee"}'),
+        ("list-ffff", "[]"),
+        ("empty-", '{"fingerprint": ""}'),
+        ("number-3", '{"fingerprint": 3}'),
+    ):
+        (parent / name).mkdir()
+        (parent / name / "identity.json").write_text(content)
+    (parent / "plain-ffff").mkdir()
+    assert [fingerprint_of(record.folder) for record in runs(output_root)] == list(FINGERPRINTS)
