@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tiny_words import TINY
 
 from csa.config.composition import tree
 from csa.config.schema import Config
 from csa.config.typed import build
-
-TINY = (
-    "protocol.epochs=2",
-    "protocol.batch_size=16",
-    "dataset.max_per_class=12",
-    "dataset.imbalance_ratio=4",
-    "dataset.test_per_class=5",
-    "runtime.device=cpu",
-    "runtime.threads=1",
-    "runtime.progress=false",
-    "tracking=none",
-)
-"""A run of seconds on scikit-learn's digits."""
 
 
 @pytest.fixture

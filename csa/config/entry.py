@@ -66,7 +66,8 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             if multirun:
                 register_plugins()
             if search is not None and search.is_over:
-                return search.tell()
+                search.tell()
+                return
         register_sweep_files()
         hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
         if faults:

@@ -1,8 +1,9 @@
 """The identity of a run: what decides its result, as plain canonical values, and nothing else.
 
 An allow-list. A key that is not named here (paths, devices, logging, names of recipes) does not
-count; a key that the method ignores is left out by its ``used_when``, one that only chooses what is
-shown by ``shown_only``, one that was added later by its ``neutral`` value, and a null that stands for a number of the protocol is that number.
+count. Left out are keys that the method ignores (``used_when``), that only choose what is shown
+(``shown_only``), and that were added later and have their ``neutral`` value; a null that stands for
+a number of the protocol is that number.
 """
 
 from __future__ import annotations

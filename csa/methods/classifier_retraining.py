@@ -8,10 +8,10 @@ from csa.config.schema import ClassifierRetrainingConfig
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Clock, Context, Method, Stage, Step
+from csa.methods.schedules import cosine, learning_rate
 from csa.methods.streams import UNIFORM, class_aware
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
-from csa.methods.schedules import cosine, learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor

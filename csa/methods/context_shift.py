@@ -18,10 +18,10 @@ from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Clock, Context, Method, Stage, Step
 from csa.methods.mixing import blend_context, mixup, mixup_draws
+from csa.methods.schedules import learning_rate
 from csa.methods.streams import UNIFORM, class_aware, class_balanced
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
-from csa.methods.schedules import learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -182,7 +182,8 @@ class ContextShift(Method):
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         feature = self.backbone(images)
         uniform, balanced = self.uniform_head(feature), self.balanced_head(feature)
-        return {"uniform": uniform, "balanced": balanced, "mean": (uniform + balanced) / 2}
+        mean = (uniform.float() + balanced.float()) / 2  # in bf16 the sum itself would be rounded
+        return {"uniform": uniform, "balanced": balanced, "mean": mean}
 
 
 @contextmanager

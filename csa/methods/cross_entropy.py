@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Clock, Context, Method, Stage, Step
+from csa.methods.schedules import learning_rate
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
-from csa.methods.schedules import learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor

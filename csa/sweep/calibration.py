@@ -1,6 +1,6 @@
 """A few steps of each kind of run, measured in a process of its own, so that planning imports no torch.
 
-    python -m csa.sweep.calibration     pickled configurations on stdin, what was measured as JSON on stdout
+python -m csa.sweep.calibration     pickled configurations on stdin, what was measured as JSON on stdout
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     for name, config in question["configs"].items():
         try:
             answer = measure(config, question["threads"])
-        except Exception as error:  # noqa: BLE001 (a kind without a time is better than a plan that fails)
+        except Exception as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
         answer["beyond"] += start_up
@@ -70,11 +70,15 @@ def measure(config: Config, threads: int) -> dict[str, Any]:
     machine = choose(runtime, config.protocol)
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
     loader = ResidentLoader(split, config.protocol, machine.device, config.seed)
-    stages = [_stage(index, config, method, loader, machine, len(split.test_labels)) for index in range(len(method.stages))]
+    stages = [
+        _stage(index, config, method, loader, machine, len(split.test_labels)) for index in range(len(method.stages))
+    ]
     return {"stages": stages, "total": sum(split.counts), "beyond": loading}
 
 
-def _stage(index: int, config: Config, method: Any, loader: Any, machine: Any, test_images: int) -> tuple[int, float, float]:
+def _stage(
+    index: int, config: Config, method: Any, loader: Any, machine: Any, test_images: int
+) -> tuple[int, float, float]:
     import torch
 
     from csa.methods.method import Clock

@@ -47,7 +47,8 @@ def expand(grids: Sequence[Any]) -> list[Cell]:
     Raises:
         UserError: with every fault of the grids.
     """
-    cells, faults = [], []
+    cells: list[Cell] = []
+    faults: list[Fault] = []
     for number, grid in enumerate(grids):
         try:
             cells += _grid(f"cells[{number}]", grid)
@@ -90,7 +91,7 @@ def swept_keys(cells: Sequence[Cell]) -> list[str]:
 
 def of_the_sweep(key: str) -> bool:
     """Whether a key says how cells are run, not what a run is."""
-    return key.split(".")[0] in OF_THE_SWEEP
+    return key.split(".", maxsplit=1)[0] in OF_THE_SWEEP
 
 
 # --- grids ----------------------------------------------------------------------------------
@@ -154,9 +155,7 @@ def _apply(cells: Sequence[Cell], key: str, values: list[str]) -> list[Cell]:
     if all(value in known for value in values):
         restricted = [cell for cell in cells if dict(cell.settings).get(key, values[0]) in values]
         return [
-            one
-            for cell in restricted
-            for one in ([cell] if key in dict(cell.settings) else _with(cell, key, values))
+            one for cell in restricted for one in ([cell] if key in dict(cell.settings) else _with(cell, key, values))
         ]
     return [one for cell in cells for one in _with(cell, key, values)]
 

@@ -100,5 +100,3 @@ class _Base:
         for name in key.split("."):
             value = value[name]
         return value
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError
@@ -23,7 +24,8 @@ def fill_words(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: with a fault for each word whose values make no row.
     """
-    filled, faults = [], []
+    filled: list[str] = []
+    faults: list[Fault] = []
     for word in words:
         key, equals, value = word.partition("=")
         try:
@@ -55,7 +57,7 @@ def fill(key: str, values: Sequence[str]) -> list[str]:
         raise _fault(key, values, f"{wrong[0]!r} is not a number")
     *start, last = [_number(key, values, part) for part in parts if part != DOTS]
     step = start[1] - start[0]
-    if step == 0 or any(later - earlier != step for earlier, later in zip(start, start[1:], strict=False)):
+    if step == 0 or any(later - earlier != step for earlier, later in pairwise(start)):
         raise _fault(key, values, "is not a row of equal steps")
     if abs(last - start[0]) >= MOST * abs(step):
         raise _fault(key, values, f"is more than {MOST:,} values")

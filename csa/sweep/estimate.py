@@ -201,7 +201,9 @@ def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
         costs[name] = Cost(tuple(StageCost(*stage) for stage in answer["stages"]), answer["total"], answer["beyond"])
         path = Path(asked[name].config.output_root).expanduser() / MEMORY_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**{key: asdict(cost) for key, cost in _memory(asked[name]).items()}, name: asdict(costs[name])})
+        write_json(
+            path, {**{key: asdict(cost) for key, cost in _memory(asked[name]).items()}, name: asdict(costs[name])}
+        )
     return costs
 
 

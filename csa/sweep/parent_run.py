@@ -1,7 +1,7 @@
 """The MLflow run of a sweep, written by a process of its own: MLflow may be slow, locked or gone.
 
-    stdin: the sweep's name and where to write, later how it ended; its end alone says that the sweep was killed
-    stdout: the run's id, as soon as there is one
+stdin: the sweep's name and where to write, later how it ended; its end alone says that the sweep was killed
+stdout: the run's id, as soon as there is one
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _insist(work: Any, until: threading.Event) -> Any:
     while True:
         try:
             return work()
-        except Exception:  # noqa: BLE001 (whatever MLflow raises)
+        except Exception:
             ended_at = ended_at or (time.monotonic() if until.is_set() else None)
             if ended_at is not None and time.monotonic() - ended_at > GIVE_UP_SECONDS:
                 raise

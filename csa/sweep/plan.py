@@ -105,7 +105,8 @@ def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
         UserError: with every fault of all cells.
     """
     composer = Composer(tree)
-    plan, faults = Plan([]), []
+    plan = Plan([])
+    faults: list[Fault] = []
     configs: list[tuple[Cell, Config]] = []
     for cell in cells:
         try:

@@ -88,9 +88,11 @@ def _faults(first: Composed) -> list[Fault]:
     if first.config.dataset.holdout == 0:
         problem = "leaves a search without validation images, and the test set must not choose"
         faults.append(Fault("dataset.holdout", 0, problem, "an integer, at least 1"))
-    for key in ("storage", "study_name"):
-        if not sweeper[key]:
-            faults.append(Fault(f"hydra.sweeper.{key}", "null", "is needed to continue a search", "as in -cn search_csa"))
+    faults += [
+        Fault(f"hydra.sweeper.{key}", "null", "is needed to continue a search", "as in -cn search_csa")
+        for key in ("storage", "study_name")
+        if not sweeper[key]
+    ]
     params = [f"{key}={value}" for key, value in (sweeper["params"] or {}).items()]
     try:
         preflight(params, multirun=True)

@@ -76,7 +76,9 @@ def _counts(plan: Plan) -> str:
     merged = sum(len(run.cells) - 1 for run in plan.runs)
     told = [f"{count} {state}" for state, count in plan.counts().items()]
     if plan.missing:
-        told.append(f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})")
+        told.append(
+            f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})"
+        )
     duplicates = f" ({merged} duplicates merged)" if merged else ""
     return f"{plan.cells} cells, {len(plan.runs)} runs{duplicates}: {', '.join(told)}"
 

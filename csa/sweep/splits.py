@@ -1,6 +1,6 @@
 """Hashes of the data that a sweep trains on; computed in a process of its own, where they are not remembered.
 
-    python -m csa.sweep.splits     pickled questions on stdin, pickled answers on stdout
+python -m csa.sweep.splits     pickled questions on stdin, pickled answers on stdout
 """
 
 from __future__ import annotations

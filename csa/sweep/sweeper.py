@@ -51,8 +51,9 @@ class CellsSweeper(Sweeper):
             SystemExit: 2 for mistakes of the user, 1 if a run failed, 130 or 75 if a signal stopped it.
         """
         with reporting_faults():
-            settings = settings_of(self.config)
+            assert self.config is not None
             assert self.hydra_context is not None
+            settings = settings_of(self.config)
             tree = Tree(settings.config_name, self.hydra_context.config_loader)
             grids: Any = OmegaConf.to_container(self.config.cells)
             cells = apply(expand(grids), [tree.parse(word) for word in arguments])
@@ -89,6 +90,7 @@ class CellsSweeper(Sweeper):
             raise SystemExit(FAILED_STATUS)
 
     def _display(self, plan: Plan, to_do: Sequence[Run]) -> Display:
+        assert self.config is not None
         in_process = self.config.hydra.runtime.choices["hydra/launcher"] == IN_PROCESS
         return Display(self._console, plan, to_do, quiet=in_process)
 

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from csa.config import schema
+from csa.config.composition import tree
+from csa.config.schema import Config
+from csa.config.typed import build
 from csa.data.batch import Batch
 from csa.methods.method import Clock, Method, Step
 
-CONF = Path(__file__).parents[2] / "conf"
 COUNTS = (8, 4, 2)
-PARTS = {
-    "sampler": schema.SamplerConfig,
-    "backbone": schema.BackboneConfig,
-    "runtime": schema.RuntimeConfig,
-    "tracking": schema.TrackingConfig,
-}
 
 
-def compose_config(*words: str) -> schema.Config:
-    with initialize_config_dir(str(CONF)):
-        values: Any = OmegaConf.to_container(compose("config", list(words)), resolve=True)
-    protocol = values["protocol"]
-    protocol["stage_two"] = schema.StageTwoConfig(**protocol["stage_two"])
-    values["protocol"] = schema.ProtocolConfig(**protocol)
-    for group in ("dataset", "method"):
-        values[group] = resolve_name(values[group]["schema"])(**values[group])
-    for group, part in PARTS.items():
-        values[group] = part(**values[group])
-    return schema.Config(**values)
+def compose_config(*words: str) -> Config:
+    with tree("config") as composer:
+        return build(composer.compose([composer.parse(word) for word in words]).config)
 
 
 def random_batch(seed: int, size: int = 6, image_shape: tuple[int, int, int] = (1, 8, 8)) -> Batch:

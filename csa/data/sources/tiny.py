@@ -1,4 +1,4 @@
-"""A few made-up images in the shape of a real data set, to see whether everything fits together. No file, no network."""
+"""A few made-up images in the shape of a real data set, to see whether everything fits together."""
 
 from __future__ import annotations
 
