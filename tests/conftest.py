@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,10 @@ from tiny_words import TINY
 from csa.config.composition import tree
 from csa.config.schema import Config
 from csa.config.typed import build
+
+
+# The workers of pytest-xdist share the processor; two threads each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

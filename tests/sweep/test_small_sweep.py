@@ -44,7 +44,7 @@ def test_a_plan_trains_nothing_and_counts_the_cells(tmp_path):
         check=False,
     )
     assert process.returncode == 0, process.stderr
-    assert "10 cells, 10 runs: 10 planned" in process.stdout
+    assert "10 cells, 10 runs: 0 done, 0 running, 0 interrupted, 0 failed, 10 planned" in process.stdout
     assert not list(tmp_path.glob("outputs/*/*/*/config.yaml"))
 
 
