@@ -12,7 +12,6 @@ from csa.config.composition import tree
 from csa.config.schema import Config
 from csa.config.typed import build
 
-
 # The workers of pytest-xdist share the processor; two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -1,0 +1,50 @@
+"""Every option of ``conf/`` is composed, trained for a few steps on made-up images, and recorded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from csa.config.composition import tree
+from csa.config.identity import fingerprint, identity, run_folder
+from csa.config.typed import build
+from csa.data.build import load_split
+from csa.sweep.smoke import WORDS
+from csa.tracking.record import Record
+from csa.training.session import train_and_record
+
+CONF = Path(__file__).parents[1] / "conf"
+COMMON = (*WORDS, "tracking=none", "runtime.threads=1", "runtime.device=cpu", "runtime.progress=false")
+
+
+def options(group: str, *without: str) -> list[str]:
+    return sorted({path.stem for path in (CONF / group).glob("*.yaml")} - set(without))
+
+
+CASES = [
+    *((f"dataset={name}", "method=csa") for name in options("dataset", "npz", "image_folder")),
+    *((f"method={name}", "dataset=mnist_lt") for name in options("method")),
+    *((f"method={name}", "dataset=cifar10_lt") for name in options("method")),
+    *((f"sampler={name}", "method=ce", "dataset=mnist_lt") for name in options("sampler", "none")),
+    *((f"backbone={name}", "method=ce", "dataset=cifar10_lt") for name in options("backbone", "resnet32")),
+    *((f"protocol={name}", "method=ce", "dataset=mnist_lt") for name in options("protocol")),
+]
+
+
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+def test_it_trains(words, tmp_path):
+    with tree("config") as composer:
+        every = [composer.parse(word) for word in (*COMMON, f"output_root={tmp_path}", *words)]
+        config = build(composer.compose(every).config)
+    split = load_split(config.dataset, config.data_dir, download=False)
+    who = identity(config, split.hash)
+    record = Record(run_folder(config, fingerprint(who)))
+    train_and_record(config, who, split, record, Console(quiet=True))
+    assert record.state == "done"
+    assert len(record.metrics()) == record.result()["epochs"] > 0
+    assert all(math.isfinite(line["loss"]) for line in record.metrics())
+    for scores in record.result()["heads"].values():
+        assert 0 <= scores["last"]["all"] <= 100
