@@ -43,4 +43,4 @@ def test_a_data_command_of_the_readme_runs(line, tmp_path):
         [sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert process.returncode == 0, process.stderr
-    assert "training images  486" in process.stdout
+    assert "bea49e5d1562ab55" in process.stdout
