@@ -65,6 +65,7 @@ class Tree:
     def __init__(self, config_name: str, loader: ConfigLoader) -> None:
         self.config_name = config_name
         self._loader = loader
+        self._options: dict[str, list[str]] = {}
         self._parser = OverridesParser.create(loader)
 
     def parse(self, word: str) -> Override:
@@ -73,7 +74,10 @@ class Tree:
 
     def options(self, group: str) -> list[str]:
         """Options of a group (``method``); an empty list where there is no such group. '': primary configurations."""
-        return [option for option in self._loader.get_group_options(group) if not option.startswith("_")]
+        if group not in self._options:
+            found = self._loader.get_group_options(group)
+            self._options[group] = [option for option in found if not option.startswith("_")]
+        return self._options[group]
 
     def chooses(self, word: Override) -> bool:
         """Whether the word chooses an option of one of our groups."""

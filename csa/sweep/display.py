@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csa.sweep.progress import Progress, Watch
-from csa.sweep.words import duration, label
+from csa.sweep.spans import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 MOST_ROWS = 12
-ENDS = ("done", "failed", "interrupted")
 
 
 class Display:
-    """Context manager. quiet: only how many there are (runs in this process show themselves)."""
+    """Context manager. quiet: nothing is shown (runs in this process show themselves)."""
 
     def __init__(self, console: Console, plan: Plan, to_do: Sequence[Run], *, quiet: bool) -> None:
         self._console, self._plan, self._to_do = console, plan, to_do
@@ -37,11 +36,6 @@ class Display:
         self._live: Live | None = None
 
     def __enter__(self) -> Display:
-        waiting = len(self._plan.runs) - len(self._to_do)
-        self._console.print(
-            f"{self._plan.cells} cells, {len(self._plan.runs)} runs: {len(self._to_do)} to do, {waiting} done or left",
-            highlight=False,
-        )
         if self._quiet or not self._to_do:
             return self
         if self._console.is_terminal:
@@ -72,14 +66,14 @@ class Display:
                 self._told[run.fingerprint] = state
                 counted = sum(one in ("done", "failed") for one in progress.states.values())
                 self._console.print(
-                    f"[{counted}/{len(self._plan.runs)}] {state}: {label(run)}{left(progress)}",
+                    f"[{counted}/{len(self._plan.runs)}] {state}: {self._plan.label(run)}{left(progress)}",
                     highlight=False, soft_wrap=True, markup=False,
                 )  # fmt: skip
 
     def _table(self, progress: Progress) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         for run, so_far, epochs in progress.running[:MOST_ROWS]:
-            table.add_row("running", label(run), f"epoch {so_far}/{epochs}")
+            table.add_row("running", self._plan.label(run), f"epoch {so_far}/{epochs}")
         if len(progress.running) > MOST_ROWS:
             table.add_row("", f"and {len(progress.running) - MOST_ROWS} more", "")
         states = list(progress.states.values())

@@ -73,7 +73,7 @@ def main() -> None:
     client, run_id = _insist(lambda: open_run(**question), ended)
     print(run_id, flush=True)
     ended.wait()
-    _insist(lambda: close_run(client, run_id, ends[0] if ends else None), ended)
+    _insist(lambda: close_run(client, run_id, ends[-1] if ends else None), ended)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.machine import device_fault, output_fault
 from csa.config.preflight import size_faults
 from csa.data.build import inspect, preview
+from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.lease import holder
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NOT_HERE = "data not here yet"
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One run that a sweep asks for. cells: those it stands for, more than one where they are duplicates.
 
@@ -82,6 +83,7 @@ class Plan:
     runs: list[Run]
     missing: list[tuple[Cell, str]] = field(default_factory=list)
     absent_data: set[str] = field(default_factory=set)
+    _varied: set[str] | None = None
 
     @property
     def cells(self) -> int:
@@ -90,6 +92,13 @@ class Plan:
     @property
     def merged(self) -> list[Run]:
         return [run for run in self.runs if len(run.cells) > 1]
+
+    def label(self, run: Run) -> str:
+        """The words that tell a run from the others; of a single run its folder's name."""
+        if self._varied is None:
+            self._varied = set(swept_keys([run.cells[0] for run in self.runs]))
+        words = [f"{key}={value}" for key, value in run.cells[0].settings if key in self._varied]
+        return " ".join([*words, *run.cells[0].others]) or run.folder.name
 
     def counts(self) -> dict[State, int]:
         states: dict[State, int] = dict.fromkeys(("done", "running", "interrupted", "failed", "planned"), 0)

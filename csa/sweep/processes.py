@@ -51,6 +51,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     started: float
     fresh: bool
+    signals: int = 0
 
 
 class Processes:
@@ -61,8 +62,7 @@ class Processes:
         self._tree = tuple(tree)
         self._stop_on_error = stop_on_error
         self._children: list[_Child] = []
-        self._stopping: int | None = None
-        self._signals = 0
+        self._signals: list[int] = []
 
     def run(self, runs: Sequence[Run]) -> dict[str, Ending]:
         """How each run ended, by its fingerprint; one that was not started is not in it.
@@ -74,9 +74,10 @@ class Processes:
         """
         waiting, endings = deque(runs), dict[str, Ending]()
         with _Handlers(self._on_signal):
-            while self._children or (waiting and self._stopping is None):
+            while self._children or (waiting and not self._signals):
                 self._start(waiting, endings)
                 time.sleep(POLL_SECONDS)
+                self._pass_on_signals()
                 for child in [child for child in self._children if child.process.poll() is not None]:
                     self._children.remove(child)
                     self._free.append(child.slot)
@@ -86,20 +87,20 @@ class Processes:
                     ending = endings[child.run.fingerprint] = self._ending(child)
                     if ending.how == "failed" and self._stop_on_error:
                         waiting.clear()
-        if self._stopping is not None:
-            raise SweepStopped(130 if self._stopping == signal.SIGINT else 75)
+        if self._signals:
+            raise SweepStopped(130 if self._signals[0] == signal.SIGINT else 75)
         return endings
 
     # --- starting ---------------------------------------------------------------------------
 
     def _start(self, waiting: deque[Run], endings: dict[str, Ending]) -> None:
         for _ in range(len(waiting)):
-            if not self._free or self._stopping is not None:
+            if not self._free or self._signals:
                 return
             run = waiting.popleft()
             if is_held(run.folder):
                 waiting.append(run)
-            elif run.state == "done":  # another process has finished it
+            elif run.state == "done" and not run.config.rerun:  # another process has finished it
                 endings[run.fingerprint] = Ending("done")
             else:
                 self._children.append(self._spawn(run, self._free.popleft()))
@@ -128,27 +129,28 @@ class Processes:
 
     def _ending(self, child: _Child) -> Ending:
         run, status = child.run, child.process.returncode
-        if run.state == "done":
+        if run.state == "done" and (status == 0 or not run.config.rerun):
             if child.fresh:
                 _keep_wall(run, time.monotonic() - child.started)
             return Ending("done")
-        if self._stopping is not None:
+        if self._signals:
             return Ending("interrupted")
-        if status < 0:
-            return Ending("failed", f"killed by {signal.Signals(-status).name}; the next start continues it")
-        if status in STOPPED_STATUS:
-            return Ending("failed", "stopped by a signal; the next start continues it")
+        if status < 0 or status in STOPPED_STATUS:
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else "stopped by a signal"
+            return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
         if run.state != "failed":
             run.record.fail({"reason": tail(run.folder / OUTPUT_NAME) or f"exit status {status}"})
         return Ending("failed", reason(run.folder))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _pass_on_signals(self) -> None:
         """The first asks every run to save and stop, a second Ctrl-C ends them at once."""
-        self._signals += 1
-        self._stopping = self._stopping or number
-        kill = number == signal.SIGINT and self._signals > 1
         for child in self._children:
-            child.process.send_signal(signal.SIGKILL if kill else number)
+            for place, number in enumerate(self._signals[child.signals :], child.signals):
+                child.process.send_signal(signal.SIGKILL if place and number == signal.SIGINT else number)
+            child.signals = len(self._signals)
 
 
 def reason(folder: Path) -> str:

@@ -11,8 +11,8 @@ from rich.table import Table
 from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.machine import slots
+from csa.sweep.spans import duration
 from csa.sweep.summary import SEED
-from csa.sweep.words import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from csa.sweep.settings import Settings
 
 NOT_AVAILABLE = "not available"
+MOST_MERGED = 10
 
 
 def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
@@ -32,9 +33,10 @@ def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
     threads = places[0].threads if places else 1
     told = estimate(to_do, threads, measure=settings.sweep.calibrate)
     console.print(_table(plan, told))
-    for run in plan.merged:
-        names = "; ".join(" ".join(cell.words) for cell in run.cells)
-        console.print(f"one run: {names}", highlight=False, soft_wrap=True, markup=False)
+    for run in plan.merged[:MOST_MERGED]:
+        names = [" ".join(cell.words) for cell in run.cells]
+        more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
+        console.print(f"one run: {names[0]} | {names[1]}{more}", highlight=False, soft_wrap=True, markup=False)
     console.print(_counts(plan), highlight=False, soft_wrap=True, markup=False)
     console.print(_time(plan, told, len(places), threads), highlight=False, soft_wrap=True, markup=False)
 

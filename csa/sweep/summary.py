@@ -10,7 +10,6 @@ from rich.table import Table
 
 from csa.sweep.cells import swept_keys
 from csa.sweep.processes import reason
-from csa.sweep.words import label
 from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
         console.print(accuracy_table(plan))
     failed = [run for run in plan.runs if _failed(run, endings)]
     for run in failed:
-        console.print(f"[bold red]failed[/]: {escape(label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
+        console.print(f"[bold red]failed[/]: {escape(plan.label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
         told = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
         for line in told.splitlines():
             console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,13 @@ from csa.sweep.display import Display
 from csa.sweep.launcher import LocalLauncher
 from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.processes import Ending, SweepStopped, reason
+from csa.sweep.processes import Ending, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import print_plan
 from csa.sweep.summary import print_summary
 from csa.sweep.task import CellTask
-from csa.sweep.tracking import Tracking
+from csa.sweep.tracking import Tracking, sweep_name
+from csa.training.interruption import CTRL_C_STATUS, REQUEUE_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,35 +64,47 @@ class CellsSweeper(Sweeper):
             self._run(plan, settings)
 
     def _run(self, plan: Plan, settings: Settings) -> None:
-        endings: dict[str, Ending] = {}
         to_do = [run for run in plan.runs if _is_to_do(run, settings)]
         # What starts from another run's finished stage comes after it.
         to_do.sort(key=lambda run: run.config.method.starts_from is not None)
-        status = 0
-        with ExitStack() as stack:
-            tracking = stack.enter_context(Tracking(plan, settings))
-            stack.enter_context(self._display(plan, to_do))
-            try:
+        left = len(plan.runs) - len(to_do)
+        self._console.print(
+            f"{plan.cells} cells, {len(plan.runs)} runs: {len(to_do)} to do, {left} not", highlight=False
+        )
+        endings: dict[str, Ending] = {}
+        status, trouble = 0, None
+        if plan.runs:
+            with Tracking(settings.sweep.name or sweep_name(plan), plan.runs[0].config) as tracking:
+                tracking.add(plan.runs)
+                status = self._run_all(plan, to_do, settings, endings)
+                failed = any(ending.how == "failed" for ending in endings.values())
+                tracking.end("KILLED" if status else "FAILED" if failed else "FINISHED", plan.counts())
+            trouble = tracking.trouble
+        failures = print_summary(self._console, plan, endings)
+        if trouble:
+            self._console.print(trouble, highlight=False, soft_wrap=True)
+        if status:
+            self._console.print("stopped; the same command continues", highlight=False)
+        if status or failures:
+            raise SystemExit(status or FAILED_STATUS)
+
+    def _run_all(self, plan: Plan, to_do: list[Run], settings: Settings, endings: dict[str, Ending]) -> int:
+        """Fill in how the runs ended; the exit status, not 0 where a signal stopped the sweep."""
+        assert self.config is not None
+        in_process = self.config.hydra.runtime.choices["hydra/launcher"] == IN_PROCESS
+        try:
+            with Display(self._console, plan, to_do, quiet=in_process):
                 for batch in self._batches(to_do, settings):
                     endings |= self._launch(settings, batch)
                     if settings.sweep.on_error == "stop" and any(one.how == "failed" for one in endings.values()):
                         break
-            except SweepStopped as stopped:
-                status = int(str(stopped.code))
-            tracking.end(plan, endings, stopped=status != 0)
-        failed = print_summary(self._console, plan, endings)
-        if tracking.trouble:
-            self._console.print(tracking.trouble, highlight=False, soft_wrap=True)
-        if status:
-            self._console.print("stopped; the same command continues", highlight=False)
-            raise SystemExit(status)
-        if failed:
-            raise SystemExit(FAILED_STATUS)
-
-    def _display(self, plan: Plan, to_do: Sequence[Run]) -> Display:
-        assert self.config is not None
-        in_process = self.config.hydra.runtime.choices["hydra/launcher"] == IN_PROCESS
-        return Display(self._console, plan, to_do, quiet=in_process)
+        except KeyboardInterrupt:
+            return CTRL_C_STATUS
+        except SystemExit as stopped:
+            if stopped.code not in (CTRL_C_STATUS, REQUEUE_STATUS):
+                raise
+            return int(stopped.code)
+        return 0
 
     def _batches(self, runs: Sequence[Run], settings: Settings) -> Iterator[Sequence[Run]]:
         """All at once; a launcher that cannot be stopped by a failure gets as many as there are slots."""

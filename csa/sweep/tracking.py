@@ -12,17 +12,20 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from csa.sweep.cells import swept_keys
 from csa.tracking.files import read_json, write_json
 from csa.tracking.follower import Follower
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from csa.config.schema import Config
     from csa.sweep.plan import Plan, Run
-    from csa.sweep.processes import Ending
-    from csa.sweep.settings import Settings
+    from csa.tracking.record import State
 
 SWEEPS_NAME = "sweeps.json"
 LOG_NAME = "mlflow.txt"
@@ -35,24 +38,23 @@ PARENT_SECONDS = 10.0
 class Tracking:
     """Context manager around the runs of a sweep; does nothing where they are not tracked."""
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
+    def __init__(self, name: str, config: Config) -> None:
+        self._name, self._config, self._on = name, config, config.tracking.mlflow
         self.trouble: str | None = None
-        self._runs = plan.runs
-        self._on = bool(plan.runs) and plan.runs[0].config.tracking.mlflow
-        self.name = settings.sweep.name or sweep_name(plan)
+        self._runs: list[Run] = []
         self._waiting: list[Run] = []
+        self._run_id = ""
         self._end = threading.Event()
-        self._parent: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Tracking:
         if not self._on:
             return self
-        tracking = self._runs[0].config.tracking
-        log = Path(self._runs[0].config.output_root).expanduser() / LOG_NAME
+        tracking = self._config.tracking
+        log = Path(self._config.output_root).expanduser() / LOG_NAME
         self._follower = Follower(tracking.uri, tracking.experiment, log, MODEL if tracking.model else None)
-        self._waiting = [run for run in self._runs if self._note(run, None) or run.state != "done"]
-        question = {"uri": tracking.uri, "experiment": tracking.experiment, "name": self.name}
-        self._parent = subprocess.Popen(
+        question = {"uri": tracking.uri, "experiment": tracking.experiment, "name": self._name}
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "csa.sweep.parent_run"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -62,50 +64,52 @@ class Tracking:
             thread.start()
         return self
 
-    def end(self, plan: Plan, endings: dict[str, Ending], *, stopped: bool) -> None:
-        """Say how the sweep ended."""
-        if not self._on:
-            return
-        failed = any(ending.how == "failed" for ending in endings.values())
-        status = "KILLED" if stopped else "FAILED" if failed else "FINISHED"
-        self._tell({"status": status, "counts": plan.counts()})
+    def add(self, runs: Sequence[Run]) -> None:
+        """Runs that belong to the sweep; mirrored as soon as they begin."""
+        if self._on:
+            known = {run.fingerprint for run in self._runs}
+            new = [run for run in runs if run.fingerprint not in known]
+            self._runs += new
+            self._waiting += [run for run in new if self._note(run, self._run_id or None) or run.state != "done"]
+
+    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"], counts: Mapping[State, int]) -> None:
+        """Say how the sweep ended; the last word counts."""
+        if self._on:
+            self._tell({"status": status, "counts": counts})
 
     def __exit__(self, *_: object) -> None:
         if not self._on:
             return
         self._end.set()
-        for thread in self._threads:
-            thread.join(PARENT_SECONDS)
-        while self._waiting:
-            self._follow_some()
-            if self._waiting:
-                self._end.wait(0)
-        assert self._parent is not None
-        assert self._parent.stdin is not None
+        self._threads[0].join()
+        while self._follow_some():
+            time.sleep(LOOK_SECONDS)
+        assert self._process is not None
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            self._parent.stdin.close()
+            self._process.stdin.close()
         self.trouble = self._follower.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._parent.wait(PARENT_SECONDS)
+            self._process.wait(PARENT_SECONDS)
 
     # --- the parent run ---------------------------------------------------------------------
 
     def _tell(self, message: dict[str, Any]) -> None:
-        assert self._parent is not None
-        assert self._parent.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            self._parent.stdin.write((json.dumps(message) + "\n").encode())
-            self._parent.stdin.flush()
+            self._process.stdin.write((json.dumps(message) + "\n").encode())
+            self._process.stdin.flush()
 
     def _nest(self) -> None:
         """Once MLflow has made the parent run, note it in every folder: the follower passes it on."""
-        assert self._parent is not None
-        assert self._parent.stdout is not None
-        run_id = self._parent.stdout.readline().decode().strip()
-        if run_id:
-            for run in self._runs:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._run_id = self._process.stdout.readline().decode().strip()
+        if self._run_id:
+            for run in list(self._runs):
                 with contextlib.suppress(OSError):
-                    self._note(run, run_id)
+                    self._note(run, self._run_id)
 
     def _note(self, run: Run, run_id: str | None) -> bool:
         """Note in a run's folder that it belongs to this sweep; whether that is news."""
@@ -113,12 +117,12 @@ class Tracking:
         sweeps: list[dict[str, Any]] = []
         with contextlib.suppress(OSError, ValueError):
             sweeps = read_json(path)
-        known = next((sweep for sweep in sweeps if sweep["name"] == self.name), None)
+        known = next((sweep for sweep in sweeps if sweep["name"] == self._name), None)
         if known is not None and run_id in (None, known["parent_run_id"]):
             return False
-        others = [sweep for sweep in sweeps if sweep["name"] != self.name]
+        others = [sweep for sweep in sweeps if sweep["name"] != self._name]
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, [*others, {"name": self.name, "parent_run_id": run_id}])
+        write_json(path, [*others, {"name": self._name, "parent_run_id": run_id}])
         return True
 
     # --- its children -----------------------------------------------------------------------
@@ -127,14 +131,13 @@ class Tracking:
         while not self._end.wait(LOOK_SECONDS):
             self._follow_some()
 
-    def _follow_some(self) -> None:
-        """Have the runs mirrored that have begun."""
-        begun = [run for run in self._waiting if (run.folder / "identity.json").exists()][:MOST_AT_ONCE]
-        for run in begun:
+    def _follow_some(self) -> int:
+        """Have the runs mirrored that have begun; how many were left for the next time."""
+        begun = [run for run in self._waiting if (run.folder / "identity.json").exists()]
+        for run in begun[:MOST_AT_ONCE]:
             self._follower.follow(run.folder)
             self._waiting.remove(run)
-        if not begun and self._end.is_set():
-            self._waiting.clear()
+        return len(begun[MOST_AT_ONCE:])
 
 
 def sweep_name(plan: Plan) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 GROUPS = ("all", "many", "medium", "few")
 # Of a metrics line, what is not a measure of the method.
 STRUCTURE = ("stage", "epoch", "head", "heads", "images", "seconds", "evaluation_seconds")
-# Where the run is recorded is no parameter of it, and an address may hold a password.
-NOT_PARAMETERS = ("tracking", "rerun")
+# Where a run is recorded and how it was started are no parameters of it, and an address may hold a password.
+NOT_PARAMETERS = ("tracking", "rerun", "sweep", "plan", "smoke")
 LONGEST_VALUE = 6000
 LONGEST_NOTE = 5000
 

@@ -1,16 +1,6 @@
-"""Words for people: a run's name within its sweep, a time span."""
+"""Words for people: a time span."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from csa.sweep.plan import Run
-
-
-def label(run: Run) -> str:
-    """The words that make the run; of a run without any, its folder's name."""
-    return " ".join(run.words) or run.folder.name
 
 
 def duration(seconds: float) -> str:
