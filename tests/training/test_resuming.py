@@ -6,20 +6,18 @@ import contextlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from rich.console import Console
+from same_run import assert_same, contents
 
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.data.build import load_split
 from csa.tracking.record import Record
-from csa.training import checkpoint, loop
+from csa.training import loop
 from csa.training.session import train_and_record
 
 METHODS = ("ce", "cbrs", "crt", "csa", "csa_mixup")
-TIMES = ("seconds", "evaluation_seconds")
 
 
 class Stopper:
@@ -51,33 +49,6 @@ def start_until_done(config) -> tuple[Record, int]:
         with contextlib.suppress(SystemExit):
             return start(config), starts
     raise AssertionError("never done")
-
-
-def contents(record: Record) -> dict:
-    """All that a run leaves, without the times."""
-    state = checkpoint.load(record.checkpoint)
-    lines = [{key: value for key, value in line.items() if key not in TIMES} for line in record.metrics()]
-    outputs = np.load(record.folder / "test_outputs.npz")
-    result = record.result()
-    return {
-        "weights": state["method"],
-        "momentum": state["optimiser"]["state"],
-        "lines": lines,
-        "outputs": {name: outputs[name].tobytes() for name in outputs},
-        "heads": result["heads"],
-    }
-
-
-def assert_same(first: dict, second: dict) -> None:
-    assert first["weights"].keys() == second["weights"].keys()
-    for name, value in first["weights"].items():
-        assert torch.equal(value, second["weights"][name]), name
-    assert first["momentum"].keys() == second["momentum"].keys()
-    for name, value in first["momentum"].items():
-        assert torch.equal(value["momentum_buffer"], second["momentum"][name]["momentum_buffer"])
-    assert first["lines"] == second["lines"]
-    assert first["outputs"] == second["outputs"]
-    assert first["heads"] == second["heads"]
 
 
 @pytest.mark.parametrize("method", METHODS)
