@@ -68,18 +68,22 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             if search is not None and search.is_over:
                 search.tell()
                 return
+        elif options.config_dir:
+            register_plugins()
         register_sweep_files()
-        hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+        try:
+            hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+        finally:
+            if search is not None:
+                search.tell()
         if faults:
             raise UserError(*faults)
-        if search is not None:
-            search.tell()
 
 
 def _words_meant(words: list[str]) -> list[str]:
     """Dots filled in, ``smoke=true`` spelt out."""
     words = fill_words(words)
-    return [*words, *(SMOKE_WORDS if "smoke=true" in words else ())]
+    return [*words, *(SMOKE_WORDS if "smoke=true" in map(str.lower, words) else ())]
 
 
 def _rewrite_arguments(options: Namespace, words: list[str], *, multirun: bool) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
+from csa.config.identity import canonical
 from csa.sweep.dots import DOTS, fill, has_dots
 
 if TYPE_CHECKING:
@@ -151,13 +152,26 @@ def shown(value: Any) -> str:
 
 
 def _apply(cells: Sequence[Cell], key: str, values: list[str]) -> list[Cell]:
-    known = {dict(cell.settings).get(key) for cell in cells}
-    if all(value in known for value in values):
-        restricted = [cell for cell in cells if dict(cell.settings).get(key, values[0]) in values]
-        return [
-            one for cell in restricted for one in ([cell] if key in dict(cell.settings) else _with(cell, key, values))
-        ]
-    return [one for cell in cells for one in _with(cell, key, values)]
+    known = {_canonical(value) for cell in cells for name, value in cell.settings if name == key}
+    wanted = [_canonical(value) for value in values]
+    if not known.issuperset(wanted):
+        return [one for cell in cells for one in _with(cell, key, values)]
+    applied: list[Cell] = []
+    for cell in cells:
+        own = dict(cell.settings).get(key)
+        if own is None:
+            applied += _with(cell, key, values)
+        elif _canonical(own) in wanted:
+            applied.append(cell)
+    return applied
+
+
+def _canonical(value: str) -> str:
+    """One spelling for equal numbers."""
+    try:
+        return str(canonical(float(value)))
+    except ValueError:
+        return value
 
 
 def _with(cell: Cell, key: str, values: list[str]) -> list[Cell]:

@@ -91,8 +91,8 @@ class _Base:
             OmegaConf.update(self._config, key, self._as_composed(key), merge=True)
         self._changed = set()
         for word in words:
-            self._changed.add(word.key_or_group)
             OmegaConf.update(self._config, word.key_or_group, word.value(), merge=True)
+            self._changed.add(word.key_or_group)
         return self._config
 
     def _as_composed(self, key: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from csa.config.composition import Tree
@@ -15,8 +17,9 @@ from csa.sweep.cells import Cell, of_the_sweep
 from csa.sweep.display import Display
 from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.processes import Ending, Processes
+from csa.sweep.processes import Ending, Processes, reason
 from csa.sweep.settings import Settings, settings_of
+from csa.sweep.summary import print_failures
 from csa.sweep.tracking import Tracking, sweep_name
 
 if TYPE_CHECKING:
@@ -42,13 +45,19 @@ class LocalLauncher(Launcher):
 
         This is how a search of Optuna's starts its trials; our own sweeper has runs already (``launch_runs``).
         """
-        cells = [Cell((), others=tuple(word for word in words if _of_the_run(word))) for words in job_overrides]
         settings = settings_of(self._config)
+        cells = [_cell(words) for words in job_overrides]
         plan = make_plan(Tree(settings.config_name, self._loader), cells)
+        plan.varied = set(OmegaConf.select(self._config, "hydra.sweeper.params") or ()) or None
+        to_do = settings.to_do(plan)
         tracking = self._track(settings, plan)
-        with Display(Console(), plan, plan.runs, quiet=False):
-            endings = self.launch_runs(settings, plan.runs)
+        tracking.end("KILLED", {})  # until it is known better
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # as every launcher does
+        console = Console()
+        with Display(console, plan, to_do, quiet=False):
+            endings = self.launch_runs(settings, to_do)
         tracking.end("FINISHED", {})
+        print_failures(console, plan, endings)
         run_of = {cell.words: run for run in plan.runs for cell in run.cells}
         return [_job_return(run_of[cell.words], endings) for cell in cells]
 
@@ -65,26 +74,30 @@ class LocalLauncher(Launcher):
         """Run what is not done; how each ended, by its fingerprint."""
         if not runs:
             return {}
-        name = settings.config_name
-        processes = Processes(
-            slots(settings.sweep, runs[0].config.runtime),
-            [] if name == "config" else ["--config-name", name],
-            stop_on_error=settings.sweep.on_error == "stop",
-        )
-        return processes.run(runs)
+        places = slots(settings.sweep, runs[0].config.runtime)
+        return Processes(places, settings.tree, stop_on_error=settings.sweep.on_error == "stop").run(runs)
 
 
-def _of_the_run(word: str) -> bool:
-    key = word.partition("=")[0].lstrip("+~")
-    return not of_the_sweep(key) and not key.startswith("hydra")
+def _cell(words: Sequence[str]) -> Cell:
+    settings, others = [], []
+    for word in words:
+        key, equals, value = word.partition("=")
+        name = key.lstrip("+~")
+        if of_the_sweep(name) or name.startswith("hydra"):
+            continue
+        if equals and key == name:
+            settings.append((key, value))
+        else:
+            others.append(word)
+    return Cell(tuple(settings), others=tuple(others))
 
 
 def _job_return(run: Run, endings: dict[str, Ending]) -> JobReturn:
     returned: Any = JobReturn(overrides=list(run.words), status=JobStatus.COMPLETED)
-    ending = endings.get(run.fingerprint, Ending("failed", "was not started"))
-    if ending.how == "done":
+    if run.state == "done":
         returned.return_value = objective(run.record.result())
     else:
         returned.status = JobStatus.FAILED
-        returned.return_value = RunFailedError(ending.reason)
+        ending = endings.get(run.fingerprint)
+        returned.return_value = RunFailedError(reason(run.folder) if ending is None else ending.reason)
     return returned  # type: ignore[no-any-return]

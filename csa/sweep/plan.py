@@ -78,12 +78,15 @@ class Run:
 
 @dataclass
 class Plan:
-    """runs: in the order of their first cells; missing: cells whose option is not there, with its name."""
+    """runs: in the order of their first cells; missing: cells whose option is not there, with its name.
+
+    varied: keys that tell the runs from one another; None: those whose values differ.
+    """
 
     runs: list[Run]
     missing: list[tuple[Cell, str]] = field(default_factory=list)
     absent_data: set[str] = field(default_factory=set)
-    _varied: set[str] | None = None
+    varied: set[str] | None = None
 
     @property
     def cells(self) -> int:
@@ -95,9 +98,9 @@ class Plan:
 
     def label(self, run: Run) -> str:
         """The words that tell a run from the others; of a single run its folder's name."""
-        if self._varied is None:
-            self._varied = set(swept_keys([run.cells[0] for run in self.runs]))
-        words = [f"{key}={value}" for key, value in run.cells[0].settings if key in self._varied]
+        if self.varied is None:
+            self.varied = set(swept_keys([run.cells[0] for run in self.runs]))
+        words = [f"{key}={value}" for key, value in run.cells[0].settings if key in self.varied]
         return " ".join([*words, *run.cells[0].others]) or run.folder.name
 
     def counts(self) -> dict[State, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from csa.sweep.machine import GPUS, Slot
 from csa.sweep.orphan import PARENT
 from csa.tracking.files import write_json
-from csa.tracking.lease import is_held
+from csa.tracking.lease import holder, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ WALL_NAME = "wall.json"
 POLL_SECONDS = 0.1
 HELD_STATUS = 3
 STOPPED_STATUS = (75, 130)
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # the run's own doing
 TAIL_LINES = 12
 
 
@@ -41,7 +43,11 @@ class Ending:
 
 
 class SweepStopped(SystemExit):
-    """Ctrl-C (130) or SIGTERM (75): every run is saved, the same command continues."""
+    """Ctrl-C (130) or SIGTERM (75): every run is saved, the same command continues. endings: until then."""
+
+    def __init__(self, status: int, endings: dict[str, Ending]) -> None:
+        super().__init__(status)
+        self.endings = endings
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Processes:
                     if ending.how == "failed" and self._stop_on_error:
                         waiting.clear()
         if self._signals:
-            raise SweepStopped(130 if self._signals[0] == signal.SIGINT else 75)
+            raise SweepStopped(130 if self._signals[0] == signal.SIGINT else 75, endings)
         return endings
 
     # --- starting ---------------------------------------------------------------------------
@@ -98,7 +104,7 @@ class Processes:
             if not self._free or self._signals:
                 return
             run = waiting.popleft()
-            if is_held(run.folder):
+            if is_held_here(run.folder):
                 waiting.append(run)
             elif run.state == "done" and not run.config.rerun:  # another process has finished it
                 endings[run.fingerprint] = Ending("done")
@@ -107,6 +113,7 @@ class Processes:
 
     def _spawn(self, run: Run, slot: Slot) -> _Child:
         run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
         threads = run.kept_threads or run.config.runtime.threads or slot.threads
         command = [sys.executable, "-m", "csa.run", *self._tree, *run.words]
@@ -135,11 +142,12 @@ class Processes:
             return Ending("done")
         if self._signals:
             return Ending("interrupted")
-        if status < 0 or status in STOPPED_STATUS:
+        if (status < 0 and -status not in CRASHES) or status in STOPPED_STATUS:
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else "stopped by a signal"
             return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
         if run.state != "failed":
-            run.record.fail({"reason": tail(run.folder / OUTPUT_NAME) or f"exit status {status}"})
+            how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+            run.record.fail({"reason": f"{tail(run.folder / OUTPUT_NAME)}\n{how}".strip()})
         return Ending("failed", reason(run.folder))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -151,6 +159,16 @@ class Processes:
             for place, number in enumerate(self._signals[child.signals :], child.signals):
                 child.process.send_signal(signal.SIGKILL if place and number == signal.SIGINT else number)
             child.signals = len(self._signals)
+
+
+def is_held_here(folder: Path) -> bool:
+    """Whether a process of this machine is training the run.
+
+    A lease of another machine may be that of a process which is long dead: the run itself finds out, and
+    leaves with HELD_STATUS where its holder lives.
+    """
+    other = holder(folder)
+    return other is not None and other.host == socket.gethostname() and is_held(folder)
 
 
 def reason(folder: Path) -> str:

@@ -8,16 +8,21 @@ left is put back in line, and the sampler goes on with another seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from csa.config.faults import Fault, UserError
+from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.preflight import preflight
-from csa.config.schema import RuntimeConfig, SweepConfig
-from csa.config.typed import build_block
+from csa.config.typed import build
+from csa.sweep.cells import Cell, shown
+from csa.sweep.estimate import estimate
 from csa.sweep.machine import slots
+from csa.sweep.plan import Run
+from csa.sweep.spans import duration
 from csa.tracking.store import sqlite_file, try_lock
 
 if TYPE_CHECKING:
@@ -27,39 +32,45 @@ if TYPE_CHECKING:
 
     from csa.config.composition import Composed
 
+SMOKE_TRIALS = 3
+
 
 @dataclass
 class Search:
-    """words: for Hydra's sweeper; left: trials of the budget that are still to be run."""
+    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; only_told: ``plan=true``."""
 
     words: list[str]
     storage: str
     name: str
+    budget: int
     left: int
-    lock: IO[str] | None
+    lock: IO[str] | None = None
+    only_told: bool = False
+    time: str = ""
 
     @property
     def is_over(self) -> bool:
-        return self.left <= 0
+        return self.left <= 0 or self.only_told
 
     def tell(self) -> None:
         """Print what the study has found so far."""
         from optuna.trial import TrialState
 
-        study = _study(self.storage, self.name)
-        if study is None:
-            return
-        states = [trial.state for trial in study.trials]
-        done, failed = states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"study {self.name} in {self.storage}: {done} trials done, {failed} failed")
-        if done:
-            found = " ".join(f"{key}={value}" for key, value in study.best_params.items())
+        study = _study(self.storage, self.name)
+        states = [trial.state for trial in study.trials] if study is not None else []
+        done, failed = states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)
+        left = max(0, self.budget - done - failed)
+        console.print(f"study {self.name} in {self.storage}: {done} trials done, {failed} failed, {left} to do")
+        if self.time and left:
+            console.print(self.time)
+        if study is not None and done:
+            found = " ".join(f"{key}={canonical(value)}" for key, value in study.best_params.items())
             console.print(f"best on the validation images: {study.best_value:.2f} % with {found}")
 
 
 def prepare(first: Composed) -> Search:
-    """Look at the study and put it in order.
+    """Look at the study and put it in order; under ``plan=true`` only look.
 
     Raises:
         UserError: there are no validation images, a value of the search is not allowed, the study
@@ -69,17 +80,43 @@ def prepare(first: Composed) -> Search:
     faults = _faults(first)
     if faults:
         raise UserError(*faults)
-    storage, name = str(sweeper["storage"]), str(sweeper["study_name"])
-    lock = _lock(storage, name)
+    run = _one_trial(first)
+    # Trials of other runs (another data set, another protocol) are not of this study.
+    storage, name = str(sweeper["storage"]), f"{sweeper['study_name']}-{run.fingerprint[:6]}"
+    budget = min(int(sweeper["n_trials"]), SMOKE_TRIALS) if run.config.smoke else int(sweeper["n_trials"])
+    places = slots(run.config.sweep, run.config.runtime)
+    lock = None if run.config.plan else _lock(storage, name)
     study = _study(storage, name)
-    made = _put_in_order(study) if study is not None else 0
-    left = int(sweeper["n_trials"]) - made
-    places = slots(_block(SweepConfig, first.config.sweep), _block(RuntimeConfig, first.config.runtime))
-    words = [f"hydra.sweeper.n_trials={max(left, 0)}", f"hydra.sweeper.n_jobs={len(places)}"]
+    made = _finished(study) if study is not None else 0
+    left = budget - made
+    if run.config.plan:
+        time = _time(run, left, len(places), places[0].threads)
+        return Search([], storage, name, budget, left, only_told=True, time=time)
+    if study is not None:
+        _put_in_line(study)
+    words = [
+        f"hydra.sweeper.study_name={shown(name)}",
+        f"hydra.sweeper.n_trials={max(left, 0)}",
+        f"hydra.sweeper.n_jobs={len(places)}",
+    ]
     seed = (sweeper.get("sampler") or {}).get("seed")
     if seed is not None and made:
         words.append(f"hydra.sweeper.sampler.seed={int(seed) + made}")
-    return Search(words, storage, name, left, lock)
+    return Search(words, storage, name, budget, left, lock)
+
+
+def _one_trial(first: Composed) -> Run:
+    """The run that the words make without the search's own: what is the same in all trials, and what one costs."""
+    config = build(first.config)
+    who = identity(config, repr(config.dataset))
+    return Run([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
+
+
+def _time(run: Run, left: int, places: int, threads: int) -> str:
+    seconds = estimate([run], threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
+    if seconds is None:
+        return ""
+    return f"estimated: {duration(seconds * ceil(left / places))} ({places} at once, {threads} threads each)"
 
 
 def _faults(first: Composed) -> list[Fault]:
@@ -101,13 +138,6 @@ def _faults(first: Composed) -> list[Fault]:
     return faults
 
 
-def _block(schema: type, values: Any) -> Any:
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(values, resolve=True)
-    return build_block(schema, plain)
-
-
 def _lock(storage: str, name: str) -> IO[str] | None:
     """Held by this process; of a database of another kind the study is trusted to be ours."""
     database = sqlite_file(storage)
@@ -123,6 +153,9 @@ def _lock(storage: str, name: str) -> IO[str] | None:
 def _study(storage: str, name: str) -> Study | None:
     import optuna
 
+    database = sqlite_file(storage)
+    if database is not None and not database.exists():
+        return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return optuna.load_study(study_name=name, storage=storage)
@@ -130,13 +163,14 @@ def _study(storage: str, name: str) -> Study | None:
         return None
 
 
-def _put_in_order(study: Study) -> int:
-    """Trials that a killed process left go back in line with their values; the number of trials that are finished."""
+def _finished(study: Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.trials)
+
+
+def _put_in_line(study: Study) -> None:
+    """Trials that a killed process left go back in line with their values."""
     from optuna.trial import TrialState
 
-    finished = 0
     for trial in study.trials:
         if trial.state is TrialState.RUNNING:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        finished += trial.state.is_finished()
-    return finished

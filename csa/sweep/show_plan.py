@@ -26,9 +26,7 @@ MOST_MERGED = 10
 
 
 def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
-    to_do = [run for run in plan.runs if run.state in ("planned", "interrupted", "running")]
-    if settings.sweep.retry_failed:
-        to_do += [run for run in plan.runs if run.state == "failed"]
+    to_do = settings.to_do(plan)
     places = slots(settings.sweep, plan.runs[0].config.runtime) if plan.runs else []
     threads = places[0].threads if places else 1
     told = estimate(to_do, threads, measure=settings.sweep.calibrate)
@@ -37,7 +35,7 @@ def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
         names = [" ".join(cell.words) for cell in run.cells]
         more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
         console.print(f"one run: {names[0]} | {names[1]}{more}", highlight=False, soft_wrap=True, markup=False)
-    console.print(_counts(plan), highlight=False, soft_wrap=True, markup=False)
+    console.print(counted(plan), highlight=False, soft_wrap=True, markup=False)
     console.print(_time(plan, told, len(places), threads), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -74,7 +72,8 @@ def _table(plan: Plan, told: Estimate) -> Table:
     return table
 
 
-def _counts(plan: Plan) -> str:
+def counted(plan: Plan) -> str:
+    """``40 cells, 38 runs (2 duplicates merged): 31 done, ...``."""
     merged = sum(len(run.cells) - 1 for run in plan.runs)
     told = [f"{count} {state}" for state, count in plan.counts().items()]
     if plan.missing:

@@ -26,6 +26,18 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
     """Print it; the number of runs that failed, now or before."""
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
+    failed = print_failures(console, plan, endings)
+    counts = plan.counts()
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if plan.missing:
+        names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
+        told += f"; {len(plan.missing)} cells are not available ({names})"
+    console.print(f"{len(plan.runs)} runs: {told}", highlight=False, soft_wrap=True, markup=False)
+    return failed
+
+
+def print_failures(console: Console, plan: Plan, endings: dict[str, Ending]) -> int:
+    """Each with its folder and the last lines that say why; their number."""
     failed = [run for run in plan.runs if _failed(run, endings)]
     for run in failed:
         console.print(f"[bold red]failed[/]: {escape(plan.label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
@@ -34,12 +46,6 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
             console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
     if any(run.fingerprint not in endings for run in failed):
         console.print("failed before, and not started again: sweep.retry_failed=true does", highlight=False)
-    counts = plan.counts()
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    if plan.missing:
-        names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
-        told += f"; {len(plan.missing)} cells are not available ({names})"
-    console.print(f"{len(plan.runs)} runs: {told}", highlight=False, soft_wrap=True, markup=False)
     return len(failed)
 
 

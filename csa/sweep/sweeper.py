@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,9 @@ from csa.sweep.display import Display
 from csa.sweep.launcher import LocalLauncher
 from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.processes import Ending, reason
+from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
-from csa.sweep.show_plan import print_plan
+from csa.sweep.show_plan import counted, print_plan
 from csa.sweep.summary import print_summary
 from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 FAILED_STATUS = 1
 IN_PROCESS = "basic"
+LOOK_SECONDS = 1.0
 
 
 class CellsSweeper(Sweeper):
@@ -64,13 +68,8 @@ class CellsSweeper(Sweeper):
             self._run(plan, settings)
 
     def _run(self, plan: Plan, settings: Settings) -> None:
-        to_do = [run for run in plan.runs if _is_to_do(run, settings)]
-        # What starts from another run's finished stage comes after it.
-        to_do.sort(key=lambda run: run.config.method.starts_from is not None)
-        left = len(plan.runs) - len(to_do)
-        self._console.print(
-            f"{plan.cells} cells, {len(plan.runs)} runs: {len(to_do)} to do, {left} not", highlight=False
-        )
+        to_do = settings.to_do(plan)
+        self._console.print(f"{counted(plan)}; {len(to_do)} to do", highlight=False, soft_wrap=True)
         endings: dict[str, Ending] = {}
         status, trouble = 0, None
         if plan.runs:
@@ -100,6 +99,9 @@ class CellsSweeper(Sweeper):
                         break
         except KeyboardInterrupt:
             return CTRL_C_STATUS
+        except SweepStopped as stopped:
+            endings |= stopped.endings
+            return int(str(stopped.code))
         except SystemExit as stopped:
             if stopped.code not in (CTRL_C_STATUS, REQUEUE_STATUS):
                 raise
@@ -118,17 +120,32 @@ class CellsSweeper(Sweeper):
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.launch_runs(settings, runs)
         assert self.launcher is not None
-        runs = [run for run in runs if run.state != "running"]
+        runs = [run for run in runs if not is_held_here(run.folder)]
+        if not runs:
+            return {}
         words = [[*run.words, "tracking.mlflow=false", *_seen_from_elsewhere(run)] for run in runs]
-        returns = self.launcher.launch(words, initial_job_idx=0)
+        try:
+            with _SigtermStops():
+                returns = self.launcher.launch(words, initial_job_idx=0)
+        except Exception as error:  # of the launcher: a job that was killed has no result
+            return _endings_by_record(runs, error)
         return {run.fingerprint: _ending(run, one) for run, one in zip(runs, returns, strict=True)}
 
 
-def _is_to_do(run: Run, settings: Settings) -> bool:
-    state = run.state
-    if state == "failed":
-        return settings.sweep.retry_failed
-    return state != "done" or run.config.rerun
+class _SigtermStops:
+    """SIGTERM ends a launcher of Hydra's as Ctrl-C does, so that the sweep still says how it stands."""
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._stop)
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    @staticmethod
+    def _stop(*_: object) -> None:
+        raise SystemExit(REQUEUE_STATUS)
 
 
 def _seen_from_elsewhere(run: Run) -> list[str]:
@@ -141,4 +158,18 @@ def _ending(run: Run, returned: JobReturn) -> Ending:
     if returned.status is JobStatus.COMPLETED:
         return Ending("done")
     told: Any = returned._return_value
+    if run.state == "running":
+        return Ending("interrupted", str(told))  # another process trains it
     return Ending("failed", reason(run.folder) if run.state == "failed" else str(told))
+
+
+def _endings_by_record(runs: Sequence[Run], error: Exception) -> dict[str, Ending]:
+    """How runs ended whose launcher gave up at one of them, once those that go on have ended."""
+    while any(is_held_here(run.folder) for run in runs):
+        time.sleep(LOOK_SECONDS)
+    lost = f"{type(error).__name__}: {error}\nits job did not say how it ended; the next start continues it"
+    return {
+        run.fingerprint: Ending("done") if run.state == "done"
+        else Ending("failed", reason(run.folder) if run.state == "failed" else lost)
+        for run in runs
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from csa.sweep.cells import swept_keys
 from csa.tracking.files import read_json, write_json
 from csa.tracking.follower import Follower
+from csa.tracking.mirror import STATE_NAME as MIRROR_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,18 +35,21 @@ MODEL = "csa.training.recorded.primary_head"
 LOOK_SECONDS = 1.0
 MOST_AT_ONCE = 50  # folders told to the follower at a time: its pipe is small
 PARENT_SECONDS = 10.0
+MOST_OF_A_NAME = 80  # characters
 
 
 class Tracking:
     """Context manager around the runs of a sweep; does nothing where they are not tracked."""
 
     def __init__(self, name: str, config: Config) -> None:
-        self._name, self._config, self._on = name, config, config.tracking.mlflow
+        self._name = re.sub(r"[^\w .:/-]", "_", name)  # what MLflow takes as part of a tag
+        self._config, self._on = config, config.tracking.mlflow
         self.trouble: str | None = None
         self._runs: list[Run] = []
         self._waiting: list[Run] = []
         self._run_id = ""
         self._end = threading.Event()
+        self._noting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Tracking:
@@ -70,7 +75,7 @@ class Tracking:
             known = {run.fingerprint for run in self._runs}
             new = [run for run in runs if run.fingerprint not in known]
             self._runs += new
-            self._waiting += [run for run in new if self._note(run, self._run_id or None) or run.state != "done"]
+            self._waiting += [run for run in new if self._note(run, self._run_id or None) or not _is_mirrored(run)]
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"], counts: Mapping[State, int]) -> None:
         """Say how the sweep ended; the last word counts."""
@@ -114,16 +119,17 @@ class Tracking:
     def _note(self, run: Run, run_id: str | None) -> bool:
         """Note in a run's folder that it belongs to this sweep; whether that is news."""
         path = run.folder / SWEEPS_NAME
-        sweeps: list[dict[str, Any]] = []
-        with contextlib.suppress(OSError, ValueError):
-            sweeps = read_json(path)
-        known = next((sweep for sweep in sweeps if sweep["name"] == self._name), None)
-        if known is not None and run_id in (None, known["parent_run_id"]):
-            return False
-        others = [sweep for sweep in sweeps if sweep["name"] != self._name]
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, [*others, {"name": self._name, "parent_run_id": run_id}])
-        return True
+        with self._noting:
+            sweeps: list[dict[str, Any]] = []
+            with contextlib.suppress(OSError, ValueError):
+                sweeps = read_json(path)
+            known = next((sweep for sweep in sweeps if sweep["name"] == self._name), None)
+            if known is not None and run_id in (None, known["parent_run_id"]):
+                return False
+            others = [sweep for sweep in sweeps if sweep["name"] != self._name]
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, [*others, {"name": self._name, "parent_run_id": run_id}])
+            return True
 
     # --- its children -----------------------------------------------------------------------
 
@@ -140,8 +146,21 @@ class Tracking:
         return len(begun[MOST_AT_ONCE:])
 
 
+def _is_mirrored(run: Run) -> bool:
+    """Whether MLflow has all of a finished run: a sweep that was killed may have left it behind."""
+    if run.state != "done":
+        return False
+    try:
+        sent = read_json(run.folder / MIRROR_NAME)
+        last = "model" if run.config.tracking.model else "checkpoint.pt"
+        return sent["status"] == "FINISHED" and not sent["trouble"] and last in sent["artifacts"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def sweep_name(plan: Plan) -> str:
     """Of a sweep without a name: what it varies; the same for the same cells."""
     cells = [cell for run in plan.runs for cell in run.cells]
     digest = hashlib.sha256(repr([cell.words for cell in cells]).encode()).hexdigest()[:6]
-    return "-".join([*(key.replace(".", "_") for key in swept_keys(cells)), digest])
+    varied = "-".join(key.replace(".", "_") for key in swept_keys(cells))
+    return f"{varied[:MOST_OF_A_NAME]}-{digest}".lstrip("-")
