@@ -160,6 +160,11 @@ class Followed:
     def state(self) -> str:
         return Record(self.folder).state
 
+    @property
+    def ended(self) -> bool:
+        """Whether MLflow has the end of the run, not only what there was when a slow push began."""
+        return self.pushed is not None and self.pushed[0] in ("done", "failed")
+
     def _signature(self) -> tuple[Any, ...]:
         """Changes whenever the folder has something new to push."""
         found: list[Any] = [self.state]
@@ -212,7 +217,7 @@ def follow(orders: _Orders) -> int:
     while not orders.ended.is_set():
         _take(orders, followed)
         for path, one in list(followed.items()):
-            if one.look(LONGEST_PAUSE) and one.state in ("done", "failed"):
+            if one.look(LONGEST_PAUSE) and one.ended:
                 one.release()
                 del followed[path]
         orders.ended.wait(LOOK_SECONDS)

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, Timer
+from types import SimpleNamespace
 
 import miniature
 
-from csa.tracking.follower import Follower
+from csa.tracking.follower import Follower, follow
 from csa.tracking.lease import Lease
+from csa.tracking.mirror import Mirror
 
 
 def wait_for(condition, seconds=20.0):
@@ -53,6 +56,28 @@ def test_two_runs_live_to_their_end(tmp_path, uri, client):
     for status, epochs in (("FINISHED", 3), ("KILLED", 2)):
         points = client.get_metric_history(by_status[status].info.run_id, "loss")
         assert sorted(point.step for point in points) == list(range(epochs))
+
+
+def test_a_run_that_ends_while_it_is_pushed_is_pushed_to_its_end(tmp_path, uri, client, monkeypatch):
+    """A push may wait long for the store, and sends what there was when it began."""
+    record = miniature.begin(tmp_path, epochs=1)
+    settings = {"uri": uri, "experiment": "csa", "model": None}
+    orders = SimpleNamespace(folders=[record.folder], settings=settings, ended=Event())
+    lease = Lease(record.folder).__enter__()
+    push = Mirror.push
+
+    def slow_push(mirror):
+        sent = push(mirror)
+        if record.state == "running":
+            miniature.finish(record)
+            lease.__exit__()
+            Timer(0.5, orders.ended.set).start()
+        return sent
+
+    monkeypatch.setattr(Mirror, "push", slow_push)
+    assert follow(orders) == 0
+    (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    assert (run.info.status, run.data.tags["csa.status"]) == ("FINISHED", "done")
 
 
 KILLED_TRAINING = """
