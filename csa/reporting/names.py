@@ -1,0 +1,42 @@
+"""How data sets, backbones and metrics are called in print; what is not listed keeps its own name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from csa.reporting.published import Place
+
+PRINTED = {
+    "mnist_lt": "MNIST-LT",
+    "fashion_lt": "Fashion-LT",
+    "cmnist_lt": "CMNIST-LT",
+    "cifar10_lt": "CIFAR-10-LT",
+    "cifar100_lt": "CIFAR-100-LT",
+    "imagenet_lt": "ImageNet-LT",
+    "digits_lt": "Digits-LT",
+    "lenet": "LeNet",
+    "resnet32": "ResNet-32",
+    "resnet10": "ResNet-10",
+    "resnet50": "ResNet-50",
+    "ce": "CE",
+    "crt": "cRT",
+    "cbrs": "CB-RS",
+    "csa": "CSA",
+    "csa_mixup": "CSA + mixup",
+    "all": "All",
+    "many": "Many",
+    "medium": "Med.",
+    "few": "Few",
+}
+
+
+def printed(name: str) -> str:
+    return PRINTED.get(name, name)
+
+
+def place_name(place: Place) -> str:
+    """``csa on cifar100_lt, ratio 50, delta=0.3``."""
+    ratio = "" if place.imbalance_ratio is None else f", ratio {place.imbalance_ratio:g}"
+    words = "".join(f", {word}" for word in place.words)
+    return f"{place.method} on {place.dataset}{ratio}, {place.backbone}{words}"
