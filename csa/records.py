@@ -247,7 +247,7 @@ def sync(config: Config, output_root: Path) -> int:
     from csa.tracking.sync import sync as send
 
     tracking = config.tracking
-    model = "csa.training.recorded.primary_head" if tracking.model else None
+    model = None if tracking.model is False else "csa.training.recorded.primary_head"
     try:
         sent = send(output_root, tracking.uri, tracking.experiment, model)
     except Exception as error:  # MLflow raises what its stores happen to

@@ -227,7 +227,8 @@ class TrackingConfig:
     mlflow: bool
     uri: str | None
     experiment: str
-    model: bool
+    model: bool | None
+    """None: of a single run, not of a sweep's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
     """
     tracking = config.tracking
     mirror = Follower(
-        tracking.uri, tracking.experiment, record.folder / "mlflow.log", MODEL if tracking.model else None
+        tracking.uri, tracking.experiment, record.folder / "mlflow.log", None if tracking.model is False else MODEL
     )
     try:
         record.folder.mkdir(parents=True, exist_ok=True)
