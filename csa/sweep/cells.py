@@ -12,8 +12,11 @@ A grid is the product of its keys; a value is one or a list.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 ZIP, BLANK = "zip", "blank"
 OF_THE_SWEEP = ("sweep", "plan", "smoke", "cells")
-Settings = dict[str, str]
+NAME = re.compile(r"[A-Za-z_][\w./-]*")
+NO_NAMES = ("null", "true", "false", "nan", "inf")  # Hydra would read a value of another type
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def apply(cells: Sequence[Cell], words: Iterable[Override]) -> list[Cell]:
             continue
         if of_the_sweep(word.key_or_group):
             if word.is_sweep_override():
-                raise UserError(Fault(word.key_or_group, word.get_value_element_as_str(), "is one for the whole sweep"))
+                raise UserError(Fault(word.key_or_group, _typed(word), "is one for the whole sweep"))
             continue
         if word.is_delete() or word.package is not None:
             assert word.input_line is not None
@@ -142,9 +146,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, str) and (not value or not value.replace("_", "").replace("/", "").replace(".", "").isalnum()):
-        escaped = value.replace("'", "\\'")
-        return f"'{escaped}'"
+    if isinstance(value, str) and (not NAME.fullmatch(value) or value.lower() in NO_NAMES):
+        return QuotedString(value, Quote.single).with_quotes()
     return str(value)
 
 
@@ -187,5 +190,9 @@ def _values(word: Override) -> list[str]:
         return [spelling.get(value, value)]
     if not word.is_discrete_sweep():
         allowed = "values, or a range; -cn search_csa searches in intervals"
-        raise UserError(Fault(word.key_or_group, word.get_value_element_as_str(), "is an interval", allowed))
+        raise UserError(Fault(word.key_or_group, _typed(word), "is an interval", allowed))
     return [spelling.get(value, value) for value in word.sweep_string_iterator()]
+
+
+def _typed(word: Override) -> str:
+    return str(word.input_line).partition("=")[2]

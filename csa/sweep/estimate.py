@@ -6,6 +6,7 @@ is known of it is the time of an image in each stage, of an evaluation, and of w
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 from dataclasses import asdict, dataclass
@@ -126,17 +127,23 @@ def _images(run: Run, cost: Cost) -> int:
 def _shared_stage(run: Run) -> str | None:
     """The training that this run starts from, by what decides it."""
     start = run.config.method.starts_from
-    return None if start is None else _stage_key(run, start)
+    return None if start is None else _stage_key(run.identity, start)
 
 
 def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
-    """Trainings that other runs can start from."""
-    plain = (run for run in runs if run.config.sampler.rule == "shuffle")
-    return {_stage_key(run, run.config.method.name) for run in plain}
+    """Trainings that other runs can start from: those of the sweep, and finished ones."""
+    identities = [run.identity for run in runs]
+    starts = {(run.folder.parents[1], run.config.method.starts_from) for run in runs if run.config.method.starts_from}
+    for folder, method in starts:
+        for path in folder.glob(f"{method}/*/result.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                identities.append(read_json(path.parent / "identity.json")["identity"])
+    plain = (who for who in identities if who.get("sampler", {}).get("rule") == "shuffle")
+    return {_stage_key(who, who["method"]["name"]) for who in plain}
 
 
-def _stage_key(run: Run, method: str) -> str:
-    parts = {key: run.identity[key] for key in ("dataset", "backbone", "protocol", "seed", "variant")}
+def _stage_key(identity: Mapping[str, Any], method: str) -> str:
+    parts = {key: identity[key] for key in ("dataset", "backbone", "protocol", "seed", "variant")}
     return json.dumps([method, parts], sort_keys=True)
 
 

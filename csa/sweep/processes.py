@@ -116,14 +116,12 @@ class Processes:
         (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
         threads = run.kept_threads or run.config.runtime.threads or slot.threads
-        command = [sys.executable, "-m", "csa.run", *self._tree, *run.words]
-        command += ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false", f"runtime.threads={threads}"]
         environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
         if slot.gpu is not None:
             environment[GPUS] = slot.gpu
         with (run.folder / OUTPUT_NAME).open("ab") as output:
             process = subprocess.Popen(
-                command,
+                command_of(run, self._tree, threads),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -159,6 +157,13 @@ class Processes:
             for place, number in enumerate(self._signals[child.signals :], child.signals):
                 child.process.send_signal(signal.SIGKILL if place and number == signal.SIGINT else number)
             child.signals = len(self._signals)
+
+
+def command_of(run: Run, tree: Sequence[str], threads: int) -> list[str]:
+    own = ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false", f"runtime.threads={threads}"]
+    if run.config.tracking.model is None:
+        own.append("tracking.model=false")  # for whoever sends the record to MLflow later
+    return [sys.executable, "-m", "csa.run", *tree, *run.words, *own]
 
 
 def is_held_here(folder: Path) -> bool:

@@ -1,0 +1,54 @@
+"""Configurations set value by value are those of Hydra's own composition."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from csa.config.composition import tree
+from csa.config.faults import UserError
+from csa.config.typed import build
+from csa.sweep.composing import Composer, NotThereError
+
+WORDS = (
+    "method=ce", "method=csa", "method=crt", "dataset=mnist_lt", "dataset=cifar100_lt", "protocol=cifar",
+    "backbone=resnet10", "sampler=class_balanced", "delta=0.3", "delta=1", "seed=7", "protocol.epochs=5",
+    "protocol.milestones=[2,4]", "protocol.factors=[0.1,0.1]", "dataset.imbalance_ratio=50", "variant='a b'",
+    "data_dir='${output_root}/data'", "dataset.groups=[1,1,8]", "runtime.threads=3", "runtime.threads=null",
+)  # fmt: skip
+CELLS = st.lists(st.lists(st.sampled_from(WORDS), max_size=5, unique=True), min_size=2, max_size=4)
+
+
+def outcome(make):
+    try:
+        return make()
+    except UserError as error:
+        return {str(fault) for fault in error.faults}
+
+
+@settings(max_examples=25, deadline=None)
+@given(CELLS)
+def test_equal_to_a_full_composition(cells):
+    """One after the other, so that nothing of an earlier cell may stay."""
+    with tree("config") as tree_:
+        composer = Composer(tree_)
+        for words in cells:
+            parsed = [tree_.parse(word) for word in words]
+            assert outcome(lambda words=words: composer.config(words)) == outcome(
+                lambda parsed=parsed: build(tree_.compose(parsed).config)
+            ), words
+
+
+def test_a_mistake_in_one_cell_leaves_the_others():
+    with tree("config") as tree_:
+        composer = Composer(tree_)
+        for wrong in ("dataset.foo=1", "delta=2", "method.bank=perhaps"):
+            with pytest.raises(UserError, match=wrong.partition("=")[0]):
+                composer.config([wrong, "seed=3"])
+        assert composer.config(["seed=4"]) == build(tree_.compose([tree_.parse("seed=4")]).config)
+
+
+def test_an_option_that_is_not_there_yet():
+    with tree("config") as tree_, pytest.raises(NotThereError, match="method=of_the_future"):
+        Composer(tree_).config(["method=of_the_future", "seed=1"])

@@ -1,0 +1,183 @@
+"""Runs as processes: slots, failures, kills, signals. The processes are scripts that act as runs do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from plans import begin, plan_of
+
+from csa.sweep import processes
+from csa.sweep.machine import Slot
+from csa.sweep.processes import OUTPUT_NAME, Processes, SweepStopped
+from csa.tracking.lease import Lease
+
+# What a run does, by its seed.
+ACT = """
+import json, os, pathlib, signal, sys, time
+folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+def write(name, value): (folder / name).write_text(json.dumps(value))
+def done(): write("result.json", {"schema": 1, "seconds": 0.0})
+def stopped(number, frame): write("stopped.json", number); sys.exit(75 if number == signal.SIGTERM else 130)
+write("identity.json", {})
+write("seen.json", {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")})
+if seed == 90:
+    write("failure.json", {"reason": "the loss is not finite in epoch 3"}); sys.exit(1)
+if seed == 91:
+    print("out of memory, or so"); sys.exit(1)
+if seed == 92:
+    os.kill(os.getpid(), signal.SIGKILL)
+if seed == 93:
+    os.kill(os.getpid(), signal.SIGSEGV)
+if seed >= 95:
+    signal.signal(signal.SIGTERM, stopped), signal.signal(signal.SIGINT, stopped)
+    write("ready.json", True)
+    while True: time.sleep(0.01)
+done()
+"""
+
+
+@pytest.fixture(autouse=True)
+def acting(monkeypatch):
+    monkeypatch.setattr(
+        processes, "command_of",
+        lambda run, tree, threads: [sys.executable, "-c", ACT, str(run.folder), str(run.config.seed)],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    def of(*seeds: int):
+        return plan_of(tmp_path, "method=ce", f"seed={','.join(map(str, seeds))}").runs
+
+    return of
+
+
+def run_all(runs, slots=2, *, stop_on_error=False):
+    places = [Slot(number, 1, None) for number in range(slots)]
+    endings = Processes(places, [], stop_on_error=stop_on_error).run(runs)
+    return {run.config.seed: endings[run.fingerprint] for run in runs if run.fingerprint in endings}
+
+
+def when(condition, then):
+    """Do it once the condition holds, beside the test."""
+
+    def work():
+        while not condition():
+            time.sleep(0.02)
+        then()
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def test_failures_are_those_of_their_cells(runs):
+    """A run that fails, one without a word, a killed one, a crash: the others are done."""
+    every = runs(0, 90, 91, 92, 93, 1)
+    endings = run_all(every)
+    assert {seed: ending.how for seed, ending in endings.items()} == {
+        0: "done", 90: "failed", 91: "failed", 92: "failed", 93: "failed", 1: "done",
+    }  # fmt: skip
+    assert endings[90].reason == "the loss is not finite in epoch 3"
+    assert endings[91].reason == "out of memory, or so\nexit status 1"
+    assert "SIGKILL; the next start continues it" in endings[92].reason
+    assert "SIGSEGV" in endings[93].reason
+    # A kill from outside leaves a run to be continued; what the run did itself is its failure.
+    assert [run.state for run in every] == ["done", "failed", "failed", "interrupted", "failed", "done"]
+
+
+def test_stop_starts_nothing_more(runs):
+    endings = run_all(runs(0, 90, 1, 2), slots=1, stop_on_error=True)
+    assert {seed: ending.how for seed, ending in endings.items()} == {0: "done", 90: "failed"}
+    assert run_all(runs(0, 90, 1, 2), slots=1).keys() == {0, 90, 1, 2}
+
+
+def test_a_retried_run_starts_without_its_old_failure(runs):
+    (run,) = runs(0)
+    begin(run)
+    run.record.fail({"reason": "old"})
+    assert run_all([run])[0].how == "done"
+    assert run.state == "done"
+    assert not (run.folder / "failure.json").exists()
+
+
+def test_slots_are_kept(runs):
+    every = runs(*range(5))
+    seen = []
+    original = Processes._spawn
+
+    def spawn(self, run, slot):
+        seen.append((run.config.seed, slot.number, len(self._children)))
+        return original(self, run, slot)
+
+    Processes._spawn, restore = spawn, original
+    try:
+        run_all(every, slots=2)
+    finally:
+        Processes._spawn = restore
+    assert [seed for seed, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert {slot for _, slot, _ in seen} == {0, 1}
+    assert max(already for _, _, already in seen) == 1
+
+
+def test_a_run_sees_its_slots_gpu_and_threads(runs):
+    every = runs(0, 1)
+    Processes([Slot(0, 1, "4"), Slot(1, 1, "7")], [], stop_on_error=False).run(every)
+    import json
+
+    seen = [json.loads((run.folder / "seen.json").read_text()) for run in every]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["4", "7"]
+    assert [one["OMP_NUM_THREADS"] for one in seen] == ["1", "1"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_reaches_every_run_and_the_sweep_waits_for_them(runs, number, status):
+    every = runs(0, 95, 96, 1)
+    running = [every[1].folder / "ready.json", every[2].folder / "ready.json"]
+    when(lambda: all(path.exists() for path in running), lambda: os.kill(os.getpid(), number))
+    with pytest.raises(SweepStopped) as stopped:
+        run_all(every)
+    assert stopped.value.code == status
+    assert [run.state for run in every] == ["done", "interrupted", "interrupted", "planned"]
+    for run in every[1:3]:
+        assert int((run.folder / "stopped.json").read_text()) == number
+    assert stopped.value.endings[every[0].fingerprint].how == "done"
+
+
+def test_a_second_ctrl_c_ends_runs_that_do_not_listen(runs, monkeypatch):
+    deaf = ACT.replace(
+        'write("ready.json", True)', "signal.signal(signal.SIGINT, signal.SIG_IGN); write('ready.json', 1)"
+    )
+    monkeypatch.setattr(
+        processes, "command_of", lambda run, tree, threads: [sys.executable, "-c", deaf, str(run.folder), "95"]
+    )
+    (run,) = runs(95)
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    when(lambda: (run.folder / "ready.json").exists(), twice)
+    with pytest.raises(SweepStopped) as stopped:
+        run_all([run])
+    assert stopped.value.code == 130
+    assert run.state == "interrupted"
+
+
+def test_a_run_that_another_process_trains_is_waited_for(runs):
+    every = runs(0, 1)
+    every[0].folder.mkdir(parents=True)
+    lease = Lease(every[0].folder)
+    lease.__enter__()
+    when(lambda: every[1].state == "done", lambda: lease.__exit__())
+    assert {seed: ending.how for seed, ending in run_all(every, slots=1).items()} == {0: "done", 1: "done"}
+
+
+def test_what_a_run_says_is_kept(runs):
+    (run,) = runs(91)
+    run_all([run])
+    assert (run.folder / OUTPUT_NAME).read_text() == "out of memory, or so\n"
