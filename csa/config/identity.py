@@ -24,12 +24,23 @@ if TYPE_CHECKING:
 
 RESULTS_VERSION = 1  # raised when the correction of an error changes results
 SIGNIFICANT_DIGITS = 12
-NOT_OF_THE_METHOD = ("schema", "target", "streams")
+NOT_OF_THE_METHOD = ("schema", "target", "streams", "published")
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
 BACKBONE = ("name", "stem")
 PROTOCOL = (
     *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov"),
-    *("schedule", "warmup_epochs", "milestones", "factors", "crop_padding", "flip", "precision"),
+    *(
+        "schedule",
+        "warmup_epochs",
+        "warmup_from",
+        "warmup_each_step",
+        "milestones",
+        "factors",
+        "drop_last",
+        "crop_padding",
+        "flip",
+        "precision",
+    ),
 )
 
 

@@ -55,6 +55,14 @@ def a_clean_pass_for_the_mask(mode: str, mixup_alpha: float) -> Fault | None:
     return Fault("method.mask_pass", mode, problem, "eval, or method.mixup_alpha=0")
 
 
+@rule("method.correction", "method.tau", "dataset.holdout")
+def tau_is_tuned_on_validation_images(_: str, tau: float | None, holdout: int) -> Fault | None:
+    if tau is not None or holdout > 0:
+        return None
+    problem = "is tuned on validation images, and dataset.holdout sets none aside"
+    return Fault("method.tau", "null", problem, "a number, or dataset.holdout above 0")
+
+
 @rule("sampler.name", "sampler.rule", "method.name", "method.streams")
 def sampler_suits_method(sampler: str, rule_: str, method: str, streams: str) -> Fault | None:
     if streams == "own" and rule_ != "none":

@@ -127,6 +127,8 @@ class MethodConfig:
     """``streams`` says whether the sampler group feeds the method or the method brings its own.
 
     starts_from: the method whose finished training is stage one of this method, taken where it is there.
+    published: protocols of the method's own paper, by which ``protocol=published`` chooses: the one whose
+    name is, or begins with, the name of the protocol that the data set brings.
     """
 
     starts_from: ClassVar[str | None] = None
@@ -134,6 +136,7 @@ class MethodConfig:
     schema: str
     target: str
     streams: Literal["sampler", "own"]
+    published: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +149,8 @@ class ClassifierRetrainingConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
     epochs: int = number(at_least=1)
     lr: float = number(above=0)
-    head: Literal["copy", "new"]
+    trains: Literal["classifier", "scales"] = neutral("classifier")
+    head: Literal["copy", "new"] = used_when("trains", "classifier".__eq__)
     bn_mode: Literal["train", "eval"]
     draws: Literal["images", "cycle"]
     images_per_visit: int = number(at_least=1)
@@ -198,8 +202,12 @@ class ProtocolConfig:
     nesterov: bool
     schedule: Literal["constant", "cosine", "multistep"]
     warmup_epochs: int = number(at_least=0)
+    warmup_from: float | None = neutral(None, at_least=0, at_most=1)
+    warmup_each_step: bool = neutral(False)
     milestones: list[int] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009 (no default, metadata)
     factors: list[float] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009
+    drop_last: bool = neutral(False)
+    deferral_epoch: int = number(at_least=0)
     crop_padding: int = number(at_least=0)
     flip: bool
     precision: Literal["auto", "fp32", "bf16"]

@@ -23,6 +23,11 @@ class CropFlip:
         """Pad once what every crop is cut from: uint8 [N, H, W, C] -> [N, H + 2p, W + 2p, C]."""
         return pad(images, (0, 0, self.padding, self.padding, self.padding, self.padding)).contiguous()
 
+    def unprepared(self, padded: Tensor) -> Tensor:
+        """The images that ``prepare`` padded, a view of them."""
+        height, width = (side - self.padding for side in padded.shape[1:3])
+        return padded[:, self.padding : height, self.padding : width]
+
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
         """Row offset, column offset and flip of ``size`` images, int64 [size, 3], on the CPU."""
         offsets = torch.randint(0, 2 * self.padding + 1, (size, 2), generator=generator)

@@ -6,6 +6,7 @@ the global batch at addresses of their own, so an epoch can be replayed without 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
@@ -45,11 +46,17 @@ class Loader(Protocol):
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> Epoch: ...
 
+    def training_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The training set in its order, not augmented."""
+
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """The test set in its order, not augmented."""
 
     def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
         """The validation images in their order, not augmented; none without a holdout."""
+
+    def with_images(self, images: Tensor, labels: Tensor) -> Loader:
+        """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class ResidentLoader:
         self.device = torch.device(device)
         self.batch_size = protocol.batch_size
         self.counts = split.counts
+        self.drop_last = protocol.drop_last
+        self.epoch_images: int | None = None  # draws of an epoch, where the sampler does not decide
         self.crop_flip = CropFlip(protocol.crop_padding, protocol.flip)
         self._host_labels = split.train_labels
         self._images = self.crop_flip.prepare(self._resident(split.train_images))
@@ -79,11 +88,11 @@ class ResidentLoader:
         """All random numbers of an epoch, moved to the device at once.
 
         The first stream decides the steps; the others are cut to its length, or continued with
-        fresh epochs of their own. Nothing is dropped: the last batch may be smaller, down to one
-        image, which batch-norm takes only where the feature map has more than one pixel.
+        fresh epochs of their own. Unless the protocol drops it, the last batch may be smaller, down to
+        one image, which batch-norm takes only where the feature map has more than one pixel.
         """
         drawn: dict[str, Stream] = {}
-        length: int | None = None
+        length = self.epoch_images
         for name, sampler in streams.items():
             positions = self._positions(name, sampler, stage, epoch, length)
             length = len(positions)
@@ -91,13 +100,25 @@ class ResidentLoader:
             drawn[name] = Stream(self._resident(positions), crops.to(self.device))
         if length is None:
             raise ValueError("an epoch needs at least one stream")
-        return ResidentEpoch(self, drawn, batch_sizes(length, self.batch_size))
+        return ResidentEpoch(self, drawn, batch_sizes(length, self.batch_size, self.drop_last))
+
+    def training_batches(self, batch_size: int) -> Iterator[Batch]:
+        return in_order(self.crop_flip.unprepared(self._images), self._labels, batch_size)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         return in_order(*self._test, batch_size)
 
     def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
         return in_order(*self._holdout, batch_size)
+
+    def with_images(self, images: Tensor, labels: Tensor) -> ResidentLoader:
+        more = copy(self)
+        more._images = torch.cat([self._images, self.crop_flip.prepare(images)])
+        more._labels = torch.cat([self._labels, labels])
+        more._host_labels = more._labels.cpu().numpy()
+        more.counts = tuple(np.bincount(more._host_labels, minlength=len(self.counts)).tolist())
+        more.epoch_images = self.epoch_images or len(self._labels)
+        return more
 
     def gather(self, positions: Tensor, crops: Tensor) -> Batch:
         """The augmented training images at ``positions`` [B]."""
@@ -136,10 +157,10 @@ class ResidentEpoch:
         return {name: self.loader.gather(s.positions[part], s.crops[part]) for name, s in self.streams.items()}
 
 
-def batch_sizes(images: int, batch_size: int) -> list[int]:
-    """Sizes of the batches that hold ``images`` images; the last one may be smaller."""
+def batch_sizes(images: int, batch_size: int, drop_last: bool = False) -> list[int]:
+    """Sizes of the batches that hold ``images`` images; the last, smaller one may be dropped if it is not the only."""
     full, rest = divmod(images, batch_size)
-    return [batch_size] * full + [rest] * bool(rest)
+    return [batch_size] * full + [rest] * bool(rest and not (drop_last and full))
 
 
 def in_order(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -1,54 +1,64 @@
-"""cRT: cross-entropy on uniform batches, then the classifier alone on class-aware ones (Kang et al. 2020)."""
+"""Decoupled training (Kang et al. 2020): a representation first, then the classifier alone on class-aware batches.
+
+``crt`` re-trains the classifier, ``lws`` one factor a class; ``crt_mixup`` and ``lws_mixup`` have mixup in stage one.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from csa.config.method_schema import MixupRetrainingConfig
 from csa.config.schema import ClassifierRetrainingConfig
+from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
-from csa.methods.losses import cross_entropy
-from csa.methods.method import Clock, Context, Method, Stage, Step
-from csa.methods.schedules import cosine, learning_rate
+from csa.methods.method import Stage
+from csa.methods.mixup import mixup_window
+from csa.methods.schedules import cosine, training_stage
 from csa.methods.streams import UNIFORM, class_aware
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from csa.config.schema import SamplerConfig
     from csa.data.batch import Batch
+    from csa.methods.losses import Targets
+    from csa.methods.method import Clock, Context
 
 REPRESENTATION, CLASSIFIER = 0, 1
 
 
-class ClassifierRetraining(Method):
+class ClassifierRetraining(Classifier):
     """Stage one is ``ce`` on uniform batches to the last bit: same addresses, same names of its weights.
 
     Stage two freezes the backbone in all three ways: no gradient, not in the optimiser, and the mode of
     its batch-norm said outright (``bn_mode``), for in training mode its statistics go on moving.
     """
 
-    heads = ("classifier",)
-    primary_head = "classifier"
-
     def __init__(self, context: Context) -> None:
-        super().__init__()
+        super().__init__(context)
         assert isinstance(context.config, ClassifierRetrainingConfig)
         self.config, self.seed, self.num_classes = context.config, context.seed, context.num_classes
-        with initialised_at(self.seed, "init", "backbone"):
-            self.backbone = context.build_backbone()
-        with initialised_at(self.seed, "init", "head"):
-            self.head = linear_head(self.backbone, self.num_classes)
-        protocol, config = context.protocol, context.config
+        self.scales: nn.Parameter | None = None
         self.stages = (
-            Stage("train", protocol.epochs, learning_rate(protocol), trained_by_cross_entropy(UNIFORM)),
-            Stage("classifier", config.epochs, cosine(config.lr, config.epochs)),
+            training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),
+            Stage("classifier", self.config.epochs, cosine(self.config.lr, self.config.epochs)),
         )
 
     def enter_stage(self, stage: int) -> None:
         self.backbone.requires_grad_(stage == REPRESENTATION)
-        if stage == CLASSIFIER and self.config.head == "new":
+        if stage == REPRESENTATION:
+            return
+        if self.config.trains == "scales":
+            self.head.requires_grad_(False)
+            self.scales = nn.Parameter(torch.ones(self.num_classes))
+        elif self.config.head == "new":
             with initialised_at(self.seed, "init", "stage_two_head"):
                 fresh = linear_head(self.backbone, self.num_classes)
             self.head.load_state_dict(fresh.state_dict())
@@ -63,9 +73,27 @@ class ClassifierRetraining(Method):
             return {"train": UNIFORM}
         return {"train": class_aware(self.config.images_per_visit, self.config.draws)}
 
-    def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        images, labels = batches["train"]
-        return Step(cross_entropy(self.head(self.backbone(images)), [(labels, 1.0)]), {})
+    def outputs(self, images: Tensor) -> Tensor:
+        outputs = super().outputs(images)
+        return outputs if self.scales is None else self.scales * outputs  # the bias is scaled too
 
-    def logits(self, images: Tensor) -> dict[str, Tensor]:
-        return {"classifier": self.head(self.backbone(images))}
+
+class MixupRetraining(ClassifierRetraining):
+    """Stage one is ``mixup``; stage two sees plain images (Zhong et al. 2021 find mixup of no use there)."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert isinstance(context.config, MixupRetrainingConfig)
+        self.window = mixup_window(context.config, context.protocol)
+        self.stages = (training_stage(context.protocol, self.window.trained(UNIFORM)), self.stages[CLASSIFIER])
+
+    def phase(self, clock: Clock) -> str:
+        return self.window.phase(clock) if clock.stage == REPRESENTATION else "plain"
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.window.draws(clock, sizes, generator) if clock.stage == REPRESENTATION else {}
+
+    def mixed(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        if clock.stage == CLASSIFIER:
+            return super().mixed(batch, draws, clock)
+        return self.window.mixed(batch, draws, clock)

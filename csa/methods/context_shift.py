@@ -16,9 +16,9 @@ from csa.config.switches import resolved
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
 from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
-from csa.methods.method import Clock, Context, Method, Stage, Step
+from csa.methods.method import Clock, Context, Method, Step
 from csa.methods.mixing import blend_context, mixup, mixup_draws
-from csa.methods.schedules import learning_rate
+from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM, class_aware, class_balanced
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
@@ -52,7 +52,7 @@ class ContextShift(Method):
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
         self.own_mask_pass = self.config.mask_pass == "eval"  # noqa: S105 (no password)
         self.primary_head = self.config.primary_head
-        self.stages = (Stage("train", context.protocol.epochs, learning_rate(context.protocol)),)
+        self.stages = (training_stage(context.protocol),)
 
     def enter_stage(self, stage: int) -> None:
         """One stage, everything trains."""

@@ -1,16 +1,21 @@
-"""Losses on weighted labels: one path for plain, mixed and re-weighted targets."""
+"""Losses as pure functions: one loss an image, and their sum over weighted labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Literal
 
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Targets = list[tuple["Tensor", "Tensor | float"]]
+Targets = list[tuple[Tensor, Tensor | float]]
 """Terms (labels [B], weight): the weight is one number, or one an image, [B]. Plain labels are ``[(y, 1.0)]``."""
+
+PerImage = Callable[[Tensor, Tensor], Tensor]
+"""Logits [B, K] and labels [B] to one loss an image, [B]."""
+
+Reduction = Literal["mean", "weighted_mean"]
 
 
 def cross_entropy(logits: Tensor, targets: Targets, reduction: Literal["none", "mean"] = "mean") -> Tensor:
@@ -18,7 +23,81 @@ def cross_entropy(logits: Tensor, targets: Targets, reduction: Literal["none", "
 
     ``none`` gives one loss an image, [B]; ``mean`` divides their sum by B, whatever the weights.
     """
-    logits = logits.float()
-    losses = sum(weight * F.cross_entropy(logits, labels, reduction="none") for labels, weight in targets)
+    losses = sum(weight * plain(logits, labels) for labels, weight in targets)
     assert not isinstance(losses, int), "no targets"
     return losses.mean() if reduction == "mean" else losses
+
+
+def class_weighted(
+    per_image: PerImage, logits: Tensor, targets: Targets, class_weights: Tensor | None, reduction: Reduction
+) -> Tensor:
+    """Sum over the terms of weight times class weight times loss, then over the batch.
+
+    class_weights: [K], None for ones. ``mean`` divides by B; ``weighted_mean`` by the sum of the class
+    weights of each term's own labels, as torch's weighted cross-entropy does (BASELINES 3.1).
+    """
+    total = logits.new_zeros(())
+    for labels, weight in targets:
+        losses = weight * per_image(logits, labels)
+        if class_weights is not None:
+            of_labels = class_weights[labels]
+            losses = of_labels * losses
+            if reduction == "weighted_mean":
+                losses = losses / of_labels.mean()
+        total = total + losses.mean()
+    return total
+
+
+# --- one loss an image ----------------------------------------------------------------------
+
+
+def plain(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(_wide(logits), labels, reduction="none")
+
+
+def softmax_focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """``(1 - p_y)^gamma * -log p_y``, the form of LDAM-DRW and others."""
+    return _focused(plain(logits, labels), gamma)
+
+
+def distorted_softmax_focal(logits: Tensor, labels: Tensor, class_weights: Tensor, gamma: float) -> Tensor:
+    """As LDAM-DRW's FocalLoss computes it: the class weight multiplies the cross-entropy before p_y is taken from it.
+
+    That weakens the focus for weights above 1 and strengthens it below. class_weights: [K].
+    """
+    return _focused(class_weights[labels] * plain(logits, labels), gamma)
+
+
+def sigmoid_focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Sum of K binary focal losses (Lin et al. 2017), in its stable form: nothing is raised to a power."""
+    logits = _wide(logits)
+    signed = torch.where(F.one_hot(labels, logits.shape[1]).bool(), logits, -logits)
+    return (torch.exp(-gamma * F.softplus(signed)) * F.softplus(-signed)).sum(1)
+
+
+def margin_loss(cosines: Tensor, labels: Tensor, margins: Tensor, scale: float) -> Tensor:
+    """LDAM (Cao et al. 2019): the true class's cosine less its margin, everything times ``scale``, cross-entropy.
+
+    margins: [K].
+    """
+    cosines = _wide(cosines)
+    own = F.one_hot(labels, cosines.shape[1]).bool()
+    return plain(scale * torch.where(own, cosines - margins, cosines), labels)
+
+
+def logit_adjusted(logits: Tensor, labels: Tensor, log_prior: Tensor, tau: float) -> Tensor:
+    """Cross-entropy of ``z + tau log pi`` (Menon et al. 2021); with tau 1 this is Balanced Softmax.
+
+    log_prior: [K].
+    """
+    return plain(_wide(logits) + tau * log_prior, labels)
+
+
+def _focused(losses: Tensor, gamma: float) -> Tensor:
+    # At a loss of exactly 0 the power of gamma < 1 has no finite slope.
+    return (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny) ** gamma * losses
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """At least float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import MethodConfig, ProtocolConfig, SamplerConfig
     from csa.data.batch import Batch
+    from csa.data.loader import Loader
     from csa.models.backbone import Backbone
 
 
@@ -56,14 +57,16 @@ class Clock:
 class Stage:
     """One uninterrupted training: its length and its learning rate as a pure function of the epoch.
 
-    shared: what this stage trains, as plain values, when another method may start from its result
-    (crt starts from a finished ce); None when nobody may.
+    A length of 0 epochs leaves all the work to ``Method.prepare``. shared: what this stage trains, as plain
+    values, when another method may start from its result (crt starts from a finished ce); None when nobody
+    may. lr_each_step: the rate is set at every step, of which the epoch is then a fraction.
     """
 
     name: str
     epochs: int
-    lr: Callable[[int], float]
+    lr: Callable[[float], float]
     shared: Mapping[str, Any] | None = None
+    lr_each_step: bool = False
 
 
 class Step(NamedTuple):
@@ -87,6 +90,20 @@ class Method(nn.Module):
         Called when the stage begins, after the stages before it; on resuming it is called for every
         stage up to the current one, and the checkpoint's state is loaded afterwards.
         """
+
+    def prepare(self, stage: int, loader: Loader) -> None:
+        """Work on the training or validation images before the first step of ``stage``.
+
+        Called after ``enter_stage``, on the device, in evaluation mode and without gradients; not on
+        resuming, so that what it leaves belongs into the state.
+        """
+
+    def added_images(self, stage: int, loader: Loader) -> tuple[Tensor, Tensor] | None:
+        """Images that ``stage`` trains on beside the training set: uint8 [M, H, W, C] and labels [M].
+
+        Called after ``prepare`` and on resuming: a pure function of the method's state and the training set.
+        """
+        return None
 
     def train_stage(self, stage: int) -> None:
         """Put the networks into training mode; methods with frozen batch-norm override it."""

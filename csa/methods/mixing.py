@@ -45,3 +45,53 @@ def blend_context(images: Tensor, contexts: Tensor, masks: Tensor, share: Tensor
     """
     weight = share * masks
     return weight * contexts + (1 - weight) * images
+
+
+def remix_share(share: Tensor, own: Tensor, partner: Tensor, kappa: float, tau: float) -> Tensor:
+    """What an image keeps of its label, [B]: none or all of it where the minority is clear (Chou et al. 2020, eq. 10).
+
+    share: what it keeps of its pixels, scalar or [B]; own, partner: sizes of the two classes, [B].
+    """
+    to_partner = (own >= kappa * partner) & (share < tau)
+    to_own = (kappa * own <= partner) & (1 - share < tau)
+    return torch.where(to_partner, 0.0, torch.where(to_own, 1.0, share))
+
+
+# --- CutMix ---------------------------------------------------------------------------------
+
+
+def box_draws(
+    steps: int, image_size: tuple[int, int], probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One box a step and what its image keeps of its label.
+
+    image_size: height, width. The image's share is ~ U(0, 1), a box of the remaining area is centred
+    uniformly and clipped; with probability ``1 - probability`` it is empty. Returns boxes [steps, 4]
+    (top, bottom, left, right) and the shares that the clipped boxes leave, [steps].
+    """
+    height, width = image_size
+    share = torch.rand(steps, generator=generator, dtype=torch.float64)
+    centres = [torch.randint(side, (steps,), generator=generator) for side in (height, width)]
+    boxes = clipped_boxes(share, centres[0], centres[1], image_size)
+    boxes *= (torch.rand(steps, generator=generator) < probability)[:, None]
+    top, bottom, left, right = boxes.unbind(1)
+    return boxes, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def clipped_boxes(share: Tensor, row: Tensor, column: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes around (row, column) of about ``1 - share`` of the area, as CutMix truncates and clips them; [steps, 4]."""
+    sides = []
+    for centre, length in zip((row, column), image_size, strict=True):
+        half = (length * (1 - share).sqrt()).long() // 2
+        sides += [(centre - half).clamp(0, length), (centre + half).clamp(0, length)]
+    return torch.stack(sides, 1)
+
+
+def paste(background: Tensor, foreground: Tensor, box: Tensor) -> Tensor:
+    """The foreground's pixels inside the box [4] of every image, the background's outside; both [B, C, H, W]."""
+    height, width = background.shape[2:]
+    rows = torch.arange(height, device=background.device)
+    columns = torch.arange(width, device=background.device)
+    top, bottom, left, right = box.unbind()
+    inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+    return torch.where(inside, foreground, background)

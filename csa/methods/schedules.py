@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csa.config.switches import scaled
+from csa.methods.method import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from csa.config.schema import ProtocolConfig
 
 
-def learning_rate(protocol: ProtocolConfig) -> Callable[[int], float]:
-    """The protocol's schedule at its length: warm-up and milestones are scaled from the reference length."""
+def learning_rate(protocol: ProtocolConfig) -> Callable[[float], float]:
+    """The protocol's schedule at its length: warm-up and milestones are scaled from the reference length.
+
+    Within the warm-up the epoch may be a fraction (``warmup_each_step``); behind it whole epochs count.
+    """
     warmup = scaled(protocol.warmup_epochs, protocol)
     if protocol.schedule == "cosine":
         after = cosine(protocol.lr, protocol.epochs)
@@ -25,26 +29,34 @@ def learning_rate(protocol: ProtocolConfig) -> Callable[[int], float]:
         after = partial(_multistep, protocol.lr, milestones, protocol.factors)
     else:
         after = partial(_constant, protocol.lr)
-    return partial(_warmed_up, protocol.lr, warmup, after)
+    return partial(_warmed_up, protocol.lr, warmup, protocol.warmup_from, after)
 
 
-def cosine(lr: float, epochs: int) -> Callable[[int], float]:
+def training_stage(protocol: ProtocolConfig, shared: Mapping[str, Any] | None = None) -> Stage:
+    """The stage that most methods consist of: as long as the protocol says, at its learning rate."""
+    return Stage("train", protocol.epochs, learning_rate(protocol), shared, protocol.warmup_each_step)
+
+
+def cosine(lr: float, epochs: int) -> Callable[[float], float]:
     """From ``lr`` in epoch 0 towards 0, which it would reach in epoch ``epochs``."""
     return partial(_cosine, lr, epochs)
 
 
-def _constant(lr: float, _epoch: int) -> float:
+def _constant(lr: float, _epoch: float) -> float:
     return lr
 
 
-def _cosine(lr: float, epochs: int, epoch: int) -> float:
+def _cosine(lr: float, epochs: int, epoch: float) -> float:
     return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def _multistep(lr: float, milestones: Sequence[int], factors: Sequence[float], epoch: int) -> float:
+def _multistep(lr: float, milestones: Sequence[int], factors: Sequence[float], epoch: float) -> float:
     """``lr`` times the factor of the last milestone reached; milestones ascend."""
     return lr * (1.0, *factors)[bisect_right(milestones, epoch)]
 
 
-def _warmed_up(lr: float, warmup: int, after: Callable[[int], float], epoch: int) -> float:
-    return lr * (epoch + 1) / warmup if epoch < warmup else after(epoch)
+def _warmed_up(lr: float, warmup: int, start: float | None, after: Callable[[float], float], epoch: float) -> float:
+    """Up to ``lr`` in epoch ``warmup - 1``, or, from the share ``start`` of it, in epoch ``warmup``."""
+    if epoch >= warmup:
+        return after(math.floor(epoch))
+    return lr * (epoch + 1) / warmup if start is None else lr * (start + (1 - start) * epoch / warmup)

@@ -101,11 +101,12 @@ class Training:
         progress: Progress,
         interruption: Interruption,
     ) -> None:
-        self._config, self._loader, self._split, self._machine = config, loader, split, machine
+        self._config, self._data, self._split, self._machine = config, loader, split, machine
         self._method = method
         self._record, self._shared, self._progress, self._interruption = record, shared_stages, progress, interruption
         self._history = History()
         self._at = Position()
+        self._loader: Loader  # of the stage: the data, and what the method adds to it
         self._optimiser: torch.optim.Optimizer
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
@@ -126,9 +127,11 @@ class Training:
                 self._epoch(stage, Clock(index, number, stage.epochs))
             self._shared.keep(index, self._method, asdict(self._history))
         self._save()
-        scores, logits, labels = self._evaluate(self._loader.test_batches(EVALUATION_BATCH))
+        scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
+        if not self._history.best:  # the last stage had no epoch: its one evaluation is this
+            self._note_best(scores, 0)
         holdout = (
-            self._evaluate(self._loader.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
+            self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
         )
         return Outcome(scores, holdout, logits, labels, self._history)
 
@@ -150,6 +153,10 @@ class Training:
                 self._method.enter_stage(earlier)
             self._method.load_state_dict(state["method"])
         self._method.to(device=self._machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if state is None and self._at.epoch == 0:
+            self._prepare(index)
+        added = self._method.added_images(index, self._data)
+        self._loader = self._data if added is None else self._data.with_images(*added)
         self._optimiser = self._make_optimiser(index)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
@@ -163,6 +170,12 @@ class Training:
             self._record.write_metrics(self._history.lines)
             self._record.log(f"stage {self._method.stages[index].name!r} is taken from a finished run")
             self._at = Position(index, self._method.stages[index].epochs)
+
+    @torch.no_grad()
+    def _prepare(self, index: int) -> None:
+        self._method.eval()
+        with self._machine.autocast():
+            self._method.prepare(index, self._data)
 
     def _make_optimiser(self, index: int) -> torch.optim.Optimizer:
         protocol = self._config.protocol
@@ -185,9 +198,7 @@ class Training:
     # --- one epoch ------------------------------------------------------------------------
 
     def _epoch(self, stage: Stage, clock: Clock) -> None:
-        rate = stage.lr(clock.epoch)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate * group["lr_factor"]
+        self._set_rate(stage.lr(clock.epoch))
         epoch = self._loader.epoch(self._method.streams(clock), clock.stage, clock.epoch)
         draws = self._draws(clock, epoch.sizes)
         first = self._at.step
@@ -198,6 +209,8 @@ class Training:
         self._progress.begin_epoch(stage.name, clock, epoch.sizes, first)
         started = time.monotonic()
         for step in range(first, epoch.steps):
+            if stage.lr_each_step:
+                self._set_rate(stage.lr(clock.epoch + step / epoch.steps))
             self._step(epoch.batches(step), {name: rows[step] for name, rows in draws.items()}, clock, step)
             self._progress.step(epoch.sizes[step])
             self._at.step = step + 1
@@ -208,6 +221,10 @@ class Training:
         losses = self._open.losses.cpu()  # the epoch's one wait for the device
         self._open.seconds += time.monotonic() - started
         self._end_epoch(stage, clock, losses, epoch.sizes)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["lr_factor"]
 
     def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:
         generator = torch_generator(self._config.seed, "draws", clock.stage, clock.epoch)
@@ -228,7 +245,7 @@ class Training:
         rate = stage.lr(clock.epoch)
         self._check_finite(losses, clock, rate)
         started = time.monotonic()
-        scores, _, _ = self._evaluate(self._loader.test_batches(EVALUATION_BATCH))
+        scores, _, _ = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         line = {
             "stage": stage.name,
             "epoch": clock.epoch,

@@ -12,6 +12,7 @@ import pytest
 
 from csa.config import composition
 from csa.config.faults import UserError
+from csa.config.locations import conf_dir
 from csa.config.preflight import configure, preflight
 
 
@@ -47,7 +48,7 @@ def test_sound_commands(words):
     assert faults_of(*words.split()) == []
 
 
-METHODS = "cbrs, ce, crt, csa, csa_mixup"
+METHODS = ", ".join(sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml")))
 SAMPLERS = "class_aware, class_balanced, power, reversed, square_root, uniform"
 
 
@@ -225,7 +226,7 @@ def test_every_value_of_a_sweep_is_checked():
 def test_a_sweep_over_methods_is_judged_from_its_first_cell():
     assert faults_of("method=crt,csa", "method.images_per_visit=1,2", multirun=True) == []
     (fault,) = faults_of("method=csa,ce", "method.bank=true,false", multirun=True)
-    assert fault == "method.bank=true: unknown key; allowed: schema, name, target, streams"
+    assert fault == "method.bank=true: unknown key; allowed: schema, name, target, streams, published"
 
 
 def test_a_thousand_cells_cost_as_many_compositions_as_there_are_group_choices(monkeypatch):

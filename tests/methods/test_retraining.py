@@ -112,3 +112,51 @@ def test_the_uniform_stream_is_the_configured_one(build):
 def test_a_method_that_cannot_be_imported_is_a_fault(build):
     with pytest.raises(UserError, match=r"method\.target=csa\.methods\.nothing\.Nothing: cannot be imported"):
         build("method=ce", "method.target=csa.methods.nothing.Nothing")
+
+
+# --- LWS, and mixup in stage one ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lws", "lws_mixup"])
+def test_scales_alone_are_learned_on_the_stage_one_classifier(build, name):
+    method = build(f"method={name}", "method.bn_mode=eval")
+    method.enter_stage(0)
+    take_step(method, clock(), optimiser(method))
+    images = random_batch(1).images
+    first = method.eval().logits(images)["classifier"]
+    method.enter_stage(1)
+    method.train_stage(1)
+    assert torch.equal(method.logits(images)["classifier"], first)
+    before = copied(method)
+    (group,) = method.parameter_groups(1)
+    assert [parameter.numel() for parameter in group["params"]] == [3]
+    take_step(method, clock(1), optimiser(method, stage=1))
+    after = copied(method)
+    assert not torch.equal(after["scales"], before["scales"])
+    assert all(torch.equal(after[key], before[key]) for key in before if key != "scales")
+    scaled = after["scales"] * method.head(method.backbone(images))
+    torch.testing.assert_close(method.logits(images)["classifier"], scaled)
+
+
+def test_stage_one_of_lws_is_that_of_crt(build):
+    ce, lws = build("method=ce"), build("method=lws")
+    assert dict(lws.stages[0].shared) == dict(ce.stages[0].shared)
+    assert lws.state_dict().keys() == ce.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["crt_mixup", "lws_mixup"])
+def test_stage_one_is_mixup_to_the_last_bit_and_stage_two_has_none(build, name):
+    mixup, method = build("method=mixup"), build(f"method={name}")
+    method.enter_stage(0)
+    assert dict(method.stages[0].shared) == dict(mixup.stages[0].shared)
+    assert type(method.config).starts_from == "mixup"
+    for one in (mixup, method):
+        take_step(one, clock(), optimiser(one))
+    assert all(torch.equal(value, method.state_dict()[key]) for key, value in mixup.state_dict().items())
+    assert method.phase(clock()) == "mixup"
+    method.enter_stage(1)
+    assert method.phase(clock(1)) == "plain"
+    assert method.draws(clock(1), [4], torch.Generator()) == {}
+    batch = random_batch(2)
+    loss = method({"train": batch}, {}, clock(1)).loss
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(method.outputs(batch.images), batch.labels))

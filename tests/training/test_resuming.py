@@ -12,12 +12,13 @@ from same_run import assert_same, contents
 
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
+from csa.config.locations import conf_dir
 from csa.data.build import load_split
 from csa.tracking.record import Record
 from csa.training import loop
 from csa.training.session import train_and_record
 
-METHODS = ("ce", "cbrs", "crt", "csa", "csa_mixup")
+METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 
 
 class Stopper:

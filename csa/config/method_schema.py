@@ -1,0 +1,133 @@
+"""The typed settings of the methods beside CSA, CE and cRT; what the values do stands in ``conf/method/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from csa.config.schema import ClassifierRetrainingConfig, MethodConfig, number, used_when
+from csa.config.switches import last_epochs, scaled
+
+if TYPE_CHECKING:
+    from csa.config.schema import ProtocolConfig
+
+BETA_MOST = 1 - 1e-9
+"""The effective number has no value at 1."""
+
+
+def _deferral(protocol: ProtocolConfig) -> int:
+    return scaled(protocol.deferral_epoch, protocol)
+
+
+def _mixup_off(protocol: ProtocolConfig) -> int:
+    return last_epochs(protocol.mixup_off_epochs, protocol)
+
+
+def _reweights(loss: str) -> bool:
+    """Whether a base loss of CMO has class weights."""
+    return loss in ("ce_drw", "ldam_drw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalConfig(MethodConfig):
+    form: Literal["sigmoid", "softmax"]
+    gamma: float = number(at_least=0)
+    prior_bias: bool = used_when("form", "sigmoid".__eq__)
+    beta: float = number(at_least=0, at_most=BETA_MOST)
+    weights: Literal["outside", "inside"] = used_when("form", "softmax".__eq__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeferredConfig(MethodConfig):
+    start_epoch: int | None = number(at_least=0, when_null=_deferral)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReweightedConfig(DeferredConfig):
+    class_weights: Literal["effective_number", "inverse_frequency"]
+    beta: float = used_when("class_weights", "effective_number".__eq__, at_least=0, at_most=BETA_MOST)
+    reduction: Literal["weighted_mean", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LdamConfig(ReweightedConfig):
+    max_margin: float = number(at_least=0)
+    scale: float = number(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitAdjustmentConfig(MethodConfig):
+    tau: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixupConfig(MethodConfig):
+    mixup_alpha: float = number(above=0)
+    mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemixConfig(MixupConfig):
+    kappa: float = number(at_least=1)
+    tau: float = number(at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CmoConfig(LdamConfig):
+    """Re-weighting and margins are those of ``loss``, and count where it has them."""
+
+    loss: Literal["ce", "ce_drw", "ldam_drw", "balanced_softmax"]
+    probability: float = number(at_least=0, at_most=1)
+    foreground_power: float
+    first_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(4, protocol))
+    off_epochs: int | None = number(at_least=0, when_null=lambda protocol: last_epochs(3, protocol))
+    start_epoch: int | None = used_when("loss", _reweights, at_least=0, when_null=_deferral)
+    class_weights: Literal["effective_number", "inverse_frequency"] = used_when("loss", _reweights)
+    beta: float = used_when("loss", _reweights, at_least=0, at_most=BETA_MOST)
+    reduction: Literal["weighted_mean", "mean"] = used_when("loss", _reweights)
+    max_margin: float = used_when("loss", "ldam_drw".__eq__, at_least=0)
+    scale: float = used_when("loss", "ldam_drw".__eq__, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixupRetrainingConfig(ClassifierRetrainingConfig):
+    starts_from: ClassVar[str | None] = "mixup"
+    mixup_alpha: float = number(above=0)
+    mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostHocConfig(MethodConfig):
+    """tau: null is tuned on the validation images."""
+
+    starts_from: ClassVar[str | None] = "ce"
+    correction: Literal["tau_norm", "logit_adjustment"]
+    tau: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilateralConfig(MethodConfig):
+    branch_factor: float = number(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationConfig(DeferredConfig):
+    """M2m; its helper network is a finished ce."""
+
+    starts_from: ClassVar[str | None] = "ce"
+    seed_weight: float = number(at_least=0)
+    gamma: float = number(at_least=0, at_most=1)
+    beta: float = number(at_least=0, at_most=BETA_MOST)
+    step_size: float = number(above=0)
+    iterations: int = number(at_least=1)
+    noise: Literal["channel", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundTransferConfig(DeferredConfig):
+    """CAM-BS."""
+
+    threshold: float = number(at_least=0)
+    max_angle: float = number(at_least=0, at_most=180)
+    min_scale: float = number(above=0)
+    max_scale: float = number(above=0)

@@ -1,0 +1,86 @@
+"""Corrections of a finished cross-entropy classifier: tau-normalisation and logit adjustment.
+
+Both heads are evaluated, the plain one and the corrected one, which stands for the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from csa.config.method_schema import PostHocConfig
+from csa.methods.class_weights import log_prior
+from csa.methods.classifier import Classifier
+from csa.methods.cross_entropy import trained_by_cross_entropy
+from csa.methods.method import Stage
+from csa.methods.schedules import training_stage
+from csa.methods.streams import UNIFORM
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from csa.config.schema import SamplerConfig
+    from csa.data.loader import Loader
+    from csa.methods.method import Clock, Context
+
+CANDIDATES = tuple(step / 10 for step in range(21))
+"""Kang et al. (2020) choose tau from 0, 0.1, ..., 2."""
+
+TUNING_BATCH = 250
+
+
+class PostHocCorrection(Classifier):
+    """Stage one is ``ce``; a second stage without a step chooses tau on the validation images if it is not given."""
+
+    heads = ("classifier", "corrected")
+    primary_head = "corrected"
+    head: nn.Linear
+    log_prior: Tensor
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert isinstance(context.config, PostHocConfig)
+        self.config = context.config
+        self.register_buffer("log_prior", log_prior(context.counts), persistent=False)
+        self.tau: Tensor | float = 1.0 if self.config.tau is None else self.config.tau
+        self.stages = (training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),)
+        if self.config.tau is None:
+            self.stages = (*self.stages, Stage("tune", 0, lambda _: 0.0))
+
+    def enter_stage(self, stage: int) -> None:
+        if stage == 1:
+            del self.tau
+            self.register_buffer("tau", torch.tensor(1.0))
+
+    def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        return {"train": UNIFORM}
+
+    def prepare(self, stage: int, loader: Loader) -> None:
+        """Set tau to the smallest candidate with the highest validation accuracy."""
+        if stage == 0:
+            return
+        assert isinstance(self.tau, torch.Tensor)
+        hits = torch.zeros(len(CANDIDATES), dtype=torch.int64)
+        for images, labels in loader.holdout_batches(TUNING_BATCH):
+            feature = self.backbone(images)
+            outputs = [self.corrected(feature, tau) for tau in CANDIDATES]
+            hits += torch.stack([(output.argmax(1) == labels).sum() for output in outputs]).cpu()
+        self.tau.fill_(CANDIDATES[int(hits.argmax())])
+
+    def corrected(self, feature: Tensor, tau: Tensor | float) -> Tensor:
+        if self.config.correction == "tau_norm":
+            return tau_normalized(feature, self.head.weight, tau)
+        logits: Tensor = self.head(feature)
+        return logits.float() - tau * self.log_prior
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        feature = self.backbone(images)
+        return {"classifier": self.head(feature), "corrected": self.corrected(feature, self.tau)}
+
+
+def tau_normalized(feature: Tensor, weight: Tensor, tau: Tensor | float) -> Tensor:
+    """Logits under the weights ``w_k / ||w_k||^tau``, without a bias; feature: [B, F], weight: [K, F]."""
+    return F.linear(feature, weight / weight.norm(dim=1, keepdim=True) ** tau)

@@ -1,0 +1,171 @@
+"""focal, cb_focal, ce_drs, ce_drw, ldam_drw, logit_adjustment, balanced_softmax as methods."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_class_weights import CIFAR10
+from tiny import COUNTS, compose_config, copied, optimiser, random_batch, take_step
+from torch.nn import functional as F
+
+from csa.data.samplers import epoch_indices
+from csa.methods.class_weights import class_weights, log_prior
+from csa.methods.method import Clock
+from csa.models.heads import NormalizedLinear
+
+LENGTHS = [(200, 160), (10, 8), (8, 6)]
+"""Epochs of training, and where what is deferred begins."""
+
+
+def clock(epoch: int = 0, epochs: int = 200) -> Clock:
+    return Clock(stage=0, epoch=epoch, epochs=epochs)
+
+
+def outputs_and_loss(method, epoch: int = 0):
+    batch = random_batch(0)
+    method.train()
+    step = method({"train": batch}, {}, clock(epoch))
+    return method.head(method.backbone(batch.images)), batch.labels, step.loss
+
+
+# --- focal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["focal", "cb_focal"])
+def test_the_sigmoid_form_starts_at_the_prior_and_spares_its_bias(build, name):
+    method = build(f"method={name}")
+    assert method.head.bias.tolist() == pytest.approx([-math.log(len(COUNTS) - 1)] * len(COUNTS))
+    groups = method.parameter_groups(0)
+    assert groups[1] == {"params": [method.head.bias], "weight_decay": 0.0}
+    assert sum(len(group["params"]) for group in groups) == len(list(method.parameters()))
+    ordinary = build(f"method={name}", "method.prior_bias=false")
+    assert torch.equal(ordinary.head.bias, build("method=ce").head.bias)
+    assert len(ordinary.parameter_groups(0)) == 1
+    assert len(build(f"method={name}", "method.form=softmax").parameter_groups(0)) == 1
+
+
+def test_class_balanced_focal_is_focal_times_the_weight_of_the_class(build):
+    plainly, balanced = build("method=focal", "method.gamma=1"), build("method=cb_focal")
+    outputs, labels, loss = outputs_and_loss(balanced)
+    weights = class_weights("effective_number", COUNTS, 0.9999)
+    per_image = plainly.criterion.per_image(outputs, labels)
+    torch.testing.assert_close(loss, (weights[labels] * per_image).mean())
+    torch.testing.assert_close(outputs_and_loss(build("method=cb_focal", "method.beta=0"))[2], per_image.mean())
+    torch.testing.assert_close(outputs_and_loss(plainly)[2], per_image.mean())
+
+
+def test_the_released_softmax_form_has_its_weights_inside(build):
+    words = ("method=cb_focal", "method.form=softmax")
+    inside, outside = (outputs_and_loss(build(*words, f"method.weights={where}")) for where in ("inside", "outside"))
+    outputs, labels, loss = inside
+    weighted = class_weights("effective_number", COUNTS, 0.9999)[labels] * F.cross_entropy(
+        outputs, labels, reduction="none"
+    )
+    torch.testing.assert_close(loss, ((1 - torch.exp(-weighted)) * weighted).mean())
+    assert not torch.allclose(loss, outside[2])
+
+
+# --- deferred -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "start"), LENGTHS)
+def test_resampling_changes_what_is_drawn(build, epochs, start):
+    method = build("dataset=cifar10_lt", "method=ce_drs", f"protocol.epochs={epochs}", image_shape=(3, 8, 8))
+    labels = np.repeat(np.arange(10), CIFAR10)
+
+    def drawn(epoch: int) -> np.ndarray:
+        (stream,) = method.streams(clock(epoch, epochs)).values()
+        return epoch_indices(stream, labels, CIFAR10, np.random.default_rng(epoch))
+
+    assert sorted(drawn(start - 1)) == list(range(len(labels)))
+    assert sorted(drawn(0)) == list(range(len(labels)))
+    counts = np.bincount(labels[drawn(start)], minlength=10)
+    expected = len(labels) / 10
+    assert ((counts - expected) ** 2 / expected).sum() < 30  # chi-squared with 9 degrees of freedom
+    assert method.streams(clock(start)) == method.streams(clock(epochs - 1))
+
+
+def test_a_start_that_is_set_outright_does_not_scale(build):
+    method = build("dataset=cifar10_lt", "method=ce_drs", "method.start_epoch=3", "protocol.epochs=10")
+    rules = [method.streams(clock(epoch))["train"].rule for epoch in (2, 3)]
+    assert rules == ["shuffle", "power"]
+
+
+@pytest.mark.parametrize("name", ["ce_drw", "ldam_drw"])
+@pytest.mark.parametrize(("epochs", "start"), LENGTHS)
+def test_reweighting_begins_where_resampling_does(build, name, epochs, start):
+    method = build("dataset=cifar10_lt", f"method={name}", f"protocol.epochs={epochs}", image_shape=(3, 8, 8))
+    assert [method.phase(clock(epoch)) for epoch in (0, start - 1, start)] == ["plain", "plain", "weighted"]
+
+
+def test_reweighted_cross_entropy_is_torchs(build):
+    method = build("dataset=cifar10_lt", "method=ce_drw", image_shape=(1, 8, 8))
+    outputs, labels, loss = outputs_and_loss(method, 159)
+    torch.testing.assert_close(loss, F.cross_entropy(outputs, labels))
+    outputs, labels, loss = outputs_and_loss(method, 160)
+    weights = class_weights("effective_number", COUNTS, 0.9999)
+    torch.testing.assert_close(loss, F.cross_entropy(outputs, labels, weights))
+    by_images = build("dataset=cifar10_lt", "method=ce_drw", "method.reduction=mean")
+    assert not torch.allclose(outputs_and_loss(by_images, 160)[2], loss)
+    inverse = build("dataset=cifar10_lt", "method=ce_drw", "method.class_weights=inverse_frequency")
+    assert inverse.criterion.class_weights.tolist() == pytest.approx([3 / 7, 6 / 7, 12 / 7])
+
+
+def test_ldam(build):
+    method = build("method=ldam_drw", "dataset=cifar10_lt")
+    assert isinstance(method.head, NormalizedLinear)
+    torch.testing.assert_close(method.head.weight.norm(dim=1), torch.ones(3), atol=1e-5, rtol=0)
+    assert sum(parameter.numel() for parameter in method.head.parameters()) == 64 * 3
+    cosines, labels, loss = outputs_and_loss(method)
+    assert cosines.abs().max() <= 1 + 1e-6
+    margins = 0.5 * (2 / torch.tensor([8.0, 4.0, 2.0])) ** 0.25
+    torch.testing.assert_close(loss, F.cross_entropy(30 * (cosines - F.one_hot(labels, 3) * margins), labels))
+    batch = random_batch(1)
+    method.eval()
+    torch.testing.assert_close(
+        method.logits(batch.images)["classifier"], 30 * method.head(method.backbone(batch.images))
+    )
+
+
+def test_ldam_has_the_published_number_of_parameters(build):
+    for classes, total in ((10, 464_144), (100, 469_904)):
+        head = NormalizedLinear(64, classes)
+        backbone = build("method=ce", "dataset=cifar10_lt", image_shape=(3, 32, 32)).backbone
+        assert sum(p.numel() for p in (*backbone.parameters(), *head.parameters())) == total
+
+
+# --- logit adjustment -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "tau"), [(["method=balanced_softmax"], 1), (["method=logit_adjustment"], 1)])
+def test_the_loss_sees_adjusted_logits_and_the_prediction_plain_ones(build, words, tau):
+    method = build(*words)
+    outputs, labels, loss = outputs_and_loss(method)
+    torch.testing.assert_close(loss, F.cross_entropy(outputs + tau * log_prior(COUNTS), labels))
+    batch = random_batch(1)
+    method.eval()
+    assert torch.equal(method.logits(batch.images)["classifier"], method.head(method.backbone(batch.images)))
+
+
+# --- all of them ----------------------------------------------------------------------------
+
+NAMES = ["focal", "cb_focal", "ce_drs", "ce_drw", "ldam_drw", "logit_adjustment", "balanced_softmax", "mixup", "remix"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_trains_everything_from_the_weights_of_cross_entropy(build, name):
+    method, ce = build(f"method={name}"), build("method=ce")
+    for theirs, ours in zip(ce.backbone.parameters(), method.backbone.parameters(), strict=True):
+        assert torch.equal(theirs, ours)
+    before = copied(method)
+    take_step(method, clock(), optimiser(method, momentum=0))
+    assert all(not torch.equal(before[key], value) for key, value in method.named_parameters())
+    assert not any("criterion" in key for key in method.state_dict())
+
+
+def test_methods_on_the_sampler_follow_it():
+    stream = compose_config("method=focal", "sampler=class_balanced")
+    assert (stream.method.streams, stream.sampler.q) == ("sampler", 0)
