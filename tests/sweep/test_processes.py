@@ -148,9 +148,7 @@ def test_a_signal_reaches_every_run_and_the_sweep_waits_for_them(runs, number, s
 
 
 def test_a_second_ctrl_c_ends_runs_that_do_not_listen(runs, monkeypatch):
-    deaf = ACT.replace(
-        'write("ready.json", True)', "signal.signal(signal.SIGINT, signal.SIG_IGN); write('ready.json', 1)"
-    )
+    deaf = ACT.replace("signal.signal(signal.SIGINT, stopped)", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
     monkeypatch.setattr(
         processes, "command_of", lambda run, tree, threads: [sys.executable, "-c", deaf, str(run.folder), "95"]
     )
@@ -161,7 +159,7 @@ def test_a_second_ctrl_c_ends_runs_that_do_not_listen(runs, monkeypatch):
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
 
-    when(lambda: (run.folder / "ready.json").exists(), twice)
+    when((run.folder / "ready.json").exists, twice)
     with pytest.raises(SweepStopped) as stopped:
         run_all([run])
     assert stopped.value.code == 130
@@ -173,7 +171,7 @@ def test_a_run_that_another_process_trains_is_waited_for(runs):
     every[0].folder.mkdir(parents=True)
     lease = Lease(every[0].folder)
     lease.__enter__()
-    when(lambda: every[1].state == "done", lambda: lease.__exit__())
+    when(lambda: every[1].state == "done", lease.__exit__)
     assert {seed: ending.how for seed, ending in run_all(every, slots=1).items()} == {0: "done", 1: "done"}
 
 
