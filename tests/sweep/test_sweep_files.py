@@ -1,0 +1,121 @@
+"""The files of sweeps/: the cells of the published tables, and that each of them works."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from plans import SMOKE, plan_of
+
+from csa.config.composition import tree
+from csa.sweep.cells import expand
+
+ROOT = Path(__file__).parents[2]
+TABLES = ("table1", "table2", "table3", "table4", "table5")
+NAMES = sorted({path.stem for path in (ROOT / "sweeps").glob("*.yaml")} - {"search_csa"})
+OF_A_DATA_SET = {"mnist_lt": ("100", "lenet"), "fashion_lt": ("100", "lenet"), "cifar100_lt": ("100", "resnet32"),
+                 "cifar10_lt": ("100", "resnet32"), "imagenet_lt": ("", "")}  # fmt: skip
+FIRST = ("method", "dataset", "dataset.imbalance_ratio", "backbone", "seed")
+
+
+def planned(name: str) -> dict[tuple[str, ...], tuple[bool, list[int]]]:
+    """Method, data set, ratio, backbone and further words of each cell; whether it is blank, and its seeds."""
+    with tree(name) as tree_:
+        cells = expand(tree_.compose([]).cells)
+    found: dict[tuple[str, ...], tuple[bool, list[int]]] = {}
+    for cell in cells:
+        settings = dict(cell.settings)
+        ratio, backbone = OF_A_DATA_SET[settings["dataset"]]
+        key = (
+            settings["method"], settings["dataset"], settings.get("dataset.imbalance_ratio", ratio),
+            settings.get("backbone", backbone), " ".join(f"{k}={v}" for k, v in settings.items() if k not in FIRST),
+        )  # fmt: skip
+        found.setdefault(key, (cell.blank, []))[1].append(int(settings["seed"]))
+        assert found[key][0] == cell.blank
+    return found
+
+
+def published(name: str) -> dict[tuple[str, ...], bool]:
+    """The same of the published table; whether it has no number there."""
+    with (ROOT / "reports" / "paper" / f"{name}.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    found: dict[tuple[str, ...], bool] = {}
+    for row in rows:
+        key = tuple(row[column] for column in ("method", "dataset", "imbalance_ratio", "backbone", "words"))
+        found[key] = found.get(key, True) and not row["value"]
+    return found
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_published_cells_are_the_planned_ones(name):
+    ours, theirs = planned(name), published(name)
+    assert theirs.keys() - ours.keys() == set()
+    assert ours.keys() - theirs.keys() == set()
+    assert {key: blank for key, (blank, _) in ours.items()} == theirs
+    assert all(seeds == [0, 1, 2] for _, seeds in ours.values())
+
+
+def test_what_the_data_sets_choose(tmp_path):
+    """The ratios and backbones that the table files leave to the data set."""
+    for dataset, expected in OF_A_DATA_SET.items():
+        plan = plan_of(tmp_path, *SMOKE, f"dataset={dataset}", "method=ce", tiny=())
+        for run in plan.runs:
+            config = run.config
+            assert (f"{config.dataset.imbalance_ratio:g}", config.backbone.name) == expected
+
+
+def test_table_5_shares_its_cells_with_tables_2_and_4(tmp_path):
+    own = {run.fingerprint: run for run in plan_of(tmp_path, *SMOKE, name="table5", tiny=()).runs}
+    assert len(own) == 30
+    others = [
+        {run.fingerprint for run in plan_of(tmp_path, *SMOKE, *words, name=name, tiny=()).runs}
+        for name, words in (("table2", ("method=csa", "dataset=cifar100_lt", "dataset.imbalance_ratio=100")),
+                            ("table4", ("method.bank=true",)))
+    ]  # fmt: skip
+    shared = {run.config.delta for fingerprint, run in own.items() if fingerprint in others[0]}
+    assert shared == {0.8}
+    assert [len(own.keys() & other) for other in others] == [3, 3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_is_planned_on_tiny_data(name, tmp_path):
+    plan = plan_of(tmp_path, *SMOKE, name=name, tiny=())
+    options = {path.relative_to(ROOT / "conf").with_suffix("").as_posix() for path in (ROOT / "conf").glob("*/*.yaml")}
+    for _, option in plan.missing:
+        assert option.replace("=", "/") not in options
+    assert all(run.config.variant == "smoke" and run.config.protocol.epochs == 2 for run in plan.runs)
+    assert plan.cells > 0
+
+
+FEW = {
+    "table1": ("dataset=mnist_lt",),
+    "table2": ("dataset=cifar10_lt", "dataset.imbalance_ratio=100", "method=ce,csa"),
+    "table3": ("backbone=resnet10", "method=ce"),
+    "table5": ("delta=0,0.9",),
+    "figure4": ("method=ce",),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs(name, tmp_path):
+    """Two steps of some of its cells; what the data set of is not there yet is told."""
+    words = ["-cn", name, "smoke=true", "seed=0", *FEW.get(name, ()), "hydra/launcher=basic", "tracking=none"]
+    words += ["runtime.threads=1", "runtime.device=cpu", "runtime.progress=false"]
+    done = subprocess.run(
+        [sys.executable, "-m", "csa.run", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/result.json")]
+    last = done.stdout.splitlines()[-1]
+    if results:
+        assert f"{len(results)} runs: {len(results)} done" in last
+    else:
+        assert last.startswith("0 runs: ")
+        assert "not available" in last
+    counts = Counter(result["run"]["dataset"] for result in results)
+    assert max(counts.values(), default=1) <= 4
