@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -22,7 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from csa.config.locations import conf_dir, sweeps_dir
 
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OSError)
+PUBLISHED = "published"
+"""``protocol=published``: the recipe of the method's own paper, one of those its file names."""
+
+
+class NotPublishedError(ValueError):
+    """The method names no recipe of its own for this kind of data."""
 
 
 class SweepFiles(SearchPathPlugin):
@@ -76,7 +85,8 @@ class Tree:
         """Options of a group (``method``); an empty list where there is no such group. '': primary configurations."""
         if group not in self._options:
             found = self._loader.get_group_options(group)
-            self._options[group] = [option for option in found if not option.startswith("_")]
+            ours = [PUBLISHED] if group == "protocol" else []
+            self._options[group] = sorted([*(option for option in found if not option.startswith("_")), *ours])
         return self._options[group]
 
     def chooses(self, word: Override) -> bool:
@@ -93,15 +103,41 @@ class Tree:
         plain = word.type is OverrideType.CHANGE and word.package is None and not word.is_hydra_override()
         return plain and not self.options(word.key_or_group)
 
+    def published_spelt_out(self, words: Sequence[Override]) -> list[Override]:
+        """The words with ``protocol=published`` replaced by the recipe that it stands for.
+
+        It is the one, of those that the method names, that belongs to the protocol of the data set:
+        ``cifar_ldam`` to ``cifar``. Raises NotPublishedError, or one of COMPOSITION_ERRORS.
+        """
+        others = [word for word in words if not _asks_for_published(word)]
+        if len(others) == len(words):
+            return others
+        config = self.compose(others).config
+        family, method = config.protocol.name, config.method
+        for name in method.published:
+            if name == family or name.startswith(f"{family}_"):
+                return [*others, self.parse(f"protocol={name}")]
+        raise NotPublishedError(f"method={method.name} names no recipe of its own for dataset={config.dataset.name}")
+
     def compose(self, words: Sequence[Override]) -> Composed:
         """Raises one of COMPOSITION_ERRORS at the first fault."""
-        config = compose(self.config_name, [str(word.input_line) for word in words], return_hydra_config=True)
+        lines = [str(word.input_line) for word in self.published_spelt_out(words)]
+        config = compose(self.config_name, lines, return_hydra_config=True)
         multirun = config.hydra.mode == RunMode.MULTIRUN
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         with open_dict(config):
             cells: Any = OmegaConf.to_container(config.pop("cells"))
             del config["hydra"]
         return Composed(config, multirun, sweeper, cells)
+
+
+def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:
+    """The words of ``config`` as Hydra knows them: ``protocol=published`` by the name of the recipe."""
+    return [f"protocol={config.protocol.name}" if word == f"protocol={PUBLISHED}" else word for word in words]
+
+
+def _asks_for_published(word: Override) -> bool:
+    return word.key_or_group == "protocol" and word.value() == PUBLISHED
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from csa.config.composition import COMPOSITION_ERRORS
+from csa.config.composition import COMPOSITION_ERRORS, PUBLISHED, NotPublishedError
 from csa.config.faults import Fault, UserError, nearest
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def _reason(error: Exception) -> str:
 def settle(tree: Tree, words: Sequence[Override]) -> Settled:
     """Compose; name the words at fault, leave them out (or take what was meant), and compose the others."""
     kept, faults, doubtful = _choices(tree, [word for word in words if not tree.sets_value(word)])
+    kept, more = _published_spelt_out(tree, kept)
+    faults += more
     try:
         composed = tree.compose(kept)
     except COMPOSITION_ERRORS:
@@ -130,6 +132,17 @@ def _choices(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], lis
         else:
             doubtful.add(group)
     return kept, faults, doubtful
+
+
+def _published_spelt_out(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault]]:
+    """``protocol=published`` as what it stands for; where that cannot be made out it is left out."""
+    try:
+        return tree.published_spelt_out(words), []
+    except NotPublishedError as error:
+        faults = [Fault("protocol", PUBLISHED, str(error), "the data set's own protocol, or one by its name")]
+    except COMPOSITION_ERRORS:
+        faults = []  # told word by word
+    return [word for word in words if word.key_or_group != "protocol"], faults
 
 
 def _one_by_one(tree: Tree, words: Sequence[Override]) -> tuple[Composed, list[Fault]]:

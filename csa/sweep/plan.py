@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from csa.config.composition import spelt_out
 from csa.config.faults import Fault, UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.machine import device_fault, output_fault
@@ -47,7 +48,8 @@ class Run:
 
     @property
     def words(self) -> tuple[str, ...]:
-        return self.cells[0].words
+        """As any composition takes them, Hydra's own too."""
+        return tuple(spelt_out(self.cells[0].words, self.config))
 
     @property
     def blank(self) -> bool:

@@ -1,0 +1,82 @@
+"""``protocol=published``: the recipe of the method's own paper."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from csa.config.composition import spelt_out, tree
+from csa.config.faults import UserError
+from csa.config.locations import conf_dir
+from csa.config.preflight import preflight
+from csa.config.typed import build
+
+PUBLISHED = {
+    "ce": "cifar_ldam",
+    "ce_drs": "cifar_ldam",
+    "ce_drw": "cifar_ldam",
+    "ldam_drw": "cifar_ldam",
+    "cmo": "cifar_ldam",
+    "focal": "cifar_cb",
+    "cb_focal": "cifar_cb",
+    "mixup": "cifar_bbn",
+    "remix": "cifar_remix",
+    "crt": "cifar_mislas",
+    "lws": "cifar_mislas",
+    "crt_mixup": "cifar_mislas",
+    "lws_mixup": "cifar_mislas",
+    "csa": "cifar",
+    "csa_mixup": "cifar",
+}
+
+
+def faults_of(*words: str, **how) -> list[str]:
+    try:
+        preflight(words, **how)
+    except UserError as error:
+        return [str(fault) for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(("method", "name"), PUBLISHED.items())
+@pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
+def test_every_method_of_table_2_has_its_recipe(method, name, dataset):
+    with tree("config") as conf:
+        words = ["protocol=published", f"method={method}", f"dataset={dataset}", "protocol.batch_size=64"]
+        config = conf.compose([conf.parse(word) for word in words]).config
+        explicit = conf.compose([conf.parse(word) for word in (f"protocol={name}", *words[1:])]).config
+    assert config.protocol.name == name
+    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(explicit, resolve=True)
+    assert build(config).protocol.batch_size == 64
+    assert spelt_out(words, config)[0] == f"protocol={name}"
+
+
+def test_every_recipe_that_a_method_names_is_there():
+    there = {path.stem for path in (conf_dir() / "protocol").glob("*.yaml")}
+    for path in (conf_dir() / "method").glob("*.yaml"):
+        file = OmegaConf.load(path)
+        named = OmegaConf.select(file, "method.published") or OmegaConf.select(file, "published") or []
+        assert set(named) <= there, path
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_method_without_a_recipe_for_the_data_is_a_fault_whatever_comes_first(order):
+    words = ["dataset=mnist_lt", "method=ldam_drw", "protocol=published", "download=true"]
+    (fault,) = [fault for fault in faults_of(*words[::order]) if "protocol" in fault]
+    assert fault.startswith("protocol=published: method=ldam_drw names no recipe of its own for dataset=mnist_lt")
+
+
+def test_other_faults_are_told_beside_it():
+    faults = faults_of("protocol=published", "method=cas", "delta=3", "protocol.epochs=0")
+    assert {fault.split(":")[0] for fault in faults} == {
+        "method=cas",
+        "protocol=published",
+        "delta=3",
+        "protocol.epochs=0",
+    }
+
+
+def test_it_is_an_option_like_the_others():
+    (fault,) = faults_of("protocol=publishd", "dataset=mnist_lt")
+    assert "did you mean 'published'?" in fault
+    assert faults_of("protocol=cifar,published", "dataset=mnist_lt", "method=csa", multirun=True) == []
