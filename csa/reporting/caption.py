@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN_OF_A_HASH = 12
 SUBSETS = "subsets.csv"
-TORCHVISION, OTHER = "torchvision", "other"
+OTHER = "other"
+DASHES = "A dash: no published value, or nothing was run."
 
 
 def sentences(table: Table, orders: Mapping[str, str] | None = None) -> list[str]:
@@ -31,12 +32,12 @@ def sentences(table: Table, orders: Mapping[str, str] | None = None) -> list[str
     runs = _runs(table)
     told = [f"Table {table.number}. {table.title}."]
     if not runs:
-        return [*told, "No run of it is recorded: the published values only.", *_rows_note(table)]
+        return [*told, "No run of it is recorded: the published values only.", DASHES]
     orders = known_orders() if orders is None else orders
     return [
         *told,
-        _rows_sentence(table),
-        *_rows_note(table),
+        _rows_sentence(),
+        DASHES,
         _protocols(runs),
         _heads(table, runs),
         _groups(table, runs),
@@ -54,18 +55,14 @@ def _runs(table: Table) -> list[Run]:
     return [found[fingerprint] for fingerprint in sorted(found)]
 
 
-def _rows_sentence(table: Table) -> str:
+def _rows_sentence() -> str:
     return (
         "Of each method: the published value; test accuracy at the last epoch and at the epoch that was best on the "
         "test set, mean ± sample standard deviation over seeds; "
         f"“{DIFFERENCE}” compares under the rule of the published values (best epoch on the test set, wherever the "
-        f"released code says); “{INTERVAL}” is the t interval of the mean of “{BEST}”; seeds, and minutes of a run's "
-        "training and evaluation, mean over seeds."
+        f"released code says); “{INTERVAL}” is half the width of the t interval around “{BEST}”; seeds, and minutes "
+        "of a run's training and evaluation, mean over seeds."
     )
-
-
-def _rows_note(table: Table) -> list[str]:
-    return ["A dash: no published value, or nothing was run."] if table.rows else []
 
 
 def _protocols(runs: Sequence[Run]) -> str:

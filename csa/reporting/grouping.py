@@ -22,11 +22,17 @@ def same_cells(runs: Sequence[Run]) -> Iterator[tuple[str, dict[str, list[Run]]]
     for run in runs:
         key = json.dumps({name: run.identity.get(name) for name in OF_THE_CELL}, sort_keys=True)
         cells.setdefault(key, []).append(run)
-    named = sorted(((cell_name(group[0]), group) for group in cells.values()), key=lambda pair: pair[0])
+    named = [(cell_name(group[0]), group) for group in sorted(cells.values(), key=lambda group: _order(group[0]))]
     names = [name for name, _ in named]
     for name, group in named:
         suffix = f", subset {group[0].split[:SHOWN_OF_A_HASH]}" if names.count(name) > 1 else ""
         yield name + suffix, variants(group)
+
+
+def _order(run: Run) -> tuple[Any, ...]:
+    """By data set, the highest ratio first, unflipped labels before flipped ones; then by what else there is."""
+    dataset = run.config["dataset"]
+    return run.dataset, -dataset["imbalance_ratio"], dataset.get("label_flip") or 0, cell_name(run), run.split
 
 
 def cell_name(run: Run) -> str:

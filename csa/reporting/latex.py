@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from csa.reporting.comparisons import Comparisons
     from csa.reporting.tables import Table
 
-UPRIGHT_COLUMNS = 7  # more are printed sideways
+UPRIGHT_COLUMNS, MOST_COLUMNS = 7, 12  # more are printed sideways, still more in smaller letters
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -60,9 +60,10 @@ def document(fragments: Iterable[str]) -> str:
 
 def _long(label: str, columns: str, head: Sequence[str], lines: Sequence[str], caption: Sequence[str]) -> str:
     sideways = len(columns) - 2 > UPRIGHT_COLUMNS
+    size = r"\scriptsize" if len(columns) - 2 <= MOST_COLUMNS else r"\fontsize{6}{7}\selectfont"
     text = [
         *([r"\begin{landscape}"] if sideways else []),
-        r"\begingroup\scriptsize\setlength{\tabcolsep}{2.5pt}\setlength{\LTcapwidth}{\linewidth}",
+        rf"\begingroup{size}\setlength{{\tabcolsep}}{{2.5pt}}\setlength{{\LTcapwidth}}{{\linewidth}}",
         rf"\begin{{longtable}}{{@{{}}{columns}@{{}}}}",
         rf"\caption{{{' '.join(map(latex, caption))}}}\label{{tab:{label}}}\\",
         *(r"\toprule", *head, r"\midrule", r"\endfirsthead"),

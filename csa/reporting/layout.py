@@ -21,7 +21,7 @@ PAPER, LAST, BEST, DIFFERENCE, INTERVAL, SEEDS = (
     "last epoch",
     "best on test",
     f"best {MINUS} paper",
-    "95 % interval",
+    f"95 % interval, {PLUS_MINUS}",
     "seeds; minutes",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -139,8 +139,7 @@ def signed(value: float, digits: int) -> str:
 def interval_text(measured: Measured, digits: int) -> str:
     if measured.interval is None:
         return TOO_SMALL
-    low, high = (number(end, digits) for end in measured.interval)
-    return f"[{low}, {high}]"
+    return f"{PLUS_MINUS} {(measured.interval.high - measured.interval.low) / 2:.{digits}f}"
 
 
 def number(value: float, digits: int) -> str:

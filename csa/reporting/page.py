@@ -81,7 +81,7 @@ def _section(name: str, title: str, head: str, rows: str, notes: Sequence[str]) 
 
 def _head(table: Table) -> str:
     groups = [(name, len(list(columns))) for name, columns in groupby(table.columns, lambda column: column.group)]
-    above = "".join(f'<th scope="colgroup" colspan="{width}">{web(name)}</th>' for name, width in groups)
+    above = "".join(f'<th scope="colgroup" colspan="{width}"><span>{web(name)}</span></th>' for name, width in groups)
     starts = _starts(table.columns)
     below = "".join(
         f'<th scope="col"{_class("start" if start else "")}>{_sorter(column.heading, place + 1, "number")}</th>'

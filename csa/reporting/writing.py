@@ -38,7 +38,7 @@ def write_report(
         renderer = RENDERERS[form]
         files |= {f"tables/table{one.number}.{ending}": renderer.table_text(one).encode() for one in tables}
         files |= {f"tables/comparisons{one.number}.{ending}": renderer.comparisons_text(one).encode() for one in shown}
-    fragments = [name.removeprefix("tables/") for name in sorted(files) if name.endswith(".tex")]
+    fragments = [name.removeprefix("tables/") for name in files if name.endswith(".tex")]
     files["tables/all.tex"] = latex.document(fragments).encode()
     files |= {f"figures/{drawn.name}.{ending}": content for drawn in figures for ending, content in drawn.files.items()}
     files["index.html"] = page.page(tables, shown, figures).encode()

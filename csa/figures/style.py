@@ -1,0 +1,114 @@
+"""How figures look: paper width, colours that colour-blind readers can tell apart, the same bytes every time."""
+
+from __future__ import annotations
+
+import textwrap
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+WIDTH = 5.5  # inches: the text width of a NeurIPS page
+DOTS_PER_INCH = 200
+# Okabe and Ito 2008 without its yellow, which is too light for lines; then two greys.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES = ("-", "--", "-.", ":")
+MOST_SHARED = len(COLOURS)
+
+SETTINGS: Any = {  # the keys are matplotlib's
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "csa",  # else the names inside an SVG are random
+    "text.parse_math": False,  # a name with a dollar sign is a name
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    with mpl.rc_context(SETTINGS):
+        yield
+
+
+def canvas(height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of paper width, and its axes [rows, columns]."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: np.ndarray = figure.subplots(rows, columns, squeeze=False, **more)
+    return figure, axes
+
+
+def files(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG and SVG, without a date."""
+    found = {}
+    for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = BytesIO()
+        figure.savefig(buffer, format=ending, dpi=DOTS_PER_INCH, metadata=metadata)
+        found[ending] = buffer.getvalue()
+    return found
+
+
+def plain_numbers(axis: Axis) -> None:
+    """A logarithmic axis whose marks are numbers, not powers."""
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def wrapped(text: str, width: int = 38) -> str:
+    """On lines that fit a panel of half the paper's width."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def look(place: int) -> dict[str, Any]:
+    """Colour, marker and line of the n-th of several: each alone tells it apart, as far as there are enough."""
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": LINES[place % len(LINES)],
+    }
+
+
+def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    return {label: look(place) for place, label in enumerate(labels)}
+
+
+def percent_axis(axes: Axes, label: str = "test accuracy (%)") -> None:
+    axes.set_ylim(-2, 102)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel(label)
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
+    """One legend above all panels, of every label that any of them has."""
+    found: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(columns, len(found)))

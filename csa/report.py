@@ -1,0 +1,279 @@
+"""The paper's tables and figures, published value beside measured.
+
+python -m csa.report                              everything: shown here, written to reports/
+python -m csa.report source=records               the same from the exported records alone
+python -m csa.report table=2                      one table
+python -m csa.report table=2 format=latex         markdown, latex, csv or html, on the standard output
+python -m csa.report compare=csa,ce               is one method better than another, wherever both have runs?
+python -m csa.report table=1 include=reduced      shortened runs too, marked
+python -m csa.report figure=4                     one figure, as PNG and SVG
+
+table    1 to 5
+figure   2, 3, 4, 10, 11, delta, per_class, curves, counts, reliability, contexts
+compare  two or more methods, with commas between them
+format   terminal, markdown, latex, csv, html
+source   all, runs (run folders), records (exported ones), mlflow; a run that is in several is taken from the first
+include  whole, reduced
+head     a head to show instead of the one that stands for each run, where a method has it
+groups   rank (the paper's), count (many > 100, few < 20 training images)
+methods  those that a figure shows, with commas between them
+records  the folder of exported records (reports/records)
+to       the folder that files go to (reports)
+output_root=folder, data_dir=folder, dataset=name, seed=number and tracking.uri=... are as in csa.run.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from csa.cli import answer_help, reporting_faults
+from csa.config.faults import Fault, UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from csa.config.schema import Config
+    from csa.reporting.cells import View
+    from csa.reporting.comparisons import Comparisons
+    from csa.reporting.page import Drawn
+    from csa.reporting.sources import Found
+    from csa.reporting.tables import Table
+
+FORMATS = ("terminal", "markdown", "latex", "csv", "html")
+WORDS: dict[str, tuple[str, ...]] = {
+    "table": ("", "1", "2", "3", "4", "5"),
+    "figure": (),
+    "compare": (),
+    "format": FORMATS,
+    "source": ("all", "runs", "records", "mlflow"),
+    "include": ("whole", "reduced"),
+    "head": (),
+    "groups": ("rank", "count"),
+    "methods": (),
+    "records": (),
+    "to": (),
+}
+RECORDS, REPORTS = "reports/records", "reports"
+MOST_NOTES = 5
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command asks for. named: the keys that it gives."""
+
+    config: Config
+    own: dict[str, str]
+    named: frozenset[str]
+
+    @property
+    def to(self) -> Path:
+        return Path(self.own["to"] or REPORTS).expanduser()
+
+
+def main(words: list[str]) -> int:
+    """The exit status: 1 where a record had to be left out."""
+    answer_help(words, __doc__)
+    from csa.config.preflight import configure
+
+    with reporting_faults():
+        config, own = configure(words, extra=WORDS)
+        order = Order(config, own, frozenset(word.partition("=")[0] for word in words))
+        _check(order)
+        found = collect(order)
+        _tell(found, order)
+        if own["figure"]:
+            _draw(order, found)
+        elif own["compare"]:
+            _show_comparisons(order, found)
+        else:
+            _show_tables(order, found)
+        return 1 if found.left_out else 0
+
+
+def _check(order: Order) -> None:
+    own, faults = order.own, []
+    chosen = [key for key in ("table", "figure", "compare") if own[key]]
+    if len(chosen) > 1 and "figure" in chosen:
+        faults.append(Fault("figure", own["figure"], f"stands beside {chosen[0]}=", "one of the two"))
+    if own["figure"]:
+        from csa.figures.drawing import NAMES
+
+        if own["figure"] not in NAMES:
+            near = nearest(own["figure"], NAMES)
+            faults.append(Fault("figure", own["figure"], "there is no such figure", ", ".join(NAMES), near))
+        if "format" in order.named:
+            faults.append(Fault("format", own["format"], "is not used by figure=", "nothing: figures are PNG and SVG"))
+    if own["compare"] and len(set(own["compare"].split(","))) < 2:
+        faults.append(Fault("compare", own["compare"], "needs methods to compare", "two or more names, as in csa,ce"))
+    if faults:
+        raise UserError(*faults)
+
+
+# --- the runs -------------------------------------------------------------------------------
+
+
+def collect(order: Order) -> Found:
+    """Runs of the chosen sources, each fingerprint once."""
+    from csa.reporting.sources import Found, from_folders, from_records
+
+    source, found = order.own["source"], Found()
+    if source in ("all", "runs"):
+        found.add(from_folders(Path(order.config.output_root).expanduser()))
+    if source in ("all", "records"):
+        found.add(from_records(Path(order.own["records"] or RECORDS).expanduser()))
+    if source in ("all", "mlflow"):
+        _add_mlflow(found, order)
+    return found
+
+
+def _add_mlflow(found: Found, order: Order) -> None:
+    """A store that cannot be reached is a fault only where nothing but MLflow was asked for."""
+    from csa.reporting.mlflow_source import from_mlflow, uri_of
+
+    tracking = order.config.tracking
+    uri = uri_of(tracking)
+    if uri is None:
+        if order.own["source"] == "mlflow":
+            raise UserError(Fault("source", "mlflow", "there is no MLflow store here", "tracking.uri=<its address>"))
+        return
+    try:
+        found.add(from_mlflow(uri, tracking.experiment, {run.fingerprint for run in found.runs}))
+    except UserError as error:
+        if order.own["source"] == "mlflow":
+            raise
+        found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
+
+
+def _tell(found: Found, order: Order) -> None:
+    """On the standard error: what is not in the report, and why."""
+    for text in found.left_out:
+        print(f"left out: {text}", file=sys.stderr)
+    for text in found.notes[:MOST_NOTES]:
+        print(f"note: {text}", file=sys.stderr)
+    if len(found.notes) > MOST_NOTES:
+        print(f"note: and {len(found.notes) - MOST_NOTES} more like these", file=sys.stderr)
+    if not found.runs:
+        looked = {
+            "runs": order.config.output_root,
+            "records": order.own["records"] or RECORDS,
+            "mlflow": order.config.tracking.uri or "MLflow",
+        }
+        places = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
+        print(f"note: no finished run is recorded ({places}); tables hold the published values only", file=sys.stderr)
+
+
+# --- tables and comparisons -----------------------------------------------------------------
+
+
+def view_of(own: dict[str, str]) -> View:
+    from csa.reporting.cells import View
+
+    return View(own["head"], own["groups"] == "count")
+
+
+def tables_of(order: Order, found: Found) -> list[Table]:
+    from csa.reporting.fitting import fitting
+    from csa.reporting.published import load_published, paper_folder
+    from csa.reporting.tables import build_tables
+
+    published = load_published(paper_folder())
+    wanted = {number: cells for number, cells in published.items() if order.own["table"] in ("", number)}
+    with fitting() as judge:
+        reduced = order.own["include"] == "reduced"
+        return build_tables(wanted, found.runs, judge, view_of(order.own), reduced=reduced)
+
+
+def _show_tables(order: Order, found: Found) -> None:
+    from csa.reporting.comparisons import compare_table
+    from csa.reporting.writing import write_report
+
+    tables = tables_of(order, found)
+    comparisons = [compare_table(table) for table in tables]
+    chosen = order.own["table"] or "format" in order.named
+    shown = tables if chosen else [table for table in tables if any(table.measured())]
+    _print(order.own["format"], shown, [one for one in comparisons if one.rows])
+    if not chosen or order.own["to"]:
+        figures = _figures(order, found)
+        print(write_report(order.to, tables, comparisons, figures))
+        _send(order, figures)
+
+
+def _figures(order: Order, found: Found) -> list[Drawn]:
+    """Those of a whole report: what can be drawn from records alone."""
+    if order.own["table"]:
+        return []
+    from csa.figures.drawing import drawn_from_records
+
+    return drawn_from_records(found.runs, reduced=order.own["include"] == "reduced")
+
+
+def _show_comparisons(order: Order, found: Found) -> None:
+    from csa.reporting.comparisons import compare_methods
+
+    names = order.own["compare"].split(",")
+    known = sorted({run.method for run in found.runs})
+    faults = [
+        Fault(
+            "compare", name, "no run of such a method is recorded", ", ".join(known) or "none yet", nearest(name, known)
+        )
+        for name in names
+        if name not in known
+    ]
+    if faults:
+        raise UserError(*faults)
+    _print(order.own["format"], [], [compare_methods(found.runs, names, view_of(order.own))])
+
+
+def _print(form: str, tables: Sequence[Table], comparisons: Sequence[Comparisons]) -> None:
+    if form == "terminal":
+        from rich.console import Console
+
+        from csa.reporting.terminal import print_comparisons, print_table
+
+        console = Console()
+        for table in tables:
+            print_table(console, table)
+        for one in comparisons:
+            print_comparisons(console, one)
+        return
+    from csa.reporting.writing import as_text
+
+    print(as_text(form, tables, comparisons), end="")
+
+
+# --- figures --------------------------------------------------------------------------------
+
+
+def _draw(order: Order, found: Found) -> None:
+    """What needs networks or images goes beside the runs, where git does not look; the others into the report."""
+    from csa.figures.drawing import FROM_RECORDS, draw, wish
+
+    wanted = wish(order.own, order.named, order.config)
+    beside = REPORTS if wanted.name in FROM_RECORDS else order.config.output_root
+    to = Path(order.own["to"] or f"{beside}/figures").expanduser()
+    _send(order, [draw(wanted, order.config, found.runs, to)])
+
+
+def _send(order: Order, figures: Sequence[Drawn]) -> None:
+    """Figures into MLflow, where it has their runs; a report from the repository alone asks no store."""
+    from csa.reporting.mlflow_figures import send
+    from csa.reporting.mlflow_source import uri_of
+
+    tracking = order.config.tracking
+    uri = uri_of(tracking)
+    if uri is None or not tracking.mlflow or order.own["source"] in ("runs", "records"):
+        return
+    try:
+        number = send(figures, uri, tracking.experiment)
+    except UserError as error:
+        print(f"note: {error}; the figures are not there", file=sys.stderr)
+        return
+    if number:
+        print(f"also in {number} run{'' if number == 1 else 's'} of MLflow, under figures/")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
