@@ -25,7 +25,7 @@ class Normalize(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images [B, C, H, W] in [0, 1] -> last feature map [B, F, h, w] -> feature [B, feature_dim].
+    """Images [B, C, H, W] in [0, 1] -> trunk -> last feature map [B, F, h, w] -> feature [B, feature_dim].
 
     global_pooling: whether ``embed`` is global average pooling, so that Grad-CAM under a linear
     classifier has a closed form (METHOD: CSA 3). initial_weights: the rule that drew the weights, by
@@ -37,8 +37,18 @@ class Backbone(nn.Module):
     initial_weights: Literal["kaiming_normal", "library"]
 
     @abstractmethod
+    def trunk(self, images: Tensor) -> Tensor:
+        """Normalisation and all convolutions before the last block, which reads this."""
+
+    @property
+    @abstractmethod
+    def last_block(self) -> nn.Module:
+        """What turns the trunk's output into the feature map; methods with several branches have one for each."""
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Normalisation and all convolutions, [B, F, h, w]."""
+        feature_map: Tensor = self.last_block(self.trunk(images))
+        return feature_map
 
     @abstractmethod
     def embed(self, feature_map: Tensor) -> Tensor:

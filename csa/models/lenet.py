@@ -35,9 +35,12 @@ class LeNet(Backbone):
         self.linear3 = nn.Linear(84, self.feature_dim)
         kaiming_normal(self)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.convolution1(self.normalize(images))), 2)
-        return F.relu(self.convolution2(x))
+    def trunk(self, images: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.convolution1(self.normalize(images))), 2)
+
+    @property
+    def last_block(self) -> nn.Module:
+        return nn.Sequential(self.convolution2, nn.ReLU())
 
     def embed(self, feature_map: Tensor) -> Tensor:
         x = torch.flatten(F.max_pool2d(feature_map, 2), 1)

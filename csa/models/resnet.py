@@ -33,9 +33,20 @@ class TorchvisionResNet(Backbone):
         self.stem = nn.Sequential(convolution, network.bn1, network.relu, pool)
         self.stages = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        feature_map: Tensor = self.stages(self.stem(self.normalize(images)))
-        return feature_map
+    def trunk(self, images: Tensor) -> Tensor:
+        x = self.stages[:-1](self.stem(self.normalize(images)))
+        trunk: Tensor = self._last_stage[:-1](x)
+        return trunk
+
+    @property
+    def last_block(self) -> nn.Module:
+        return self._last_stage[-1]
+
+    @property
+    def _last_stage(self) -> nn.Sequential:
+        stage = self.stages[-1]
+        assert isinstance(stage, nn.Sequential)
+        return stage
 
     def embed(self, feature_map: Tensor) -> Tensor:
         return feature_map.mean((2, 3))

@@ -51,9 +51,20 @@ class ResNet32(Backbone):
         self.stages = nn.Sequential(_stage(16, 16, stride=1), _stage(16, 32, stride=2), _stage(32, 64, stride=2))
         kaiming_normal(self)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        feature_map: Tensor = self.stages(self.stem(self.normalize(images)))
-        return feature_map
+    def trunk(self, images: Tensor) -> Tensor:
+        x = self.stages[:-1](self.stem(self.normalize(images)))
+        trunk: Tensor = self._last_stage[:-1](x)
+        return trunk
+
+    @property
+    def last_block(self) -> nn.Module:
+        return self._last_stage[-1]
+
+    @property
+    def _last_stage(self) -> nn.Sequential:
+        stage = self.stages[-1]
+        assert isinstance(stage, nn.Sequential)
+        return stage
 
     def embed(self, feature_map: Tensor) -> Tensor:
         return feature_map.mean((2, 3))

@@ -17,6 +17,7 @@ PUBLISHED = {
     "ce_drw": "cifar_ldam",
     "ldam_drw": "cifar_ldam",
     "cmo": "cifar_ldam",
+    "bbn": "cifar_bbn",
     "focal": "cifar_cb",
     "cb_focal": "cifar_cb",
     "mixup": "cifar_bbn",
