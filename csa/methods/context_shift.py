@@ -6,7 +6,6 @@ their backgrounds, through a bank, to the class-balanced batches that the balanc
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,15 +17,16 @@ from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Clock, Context, Method, Step
 from csa.methods.mixing import blend_context, mixup, mixup_draws
+from csa.methods.modes import evaluating
 from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM, class_aware, class_balanced
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from csa.config.schema import SamplerConfig
     from csa.data.batch import Batch
@@ -147,7 +147,7 @@ class ContextShift(Method):
     @torch.no_grad()
     def evaluation_map(self, images: Tensor) -> Tensor:
         """Feature map [B, F, h, w] in evaluation mode; mode and batch-norm statistics stay as they are."""
-        with _evaluating(self.backbone):
+        with evaluating(self.backbone):
             feature_map = self.backbone.feature_map(images)
         # Weights cast here carry no gradient; some versions of torch would hand them to the training pass.
         torch.clear_autocast_cache()
@@ -184,15 +184,3 @@ class ContextShift(Method):
         uniform, balanced = self.uniform_head(feature), self.balanced_head(feature)
         mean = (uniform.float() + balanced.float()) / 2  # in bf16 the sum itself would be rounded
         return {"uniform": uniform, "balanced": balanced, "mean": mean}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each part's own mode again outside."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

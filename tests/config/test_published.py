@@ -16,6 +16,7 @@ PUBLISHED = {
     "ce_drs": "cifar_ldam",
     "ce_drw": "cifar_ldam",
     "ldam_drw": "cifar_ldam",
+    "m2m": "cifar_ldam",
     "cmo": "cifar_ldam",
     "bbn": "cifar_bbn",
     "focal": "cifar_cb",

@@ -19,6 +19,12 @@ from csa.training import loop
 from csa.training.session import train_and_record
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+EAGER = {
+    "csa": ("delta=0.1",),  # fills the bank early
+    "csa_mixup": ("delta=0.1",),
+    "m2m": ("method.beta=0", "method.gamma=0", "method.iterations=2"),  # accepts every translation
+    "tau_norm": ("method.tau=null", "dataset.holdout=2"),
+}
 
 
 class Stopper:
@@ -54,12 +60,12 @@ def start_until_done(config) -> tuple[Record, int]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, tmp_path, monkeypatch):
-    words = (f"method={method}", "delta=0.1")
+    words = (f"method={method}", *EAGER.get(method, ()))
     undisturbed = start(configuration(*words))
     expected = contents(undisturbed)
     total = sum(1 for _ in undisturbed.metrics())
-    # In the first epoch, at its end, in the second, and (crt) in stage two; delta=0.1 fills CSA's bank early.
-    Stopper(monkeypatch, 2, 5, 7, 9, 13)
+    # In the first epoch, at its end, in the second, and in stage two where there is one.
+    Stopper(monkeypatch, 2, 5, 7, 9, 13, 18)
     disturbed, starts = start_until_done(configuration(*words, f"output_root={tmp_path / 'disturbed'}"))
     assert starts >= 4
     assert len(disturbed.metrics()) == total
