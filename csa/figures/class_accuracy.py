@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from csa.figures.store import Panel
     from csa.reporting.runs import Run
 
-HATCHES = ("", "////", "....", "xxxx")
+HATCHES = ("", "////", "\\\\\\\\", "xxxx")
 GROUP = 0.8  # share of a class's room that its bars take
 PANEL_HEIGHT = 1.55
 

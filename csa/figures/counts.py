@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL_HEIGHT = 1.7
-HATCHES = ("", "////", "....")
+HATCHES = ("", "////", "\\\\\\\\")
 FEW_CLASSES = 12  # up to so many bars are numbered and carry their count
 
 

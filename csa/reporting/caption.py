@@ -112,7 +112,7 @@ def _machines(runs: Iterable[Run]) -> str:
 
 def _reduced(table: Table) -> list[str]:
     kinds = reduced_kinds(table)
-    parts = [f"({letter(kinds, kind)}) {kind}" for kind in kinds]
+    parts = [f"{letter(kinds, kind)}: {kind}" for kind in kinds]
     return [f"Reduced runs, not comparable with published values: {'; '.join(parts)}."] if parts else []
 
 

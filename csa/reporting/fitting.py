@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csa.config.composition import COMPOSITION_ERRORS, Tree, tree
+from csa.config.composition import COMPOSITION_ERRORS, Composed, Tree, tree
 from csa.config.faults import UserError
 from csa.config.identity import identity
 from csa.config.typed import build
@@ -44,6 +44,7 @@ class Fitting:
 
     def __init__(self, composer: Tree) -> None:
         self._composer = composer
+        self._bases: dict[tuple[str, str, str], Composed | None] = {}
         self._configs: dict[Place, DictConfig | None] = {}
         self._expected: dict[tuple[Place, str], dict[str, Any] | None] = {}
         self._fits: dict[tuple[Place, str], Fit | None] = {}
@@ -105,17 +106,28 @@ class Fitting:
         return self._configs[place]
 
     def _compose(self, place: Place) -> DictConfig | None:
-        groups = {"dataset": place.dataset, "method": place.method}
-        groups |= {"backbone": place.backbone} if place.backbone else {}
-        if any(option not in self._composer.options(group) for group, option in groups.items()):
+        """Data set, method and backbone are composed once; the other words are values, set in what that gives."""
+        composed = self._base(place.dataset, place.method, place.backbone)
+        if composed is None:
             return None
-        words = [f"{group}={option}" for group, option in groups.items()]
+        words = [*place.words]
         if place.imbalance_ratio is not None:
             words.append(f"dataset.imbalance_ratio={place.imbalance_ratio:g}")
         try:
-            return self._composer.compose([self._composer.parse(word) for word in (*words, *place.words)]).config
+            for word in map(self._composer.parse, words):
+                composed = composed.with_value(word)
         except COMPOSITION_ERRORS:
             return None
+        return composed.config
+
+    def _base(self, dataset: str, method: str, backbone: str) -> Composed | None:
+        key = (dataset, method, backbone)
+        if key not in self._bases:
+            groups = {"dataset": dataset, "method": method, **({"backbone": backbone} if backbone else {})}
+            known = all(option in self._composer.options(group) for group, option in groups.items())
+            words = [self._composer.parse(f"{group}={option}") for group, option in groups.items()] if known else []
+            self._bases[key] = self._composer.compose(words) if known else None
+        return self._bases[key]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from csa.reporting.cells import TOO_SMALL
+from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def blocks(table: Table) -> list[Block]:
 
 
 def row_label(row: Row) -> str:
-    return row.label if row.in_paper else f"{row.label} ({NOT_IN_PAPER})"
+    return row.label if row.in_paper else f"{printed(row.label)} ({NOT_IN_PAPER})"
 
 
 def decimals(table: Table) -> int:
@@ -80,7 +81,7 @@ def _lines(row: Row, table: Table, kinds: Sequence[str], digits: int) -> list[Li
     for kind in kinds:
         others = [next((m for m in cell.others if m.reduced == kind), None) if cell else None for cell in cells]
         if any(others):
-            lines += _measured_lines(others, table, digits, f"reduced ({letter(kinds, kind)}), ")
+            lines += _measured_lines(others, table, digits, f"reduced {letter(kinds, kind)}: ")
     return lines
 
 

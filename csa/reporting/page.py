@@ -12,6 +12,7 @@ from csa.reporting.caption import sentences
 from csa.reporting.comparison_text import HEADINGS, comparison_caption, comparison_cells
 from csa.reporting.escaping import web
 from csa.reporting.layout import COLLAPSED, DIFFERENCE, LAST, NOT_IN_PAPER, OUTSIDE, PAPER, blocks
+from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,9 @@ def _row(table: Table, row: Row, block: Block) -> str:
         value = cell.measured.last.mean if cell and cell.measured else None
         shown = "" if value is None else f"{value:.6f}"
         cells.append(f'<td{_class("start" if start else "")} data-value="{shown}">{_lines(lines)}</td>')
-    label = web(row.label) + ("" if row.in_paper else f' <span class="absent">({NOT_IN_PAPER})</span>')
+    label = web(row.label)
+    if not row.in_paper:
+        label = f'{web(printed(row.label))} <span class="absent">({NOT_IN_PAPER})</span>'
     return f'<tr><th scope="row" data-value="{web(row.label)}">{label}</th>{"".join(cells)}</tr>\n'
 
 

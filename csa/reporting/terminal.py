@@ -10,7 +10,7 @@ from rich.text import Text
 from csa.reporting.caption import sentences
 from csa.reporting.comparison_text import comparison_caption, comparison_cells
 from csa.reporting.escaping import plain
-from csa.reporting.layout import PAPER, blocks
+from csa.reporting.layout import DASH, PAPER, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,13 +29,13 @@ def print_table(console: Console, table: Table) -> None:
     for group, places in _pieces(table):
         piece = RichTable(title=Text(plain(group)), title_justify="left", box=None, pad_edge=False, header_style="bold")
         piece.add_column("", overflow="fold")
-        piece.add_column("", style="dim")
+        piece.add_column("", style="dim", no_wrap=True)
         for place in places:
             piece.add_column(Text(plain(table.columns[place].heading)), justify="right")
         for block in blocks(table):
             for number, line in enumerate(block.lines):
                 texts = [line.texts[place] for place in places]
-                if number > 1 and not any(texts):
+                if number > 1 and set(texts) <= {"", DASH}:
                     continue
                 label = block.label if number == 0 else ""
                 style = "bold" if line.name != PAPER else ""

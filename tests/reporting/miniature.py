@@ -1,0 +1,201 @@
+"""Small records as csa.records exports them, and the stored ones that the expected output is of.
+
+PYTHONPATH=tests python tests/reporting/miniature.py    writes records/ and expected/ anew; read the difference
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from csa.config.composition import tree
+from csa.config.identity import fingerprint, identity
+from csa.config.schema import Config
+from csa.config.typed import build
+from csa.reporting.runs import Run
+from csa.reporting.sources import Found, from_records
+from csa.tracking.exported import export
+from csa.tracking.record import Record
+
+HERE = Path(__file__).parent
+RECORDS, EXPECTED = HERE / "records", HERE / "expected"
+PER_CLASS = 4  # test images of a class
+SPLIT = "5b" * 32
+GROUPS = ("many", "medium", "few")
+
+# Method, seeds, further words, share of right images of each third of the classes.
+STORED: tuple[tuple[str, str, Sequence[int], tuple[str, ...], tuple[float, float, float]], ...] = (
+    ("mnist_lt", "ce", range(5), (), (0.95, 0.6, 0.1)),
+    ("mnist_lt", "crt", range(5), (), (0.9, 0.8, 0.6)),
+    ("mnist_lt", "cbrs", range(2), (), (0.95, 0.9, 0.8)),
+    ("mnist_lt", "csa", range(3), (), (0.95, 0.7, 0.4)),
+    ("mnist_lt", "ce", (0,), ("protocol.epochs=2",), (0.8, 0.4, 0.0)),
+    ("mnist_lt", "cbrs", (1,), ("variant=<b>&amp; $x_1$|y",), (0.5, 0.5, 0.5)),
+    ("fashion_lt", "ce", (0,), (), (0.9, 0.5, 0.1)),
+    ("cifar100_lt", "csa", (0, 1, 2), ("delta=0.3",), (0.6, 0.5, 0.2)),
+)
+COLLAPSED = ("mnist_lt", "csa", 1)
+
+
+def write_stored(to: Path) -> None:
+    for dataset, method, seeds, words, shares in STORED:
+        for seed in seeds:
+            collapsed = (dataset, method, seed) == COLLAPSED and not words
+            write(to, dataset, method, seed, *words, shares=shares, collapsed=collapsed)
+
+
+@cache
+def compose(*words: str) -> Config:
+    with tree("config") as composer:
+        return build(composer.compose([composer.parse(word) for word in words]).config)
+
+
+def write(
+    to: Path,
+    dataset: str,
+    method: str,
+    seed: int,
+    *words: str,
+    shares: tuple[float, float, float] = (0.9, 0.6, 0.3),
+    collapsed: bool = False,
+    **more: Any,
+) -> Path:
+    """Export one made-up run below ``to``; more: replaces parts of its result."""
+    quoted = [f"variant='{word[8:]}'" if word.startswith("variant=") else word for word in words]
+    config = compose(f"dataset={dataset}", f"method={method}", f"seed={seed}", *quoted)
+    who = identity(config, SPLIT)
+    name = fingerprint(who)
+    with tempfile.TemporaryDirectory() as folder:
+        record = Record(Path(folder) / dataset / method / f"mini-{name}")
+        record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), who, name)
+        _finish(record, config, name, shares, collapsed, more)
+        return export(record, to).path
+
+
+def _finish(record: Record, config: Config, name: str, shares: Sequence[float], collapsed: bool, more: Any) -> None:
+    classes = 100 if config.dataset.name == "cifar100_lt" else 10
+    heads = ("uniform", "balanced", "mean") if config.method.name.startswith("csa") else ("classifier",)
+    labels = np.arange(classes * PER_CLASS, dtype=np.int32) % classes
+    predictions = {head: _predict(labels, name + head, shares, collapsed) for head in heads}
+    split = _split(config, classes)
+    scores = {head: score(labels, predicted, split) for head, predicted in predictions.items()}
+    record.write_metrics(
+        {"stage": "train", "epoch": epoch, "loss": 2.0 / (epoch + 1), "head": heads[0], "images": 100,
+         "seconds": 1.5, "evaluation_seconds": 0.5, "lr": 0.1,
+         "heads": {head: {group: one[group] for group in ("all", *GROUPS)} for head, one in scores.items()}}
+        for epoch in range(config.protocol.epochs)
+    )  # fmt: skip
+    result = {
+        "status": "done",
+        "fingerprint": name,
+        "head": heads[0],
+        "collapsed": collapsed,
+        "heads": {head: {"last": one, "best_on_test": {"epoch": 1, **better(one)}} for head, one in scores.items()},
+        "epochs": config.protocol.epochs,
+        "reused_epochs": config.protocol.epochs if config.method.name == "crt" else 0,
+        "seconds": 30.0 + config.seed,
+        "run": {"dataset": config.dataset.name, "method": config.method.name, "seed": config.seed},
+        "split": split,
+        "device": "cpu",
+        "hardware": "Abacus_1 & <sons>, 2 cores",
+        "precision": "fp32",
+        **more,
+    }
+    arrays = {"labels": labels, **{f"predictions_{head}": predicted for head, predicted in predictions.items()}}
+    record.finish(result, arrays)
+
+
+def _predict(labels: np.ndarray, address: str, shares: Sequence[float], collapsed: bool) -> np.ndarray:
+    """Every class is right with the share of its third; a wrong image is taken for the next class."""
+    if collapsed:
+        return np.zeros_like(labels)
+    generator = np.random.RandomState(sum(map(ord, address)))
+    classes = int(labels.max()) + 1
+    right = generator.rand(len(labels)) < np.array(shares)[np.minimum(3 * labels // classes, 2)]
+    return np.where(right, labels, (labels + 1) % classes).astype(np.int32)
+
+
+def _split(config: Config, classes: int) -> dict[str, Any]:
+    counts = [int(1000 * 0.01 ** (k / (classes - 1))) for k in range(classes)]
+    sizes = config.dataset.groups or [3, 4, 3]
+    ends = np.cumsum([0, *sizes])
+    by_rank = {name: list(range(ends[i], ends[i + 1])) for i, name in enumerate(GROUPS)}
+    by_count = {
+        "many": [k for k in range(classes) if counts[k] > 100],
+        "medium": [k for k in range(classes) if 20 <= counts[k] <= 100],
+        "few": [k for k in range(classes) if counts[k] < 20],
+    }
+    names = [f"class {k}" for k in range(classes)]
+    return {"hash": SPLIT, "classes": names, "counts": counts, "by_rank": by_rank, "by_count": by_count,
+            "test_images": classes * PER_CLASS}  # fmt: skip
+
+
+def score(labels: np.ndarray, predicted: np.ndarray, split: dict[str, Any]) -> dict[str, Any]:
+    """Accuracies in percent, by counting; independent of the package's own metrics."""
+
+    def accuracy(classes: Sequence[int]) -> float | None:
+        of_them = np.isin(labels, classes)
+        return 100 * int((predicted == labels)[of_them].sum()) / int(of_them.sum()) if of_them.any() else None
+
+    everyone = range(len(split["classes"]))
+    return {
+        "all": accuracy(everyone),
+        **{name: accuracy(split["by_rank"][name]) for name in GROUPS},
+        "by_count": {name: accuracy(split["by_count"][name]) for name in GROUPS},
+        "per_class": [accuracy([k]) for k in everyone],
+        "ece": 5.0,
+        "predicted_classes": len(set(predicted.tolist())),
+    }
+
+
+def better(scores: dict[str, Any]) -> dict[str, Any]:
+    """A best epoch a point above the last one."""
+    lifted = {name: min(100.0, scores[name] + 1.0) for name in ("all", *GROUPS)}
+    return {**scores, **lifted}
+
+
+def stored_runs(folder: Path = RECORDS) -> list[Run]:
+    found = Found()
+    found.add(from_records(folder))
+    assert not found.left_out
+    return found.runs
+
+
+def outputs(runs: list[Run]) -> dict[str, str]:
+    """Every rendering of the stored records, reduced runs included, by file name."""
+    from rich.console import Console
+
+    from csa.reporting.cells import View
+    from csa.reporting.comparisons import compare_table
+    from csa.reporting.fitting import fitting
+    from csa.reporting.published import load_published, paper_folder
+    from csa.reporting.tables import build_tables
+    from csa.reporting.terminal import print_comparisons, print_table
+    from csa.reporting.writing import as_text
+
+    published = {number: cells for number, cells in load_published(paper_folder()).items() if number in ("1", "5")}
+    with fitting() as judge:
+        tables = build_tables(published, runs, judge, View(), reduced=True)
+    comparisons = [compare_table(tables[0])]
+    endings = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
+    texts = {f"report.{ending}": as_text(form, tables, comparisons) for form, ending in endings.items()}
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    for table in tables:
+        print_table(console, table)
+    print_comparisons(console, comparisons[0])
+    return texts | {"report.txt": console.export_text()}
+
+
+if __name__ == "__main__":
+    shutil.rmtree(RECORDS, ignore_errors=True)
+    write_stored(RECORDS)
+    EXPECTED.mkdir(exist_ok=True)
+    for name, text in outputs(stored_runs()).items():
+        (EXPECTED / name).write_text(text)
