@@ -127,6 +127,7 @@ class TranslationConfig(DeferredConfig):
 class ForegroundTransferConfig(DeferredConfig):
     """CAM-BS."""
 
+    limit: int | None = number(at_least=1)
     threshold: float = number(at_least=0)
     max_angle: float = number(at_least=0, at_most=180)
     min_scale: float = number(above=0)

@@ -55,6 +55,13 @@ def a_clean_pass_for_the_mask(mode: str, mixup_alpha: float) -> Fault | None:
     return Fault("method.mask_pass", mode, problem, "eval, or method.mixup_alpha=0")
 
 
+@rule("method.min_scale", "method.max_scale")
+def scale_is_an_interval(low: float, high: float) -> Fault | None:
+    if low <= high:
+        return None
+    return Fault("method.min_scale", low, "is above method.max_scale", f"at most {high}")
+
+
 @rule("method.correction", "method.tau", "dataset.holdout")
 def tau_is_tuned_on_validation_images(_: str, tau: float | None, holdout: int) -> Fault | None:
     if tau is not None or holdout > 0:

@@ -15,10 +15,21 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from csa.models.backbone import Backbone
 
 FLAT = 1e-6
 """A map whose values differ by less than this share of its maximum is flat: the rest is rounding."""
+
+
+def class_map(backbone: Backbone, head: nn.Linear, feature_map: Tensor, labels: Tensor) -> Tensor:
+    """Each image's map of its own class, [B, h, w]; feature_map: [B, F, h, w], outside any graph."""
+    if backbone.global_pooling:
+        return linear_class_map(feature_map, head.weight, labels)
+    with torch.enable_grad():
+        feature_map = feature_map.detach().requires_grad_()
+        return gradient_class_map(feature_map, head(backbone.embed(feature_map)).gather(1, labels[:, None]))
 
 
 def linear_class_map(feature_map: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

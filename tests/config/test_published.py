@@ -23,6 +23,7 @@ PUBLISHED = {
     "cb_focal": "cifar_cb",
     "mixup": "cifar_bbn",
     "remix": "cifar_remix",
+    "cam_bs": "cifar_bot",
     "crt": "cifar_mislas",
     "lws": "cifar_mislas",
     "crt_mixup": "cifar_mislas",
