@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from miniature import from_records, write
+from miniature_records import from_records, write
 
 from csa.reporting.fitting import Fit, fitting
 from csa.reporting.published import Place

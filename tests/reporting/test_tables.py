@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from miniature import EXPECTED, PER_CLASS, RECORDS, from_records, outputs, score, stored_runs, write
+from miniature_records import EXPECTED, PER_CLASS, RECORDS, from_records, outputs, score, stored_runs, write
 from scipy import stats
 
 from csa.reporting.cells import View, measure
@@ -150,7 +150,7 @@ def test_the_other_head_and_the_other_shot_groups(runs):
 def test_training_subsets_are_not_mixed(tmp_path, monkeypatch):
     for seed in range(2):
         write(tmp_path, "mnist_lt", "ce", seed)
-    monkeypatch.setattr("miniature.SPLIT", "ab" * 32)
+    monkeypatch.setattr("miniature_records.SPLIT", "ab" * 32)
     write(tmp_path, "mnist_lt", "ce", 0)
     table = table_1(list(from_records(tmp_path)))
     assert table.rows[0].cells[0].measured.n == 2

@@ -1,6 +1,6 @@
 """Small records as csa.records exports them, and the stored ones that the expected output is of.
 
-PYTHONPATH=tests python tests/reporting/miniature.py    writes records/ and expected/ anew; read the difference
+PYTHONPATH=tests python tests/miniature_records.py    writes reporting/records/ and reporting/expected/ anew; read the difference
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from csa.reporting.sources import Found, from_records
 from csa.tracking.exported import export
 from csa.tracking.record import Record
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "reporting"
 RECORDS, EXPECTED = HERE / "records", HERE / "expected"
 PER_CLASS = 4  # test images of a class
 SPLIT = "5b" * 32
@@ -68,15 +68,30 @@ def write(
     **more: Any,
 ) -> Path:
     """Export one made-up run below ``to``; more: replaces parts of its result."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = make(Path(folder), dataset, method, seed, *words, shares=shares, collapsed=collapsed, **more)
+        return export(record, to).path
+
+
+def make(
+    output_root: Path,
+    dataset: str,
+    method: str,
+    seed: int,
+    *words: str,
+    shares: tuple[float, float, float] = (0.9, 0.6, 0.3),
+    collapsed: bool = False,
+    **more: Any,
+) -> Record:
+    """The folder of one made-up run, but for its checkpoint."""
     quoted = [f"variant='{word[8:]}'" if word.startswith("variant=") else word for word in words]
     config = compose(f"dataset={dataset}", f"method={method}", f"seed={seed}", *quoted)
     who = identity(config, SPLIT)
     name = fingerprint(who)
-    with tempfile.TemporaryDirectory() as folder:
-        record = Record(Path(folder) / dataset / method / f"mini-{name}")
-        record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), who, name)
-        _finish(record, config, name, shares, collapsed, more)
-        return export(record, to).path
+    record = Record(output_root / dataset / method / f"mini-{name}")
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), who, name)
+    _finish(record, config, name, shares, collapsed, more)
+    return record
 
 
 def _finish(record: Record, config: Config, name: str, shares: Sequence[float], collapsed: bool, more: Any) -> None:
@@ -106,9 +121,18 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
         "device": "cpu",
         "hardware": "Abacus_1 & <sons>, 2 cores",
         "precision": "fp32",
+        "training_seconds": 20.0,
+        "git_revision": None,
+        "git_dirty": None,
         **more,
     }
     arrays = {"labels": labels, **{f"predictions_{head}": predicted for head, predicted in predictions.items()}}
+    for head, predicted in predictions.items():
+        confusion = np.zeros((classes, classes), dtype=np.int32)
+        np.add.at(confusion, (labels, predicted), 1)
+        arrays[f"confusion_{head}"] = confusion
+        # The predicted class gets 2, every other 0.
+        arrays[f"logits_{head}"] = (2 * np.eye(classes)[predicted]).astype(np.float16)
     record.finish(result, arrays)
 
 

@@ -1,0 +1,120 @@
+"""Figures of networks and images, on two small real runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recorded_runs import train
+
+from csa import report
+from csa.config.faults import UserError
+from csa.data.build import load_split
+from csa.figures import models
+from csa.figures.from_models import first_of_classes
+from csa.figures.store import model_runs
+from csa.methods.background_mask import background_mask
+from csa.reporting.sources import from_folders
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks") / "outputs"
+    train(folder, "method=csa", "delta=0")
+    train(folder, "method=ce", "backbone=lenet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(root):
+    runs = list(from_folders(root))
+    return {model.run.method: model for model in models.load_models(model_runs(runs, "digits_lt", ("csa", "ce"), 0))}
+
+
+@pytest.fixture(scope="module")
+def split(loaded):
+    return models.split_of(loaded["csa"], "data", download=False)
+
+
+def test_features_are_those_that_the_classifier_reads(loaded, split):
+    found = models.features(loaded["ce"], split.test_images)
+    assert found.shape == (len(split.test_images), 2)
+    logits = loaded["ce"].method.head(torch.from_numpy(found))
+    recorded = loaded["ce"].run.evidence.predictions("classifier")
+    assert np.array_equal(logits.argmax(1).numpy(), recorded)
+    assert models.features(loaded["csa"], split.test_images[:3]).shape == (3, 64)
+
+
+def test_the_class_map_is_the_one_that_the_mask_is_made_of(loaded, split):
+    """Of CSA's own code path, which has a closed form on this backbone."""
+    csa = loaded["csa"]
+    pixels, labels = split.test_images[:6], split.test_labels[:6]
+    cam, certain = models.class_maps(csa, pixels, labels)
+    images = models.as_images(pixels)
+    with torch.no_grad():
+        _, class_map = csa.method.fit(csa.backbone.feature_map(images), torch.from_numpy(labels))
+        mask = background_mask(class_map, images.shape[2:])[:, 0].numpy()
+        probability = csa.method.logits(images)["uniform"].softmax(1).gather(1, torch.from_numpy(labels)[:, None])
+    assert np.allclose((1 - cam) ** 2, mask, atol=1e-4)
+    assert np.allclose(certain, probability[:, 0].numpy(), atol=1e-6)
+    assert "feature_map" not in vars(csa.backbone)
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [("2", ("methods=ce",)), ("10", ("methods=csa",)), ("11", ("methods=csa,ce",)), ("contexts", ())],
+)
+def test_figures_on_demand(root, tmp_path, capsys, figure, words):
+    command = [
+        f"figure={figure}",
+        "dataset=digits_lt",
+        *words,
+        f"output_root={root}",
+        "tracking=none",
+        f"to={tmp_path}",
+    ]
+    assert report.main([*command, "source=runs"]) == 0
+    name = f"figure{figure}" if figure.isdigit() else figure
+    assert (tmp_path / f"{name}_digits_lt.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / f"{name}_digits_lt.svg").read_bytes()
+    assert "seed 0" in capsys.readouterr().out
+
+
+def test_counts_of_a_data_set_need_no_run(tmp_path):
+    words = [
+        "figure=counts",
+        "dataset=digits_lt",
+        f"output_root={tmp_path / 'none'}",
+        f"to={tmp_path}",
+        "tracking=none",
+    ]
+    assert report.main(words) == 0
+    assert (tmp_path / "counts_digits_lt.svg").exists()
+
+
+def test_a_network_without_a_context_bank_is_told(root, tmp_path, capsys):
+    words = ["figure=contexts", "dataset=digits_lt", "methods=ce", f"output_root={root}", "tracking=none"]
+    with pytest.raises(SystemExit):
+        report.main([*words, f"to={tmp_path}"])
+    assert "it has no context bank" in capsys.readouterr().err
+
+
+def test_data_that_has_changed_is_told(loaded, monkeypatch):
+    changed = load_split(loaded["csa"].config.dataset, "data", download=False)
+    monkeypatch.setattr(models, "load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
+    with pytest.raises(UserError, match="is not what it was"):
+        models.split_of(loaded["csa"], "data", download=False)
+
+
+def test_a_method_without_a_run_is_named_with_what_there_is(loaded):
+    runs = [model.run for model in loaded.values()]
+    with pytest.raises(UserError, match="methods=crt: no run of it on digits_lt with seed 0") as error:
+        model_runs(runs, "digits_lt", ("ce", "crt"), 0)
+    assert len(error.value.faults) == 1
+    with pytest.raises(UserError, match="allowed: seed=0"):
+        model_runs(runs, "digits_lt", ("ce",), 7)
+
+
+def test_one_test_image_of_classes_over_all_ranks(split):
+    labels = split.test_labels[first_of_classes(split)]
+    assert labels.tolist() == [0, 2, 4, 5, 7, 9]

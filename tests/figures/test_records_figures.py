@@ -1,0 +1,182 @@
+"""Figures drawn from records: what they show, and that the same records give the same bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from miniature_records import SPLIT, from_records, make, stored_runs, write
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from csa.figures import class_accuracy, counts, curves, delta, delta_curve, per_class, reliability
+from csa.figures.drawing import drawn_from_records
+from csa.figures.representation import LABEL_HEIGHT, LABEL_WIDTH, apart, in_two_dimensions, sample, shown_classes
+from csa.figures.store import panels, place_of
+from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
+from csa.reporting.fitting import fitting
+from csa.reporting.sources import from_folders
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """Panels of the stored records."""
+    with fitting() as judge:
+        return panels(stored_runs(), judge)
+
+
+def test_panels_hold_plain_settings_of_whole_runs(shown):
+    found = {panel.name: {method: len(runs) for method, runs in panel.methods.items()} for panel in shown}
+    assert found == {
+        "Fashion-LT, ratio 100, LeNet, 8 epochs": {"CE": 1},
+        "MNIST-LT, ratio 100, LeNet, 8 epochs": {"CB-RS": 2, "CE": 5, "cRT": 5, "CSA": 3},
+    }
+    with fitting() as judge:
+        reduced = panels(stored_runs(), judge, reduced=True, methods=("ce",), dataset="mnist_lt")
+    assert [panel.name.rpartition(", ")[2] for panel in reduced] == ["2 epochs", "8 epochs"]
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order():
+    runs = stored_runs()
+    first, second = (drawn_from_records(order) for order in (runs, runs[::-1]))
+    assert [drawn.name for drawn in first] == ["figure4", "per_class", "curves", "counts"]
+    assert [drawn.files for drawn in first] == [drawn.files for drawn in second]
+    for drawn in first:
+        assert drawn.files["png"].startswith(b"\x89PNG")
+        assert b"<dc:date>" not in drawn.files["svg"]
+        assert b"Matplotlib" not in drawn.files["png"]
+
+
+def test_figure_4_shows_means_and_deviations(shown):
+    (panel,) = [panel for panel in shown if "MNIST" in panel.name]
+    with style():
+        figure = class_accuracy.draw([panel])
+    axes = figure.axes[0]
+    runs = panel.methods["CE"]
+    expected = np.array([run.result["heads"]["classifier"]["last"]["per_class"] for run in runs])
+    place = list(panel.methods).index("CE")
+    heights = [bar.get_height() for bar in axes.containers[2 * place + 1]]
+    assert heights == pytest.approx(list(expected.mean(0)))
+    assert figure.get_figwidth() == WIDTH
+    assert "%" in axes.get_ylabel()
+
+
+def test_whiskers_stay_within_percentages():
+    assert class_accuracy._whiskers([0.0, 90.0]) == pytest.approx((45.0, 55.0))
+    assert class_accuracy._whiskers([50.0]) == (0.0, 0.0)
+
+
+def test_curves_are_the_recorded_ones(shown):
+    (panel,) = [panel for panel in shown if "Fashion" in panel.name]
+    with style():
+        figure = curves.draw([panel])
+    (line,) = figure.axes[0].get_lines()
+    recorded = [step["heads"]["classifier"]["all"] for step in panel.methods["CE"][0].evidence.metrics()]
+    assert list(line.get_ydata()) == pytest.approx(recorded)
+    assert list(line.get_xdata()) == list(range(1, 9))
+
+
+def test_accuracy_over_frequency(shown):
+    (panel,) = [panel for panel in shown if "Fashion" in panel.name]
+    with style():
+        figure = per_class.draw([panel])
+    (line,) = figure.axes[0].get_lines()
+    run = panel.methods["CE"][0]
+    assert list(line.get_xdata()) == run.result["split"]["counts"]
+    assert list(line.get_ydata()) == run.result["heads"]["classifier"]["last"]["per_class"]
+    assert per_class.smoothed([0.0, 10.0, 20.0]) == [10.0, 10.0, 10.0]
+
+
+def test_class_counts(shown):
+    with style():
+        figure = counts.draw([counts.Counts("three", [5, 50, 500], {"many": [2], "medium": [1], "few": [0]})])
+    heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
+    assert heights == [500, 50, 5]
+    assert figure.axes[0].get_title(loc="left") == "three: 555 images of 3 classes"
+
+
+def test_the_delta_curve_of_the_paper_and_of_another_data_set(tmp_path):
+    for seed, threshold in ((0, 0.2), (1, 0.2), (0, 0.8)):
+        write(tmp_path, "mnist_lt", "csa", seed, f"delta={threshold}")
+    with fitting() as judge:
+        measured, runs, name = delta.points(stored_runs(), judge, "", reduced=False)
+        others, _, _ = delta.points(list(from_records(tmp_path)), judge, "mnist_lt", reduced=False)
+    assert [point.delta for point in measured] == [round(0.1 * step, 1) for step in range(10)]
+    assert [len(point.last) for point in measured] == [0, 0, 0, 3, 0, 0, 0, 0, 0, 0]
+    assert measured[8].published == 45.83
+    assert name.startswith("CIFAR-100-LT")
+    assert len(runs) == 3
+    assert [(point.delta, len(point.best), point.published) for point in others] == [(0.2, 2, None), (0.8, 1, None)]
+    with style():
+        assert isinstance(delta_curve.draw(others, name), Figure)
+
+
+@given(st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8), st.floats(-8, 8)), min_size=1, max_size=30))
+def test_the_calibration_of_the_diagram_is_the_recorded_one(rows):
+    logits = torch.tensor(rows, dtype=torch.float64)
+    labels = torch.arange(len(rows)) % 3
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    edges = 15 * confidence.numpy()
+    assume(np.all(np.abs(edges - edges.round()) > 1e-3))  # on the edge of a bin rounding decides
+    expected = 100 * float(multiclass_calibration_error(probabilities, labels, num_classes=3, n_bins=15, norm="l1"))
+    found = reliability.calibration_error(confidence.numpy(), (predicted == labels).numpy())
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_reliability_needs_logits(tmp_path):
+    make(tmp_path, "mnist_lt", "ce", 0)
+    (run,) = from_folders(tmp_path)
+    confidence, right = reliability.confidences(run)
+    sure = float(np.exp(2) / (np.exp(2) + 9))
+    assert confidence == pytest.approx(np.full(40, sure))
+    assert 100 * right.mean() == run.result["heads"]["classifier"]["last"]["all"]
+
+
+def test_looks_are_told_apart_without_colour():
+    assert len(set(COLOURS)) == len(COLOURS) == 8
+    assert len({(MARKERS[place], LINES[place % len(LINES)]) for place in range(8)}) == 8
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=10))
+def test_labels_do_not_cover_each_other(places):
+    moved = apart(np.array(places))
+    assert np.array_equal(moved[:, 0], np.array(places)[:, 0])
+    for first in range(len(moved)):
+        for second in range(first):
+            x, y = np.abs(moved[first] - moved[second])
+            assert x >= LABEL_WIDTH or y >= LABEL_HEIGHT - 1e-3
+
+
+def test_classes_and_images_that_are_shown():
+    assert shown_classes([5, 3, 9]) == [2, 0, 1]
+    assert len(shown_classes(range(100, 0, -1))) == 10
+    assert shown_classes(range(100, 0, -1))[::9] == [0, 99]
+    assert sample(np.array([1, 0, 1, 1, 0]), [1, 0], most=2).tolist() == [0, 2, 1, 4]
+
+
+def test_two_dimensional_features_stay_what_they_are():
+    parts = [np.random.RandomState(0).rand(5, 2), np.ones((3, 2))]
+    assert all(np.array_equal(a, b) for a, b in zip(in_two_dimensions(parts), parts, strict=True))
+    wide = [np.random.RandomState(seed).rand(20, 6).astype(np.float32) for seed in (0, 1)]
+    flat = in_two_dimensions(wide)
+    assert [part.shape for part in flat] == [(20, 2), (20, 2)]
+    assert np.array_equal(flat[1], in_two_dimensions(wide)[1])
+
+
+def test_a_dollar_sign_in_a_name_is_a_dollar_sign():
+    with style():
+        figure = counts.draw([counts.Counts("$x_1 & <b>", [3, 2], {"many": [0], "medium": [], "few": [1]})])
+        assert b"<svg" in files(figure)["svg"]
+
+
+def test_the_place_of_a_run_names_its_label_flips(tmp_path):
+    write(tmp_path, "cmnist_lt", "ce", 0, "dataset.label_flip=0.25")
+    (run,) = from_records(tmp_path)
+    assert place_of(run).words == ("dataset.label_flip=0.25",)
+    assert run.split == SPLIT
+    with fitting() as judge:
+        (panel,) = panels([run], judge)
+    assert panel.name == "CMNIST-LT, ratio 100, 25 % of labels flipped, LeNet, 8 epochs"

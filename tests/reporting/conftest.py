@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from csa.tracking import store
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its schema and no experiment: making one takes seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store._make(path)
+    return path
+
+
+@pytest.fixture
+def uri(made_store: Path, tmp_path: Path) -> str:
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
