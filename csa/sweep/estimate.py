@@ -105,7 +105,7 @@ def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
 
 def _epochs(run: Run, first_is_taken: bool) -> list[int]:
     """Epochs that are left of each stage."""
-    lengths = [run.config.protocol.epochs, int(getattr(run.config.method, "epochs", 0))]
+    lengths = run.config.method.stage_epochs(run.config.protocol)
     gone = epochs_so_far(run) if run.state in ("interrupted", "running") else 0
     if first_is_taken:
         gone = max(gone, lengths[0])

@@ -27,6 +27,10 @@ def prepare_search(first: Composed) -> Search | None:
     """What is known of the study, where the sweep is one of Optuna's; raises UserError where it may not run."""
     if "optuna" not in first.sweeper["_target_"]:
         return None
-    from csa.sweep.search import prepare
+    from hydra.core.plugins import Plugins
 
+    from csa.sweep.search import prepare
+    from csa.sweep.search_sweeper import SearchSweeper
+
+    Plugins.instance().register(SearchSweeper)
     return prepare(first)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from csa.config.composition import Composed
 
 SMOKE_TRIALS = 3
+SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
 
 
 @dataclass
@@ -95,6 +96,7 @@ def prepare(first: Composed) -> Search:
     if study is not None:
         _put_in_line(study)
     words = [
+        f"hydra.sweeper._target_={SWEEPER}",
         f"hydra.sweeper.study_name={shown(name)}",
         f"hydra.sweeper.n_trials={max(left, 0)}",
         f"hydra.sweeper.n_jobs={len(places)}",

@@ -1,64 +1,196 @@
-"""A sweep as a person starts it, twice: at the second start nothing is left to do."""
+"""Real sweeps of seconds: skipped, killed, interrupted, failed, continued; and MLflow beside them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import signal
 
 import pytest
+from mlflow import MlflowClient
+from started import LENET, ended, epochs, folder_of, start, training, wait_for
 from tiny_words import TINY
 
-WORDS = (*TINY, "protocol.epochs=1", "method=ce", "seed=0,1")
+URI = "sqlite:///mlflow.db"
+EPOCHS = 400
+LEARNS, KILLED, FAILS = "lr: 0.011\n", "lr: 0.012\n", "lr: 1000000000000.0\n"
+WORDS = ("-m", *LENET, f"protocol.epochs={EPOCHS}", "sweep.slots=2")
+SWEEP = (*WORDS, "protocol.lr=0.011,0.012,1e12", "sweep.name=killed")
 
 
-def sweep(cwd, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "csa.run", "-m", *WORDS, *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-
-
-def results(cwd) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in cwd.glob("outputs/*/*/*/result.json")}
+def results(root) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in root.glob("outputs/*/*/*/result.json")}
 
 
 def test_done_cells_are_skipped(tmp_path):
-    first = sweep(tmp_path)
-    assert first.returncode == 0, first.stderr
+    words = ("-m", *LENET, "protocol.epochs=1", "seed=0,1", "tracking=none")
+    status, told = ended(start(tmp_path, *words))
+    assert status == 0, told
     before = results(tmp_path)
     assert len(before) == 2
     seeds = {json.loads(path.read_text())["run"]["seed"] for path in tmp_path.glob("outputs/*/*/*/result.json")}
     assert seeds == {0, 1}
-    again = sweep(tmp_path)
-    assert again.returncode == 0, again.stderr
+    status, told = ended(start(tmp_path, *words))
+    assert status == 0, told
     assert results(tmp_path) == before
-    assert "2 runs: 2 done" in again.stdout
+    assert "2 runs: 2 done, 0 running, 0 interrupted, 0 failed, 0 planned; 0 to do" in told
+    assert told.splitlines()[-1] == "2 runs: 2 done"
 
 
-def test_a_plan_trains_nothing_and_counts_the_cells(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-m", "csa.run", "-m", *TINY, "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "10 cells, 10 runs: 0 done, 0 running, 0 interrupted, 0 failed, 10 planned" in process.stdout
-    assert not list(tmp_path.glob("outputs/*/*/*/config.yaml"))
+def test_a_plan_trains_nothing(tmp_path):
+    status, told = ended(start(tmp_path, "-m", *TINY, "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"))
+    assert status == 0, told
+    assert "10 cells, 10 runs: 0 done, 0 running, 0 interrupted, 0 failed, 10 planned" in told
+    assert not list(tmp_path.glob("outputs/*/*/*"))
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "table5", "figure4"])
-def test_every_sweep_file_is_planned_on_tiny_data(name, tmp_path):
-    words = ["-cn", name, "plan=true", "smoke=true", "sweep.calibrate=false"]
-    process = subprocess.run(
-        [sys.executable, "-m", "csa.run", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    assert " cells, " in process.stdout
-    assert " planned" in process.stdout
+def test_a_mistake_ends_a_sweep_before_it_begins(tmp_path):
+    status, told = ended(start(tmp_path, "-m", "delta=0,0.2,...,0.9", "method=ce,cas", "seed=0,-1"))
+    assert status == 2, told
+    assert "delta=0,0.2,...,0.9: in steps of 0.2 from 0, 0.9 is not reached" in told
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_options_of_a_folder_of_ones_own_are_swept(tmp_path):
+    (tmp_path / "mine" / "backbone").mkdir(parents=True)
+    text = "name: small_of_mine\ntarget: csa.models.lenet.LeNet\nstem: null\nmin_size: 12\n"
+    (tmp_path / "mine" / "backbone" / "small_of_mine.yaml").write_text(text)
+    words = (*TINY, "protocol.epochs=1", "method=ce", "backbone=small_of_mine", "seed=0")
+    status, told = ended(start(tmp_path, "--config-dir", "mine", "-m", *words))
+    assert status == 0, told
+    (result,) = tmp_path.glob("outputs/*/*/*/result.json")
+    assert json.loads(result.read_text())["run"]["backbone"] == "small_of_mine"
+
+
+# --- one sweep, killed, interrupted, failing ------------------------------------------------
+
+
+class Sweep:
+    """Four starts of one sweep; what was seen of each."""
+
+    def __init__(self, root) -> None:
+        self.root = root
+        self.kill_parent()
+        self.kill_child()
+        self.ctrl_c()
+        self.last_status, self.last_told = ended(start(root, *SWEEP))
+        self.last_mlflow = self.settled()
+
+    def kill_parent(self) -> None:
+        sweep = start(self.root, *SWEEP)
+        wait_for(lambda: training(self.run(LEARNS)) and training(self.run(KILLED)), sweep)
+        pids = [training(self.run(text)) for text in (LEARNS, KILLED)]
+        sweep.kill()
+        ended(sweep)
+        wait_for(lambda: not any(pid is not None and alive(pid) for pid in pids))
+        self.epochs_at_kill = {text: epochs(self.run(text)) for text in (LEARNS, KILLED)}
+
+    def kill_child(self) -> None:
+        sweep = start(self.root, *SWEEP)
+        already = len(self.epochs_at_kill[KILLED])
+        wait_for(lambda: training(self.run(KILLED), already), sweep)
+        os.kill(training(self.run(KILLED), already), signal.SIGKILL)
+        self.child_status, self.child_told = ended(sweep)
+        self.child_mlflow = self.settled()
+
+    def ctrl_c(self) -> None:
+        sweep = start(self.root, *SWEEP, "sweep.retry_failed=true")
+        already = len(epochs(self.run(KILLED)))
+        wait_for(lambda: training(self.run(KILLED), already), sweep)
+        sweep.send_signal(signal.SIGINT)
+        self.stopped_status, self.stopped_told = ended(sweep)
+        self.stopped_mlflow = self.settled()
+
+    def run(self, text: str):
+        return folder_of(self.root, text)
+
+    def settled(self) -> dict[str, object]:
+        """MLflow's runs by their names, once nothing is running there."""
+        client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
+
+        def runs():
+            return client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+
+        wait_for(lambda: all(run.info.status != "RUNNING" for run in runs()))
+        return {run.info.run_name if "csa.sweep.parent" in run.data.tags else run.data.params["protocol.lr"]: run
+                for run in runs()}  # fmt: skip
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return Sweep(tmp_path_factory.mktemp("sweep"))
+
+
+def test_a_killed_sweep_leaves_runs_that_continue(sweep):
+    assert all(0 < len(seen) < EPOCHS for seen in sweep.epochs_at_kill.values())
+    for text in (LEARNS, KILLED):
+        assert epochs(sweep.run(text)) == list(range(EPOCHS))
+        assert "continued at stage" in (sweep.run(text) / "log.txt").read_text()
+
+
+def test_a_killed_child_and_a_failure_are_theirs_alone(sweep):
+    assert sweep.child_status == 1
+    told = sweep.child_told
+    assert "failed: protocol.lr=0.012" in told
+    assert "killed by SIGKILL; the next start continues it" in told
+    assert "failed: protocol.lr=1000000000000.0" in told
+    assert "not finite" in told
+    assert str(sweep.run(FAILS).relative_to(sweep.root)) in told
+    assert told.splitlines()[-1] == "3 runs: 1 done, 1 interrupted, 1 failed"
+
+
+def test_ctrl_c_leaves_everything_resumable(sweep):
+    assert sweep.stopped_status == 130
+    assert "stopped; the same command continues" in sweep.stopped_told
+    assert "1 done" in sweep.stopped_told.splitlines()[-2]
+
+
+def test_a_failed_run_is_not_retried_unless_asked_to(sweep):
+    assert sweep.last_status == 1
+    assert "failed before, and not started again: sweep.retry_failed=true does" in sweep.last_told
+    assert sweep.last_told.splitlines()[-1] == "3 runs: 2 done, 1 failed"
+    starts = (sweep.run(FAILS) / "log.txt").read_text().count("started: ")
+    assert starts in (1, 2)  # Ctrl-C may have come before its retry
+
+
+def test_mlflow_has_one_parent_and_its_children(sweep):
+    for runs, parent in ((sweep.child_mlflow, "FAILED"), (sweep.stopped_mlflow, "KILLED"),
+                         (sweep.last_mlflow, "FAILED")):  # fmt: skip
+        assert runs["killed"].info.status == parent
+    runs = sweep.last_mlflow
+    assert len(runs) == 4
+    children = [run for name, run in runs.items() if name != "killed"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {runs["killed"].info.run_id}
+    assert {run.data.tags["csa.sweep.killed"] for run in children} == {"true"}
+    assert {name: run.info.status for name, run in runs.items() if name != "killed"} == {
+        "0.011": "FINISHED", "0.012": "FINISHED", "1000000000000.0": "FAILED",
+    }  # fmt: skip
+    client = MlflowClient(f"sqlite:///{sweep.root / 'mlflow.db'}")
+    for name in ("0.011", "0.012"):
+        points = client.get_metric_history(runs[name].info.run_id, "loss")
+        assert sorted(point.step for point in points) == list(range(EPOCHS))
+    assert runs["killed"].data.tags["csa.runs.done"] == "2"
+    assert runs["killed"].data.tags["csa.runs.failed"] == "1"
+
+
+def test_mlflow_statuses_after_a_kill(sweep):
+    assert sweep.child_mlflow["0.012"].info.status == "KILLED"
+    assert sweep.stopped_mlflow["0.012"].info.status in ("KILLED", "FINISHED")
+
+
+def test_a_cell_of_a_second_sweep_gets_its_tag(sweep):
+    status, told = ended(start(sweep.root, *WORDS, "protocol.lr=0.011", "sweep.name=second"))
+    assert status == 0, told
+    wait_for(lambda: "csa.sweep.second" in sweep.settled()["0.011"].data.tags)
+    run, parents = sweep.settled()["0.011"], sweep.settled()
+    assert run.data.tags["csa.sweep.killed"] == run.data.tags["csa.sweep.second"] == "true"
+    assert run.data.tags["mlflow.parentRunId"] == parents["killed"].info.run_id  # a run has one parent
+    assert parents["second"].info.status == "FINISHED"

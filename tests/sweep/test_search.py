@@ -1,0 +1,106 @@
+"""A search with Optuna: killed, continued to its number of trials, failed trials among them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import optuna
+from optuna.trial import TrialState
+from started import LENET, ended, start, wait_for
+from tiny_words import TINY
+
+TRIALS = 4
+OF_OPTUNA = (
+    "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.study_name=few",
+    "hydra.sweeper.storage=sqlite:///few.db", f"hydra.sweeper.n_trials={TRIALS}",
+    "hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1.0",
+)  # fmt: skip
+FEW = ("-m", *LENET, "protocol.epochs=1", "tracking=none", "dataset.holdout=2", "seed=choice(0,1)",
+       "protocol.lr=choice(0.01,1e12)", *OF_OPTUNA)  # fmt: skip
+
+
+def trials(root):
+    """Of the one study in the file, once there is one."""
+    storage = f"sqlite:///{root / 'few.db'}"
+    try:
+        (name,) = optuna.get_all_study_names(storage)
+    except ValueError:
+        return []
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def test_a_killed_search_is_continued_to_its_number_of_trials(tmp_path):
+    search = start(tmp_path, *FEW)
+    wait_for((tmp_path / "few.db").exists, search)
+    wait_for(lambda: sum(trial.state.is_finished() for trial in trials(tmp_path)) >= 1, search)
+    wait_for(lambda: trials(tmp_path)[-1].state is TrialState.RUNNING, search)
+    search.kill()
+    ended(search)
+    at_kill = trials(tmp_path)
+    assert at_kill[-1].state is TrialState.RUNNING
+    status, told = ended(start(tmp_path, *FEW))
+    assert status == 0, told
+    found = trials(tmp_path)
+    assert [trial.number for trial in found] == list(range(TRIALS))
+    for before, after in zip(at_kill, found, strict=False):
+        assert before.params == after.params or not before.params
+    points = Counter((trial.params["seed"], trial.params["protocol.lr"], trial.state) for trial in found)
+    assert points == {(seed, lr, state): 1 for seed in (0, 1)
+                      for lr, state in ((0.01, TrialState.COMPLETE), (1e12, TrialState.FAIL))}  # fmt: skip
+    assert "not finite" in told
+    assert "2 trials done, 2 failed, 0 to do" in told
+
+    # The objective is the accuracy on the validation images, the test set's stands beside it.
+    holdout = {
+        one["run"]["seed"]: one["heads"][one["head"]]["holdout"]["all"]
+        for one in (json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/result.json"))
+    }
+    for trial in found:
+        if trial.state is TrialState.COMPLETE:
+            assert trial.value == holdout[trial.params["seed"]]
+
+    # Started once more nothing is run; other runs are another study.
+    status, told = ended(start(tmp_path, *FEW))
+    assert status == 0, told
+    assert len(trials(tmp_path)) == TRIALS
+    assert "0 to do" in told
+    status, told = ended(start(tmp_path, *FEW, "protocol.batch_size=8", "plan=true", "sweep.calibrate=false"))
+    assert status == 0, told
+    assert f"0 trials done, 0 failed, {TRIALS} to do" in told
+    assert len(trials(tmp_path)) == TRIALS
+
+
+def test_a_search_without_a_success_says_so(tmp_path):
+    words = ("protocol.lr=1e12", "hydra.sweeper.n_trials=1")
+    status, told = ended(start(tmp_path, *(word for word in FEW if not word.startswith("protocol.lr")), *words))
+    assert status == 1, told
+    assert "0 trials done, 1 failed, 0 to do" in told
+    assert "Traceback" not in told
+
+
+def test_the_test_set_must_not_choose(tmp_path):
+    words = [word for word in FEW if not word.startswith("dataset.holdout")]
+    status, told = ended(start(tmp_path, *words))
+    assert status == 2, told
+    assert "dataset.holdout=0: leaves a search without validation images" in told
+    assert not (tmp_path / "few.db").exists()
+
+
+def test_search_csa_is_planned(tmp_path):
+    words = ("-cn", "search_csa", "smoke=true", "plan=true", "sweep.calibrate=false", "tracking=none")
+    status, told = ended(start(tmp_path, *words))
+    assert status == 0, told
+    assert "0 trials done, 0 failed, 3 to do" in told
+    assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_search_csa_runs(tmp_path):
+    threads = [word for word in TINY if word.startswith("runtime")]
+    words = ("-cn", "search_csa", "smoke=true", "tracking=none", "hydra/launcher=basic", *threads)
+    status, told = ended(start(tmp_path, *words))
+    assert status == 0, told
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/result.json")]
+    assert 0 < len(results) <= 3
+    assert {result["run"]["method"] for result in results} == {"csa"}
+    assert "3 trials done, 0 failed, 0 to do" in told
