@@ -39,7 +39,13 @@ class UserError(Exception):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The name that was probably meant, or an empty string."""
-    squeezed = {n.replace("_", "").replace("-", "").lower(): n for n in names}
-    close = get_close_matches(name.replace("_", "").replace("-", "").lower(), squeezed, n=1, cutoff=0.6)
+    """The name that was probably meant, one of the same letters first, or an empty string."""
+    squeezed = {_squeezed(known): known for known in names}
+    word = _squeezed(name)
+    swapped = [known for known in squeezed if sorted(known) == sorted(word)]
+    close = swapped or get_close_matches(word, squeezed, n=1, cutoff=0.6)
     return squeezed[close[0]] if close else ""
+
+
+def _squeezed(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()

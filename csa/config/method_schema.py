@@ -104,6 +104,9 @@ class PostHocConfig(MethodConfig):
     correction: Literal["tau_norm", "logit_adjustment"]
     tau: float | None
 
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class BilateralConfig(MethodConfig):
@@ -122,6 +125,9 @@ class TranslationConfig(DeferredConfig):
     iterations: int = number(at_least=1)
     noise: Literal["channel", "image"]
 
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, protocol.epochs
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForegroundTransferConfig(DeferredConfig):
@@ -132,3 +138,7 @@ class ForegroundTransferConfig(DeferredConfig):
     max_angle: float = number(at_least=0, at_most=180)
     min_scale: float = number(above=0)
     max_scale: float = number(above=0)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        start = _deferral(protocol) if self.start_epoch is None else self.start_epoch
+        return start, protocol.epochs - start

@@ -55,6 +55,14 @@ def a_clean_pass_for_the_mask(mode: str, mixup_alpha: float) -> Fault | None:
     return Fault("method.mask_pass", mode, problem, "eval, or method.mixup_alpha=0")
 
 
+@rule("method.limit", "method.start_epoch", "protocol.epochs")
+def fine_tuning_has_an_epoch(_: int | None, start: int | None, epochs: int) -> Fault | None:
+    """CAM-BS's first stage ends where its second begins."""
+    if start is None or start < epochs:
+        return None
+    return Fault("method.start_epoch", start, f"leaves none of the {epochs} epochs to stage two", f"below {epochs}")
+
+
 @rule("method.min_scale", "method.max_scale")
 def scale_is_an_interval(low: float, high: float) -> Fault | None:
     if low <= high:

@@ -138,6 +138,10 @@ class MethodConfig:
     streams: Literal["sampler", "own"]
     published: list[str]
 
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        """Lengths of the method's stages, by which the time of a run is estimated."""
+        return (protocol.epochs,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig(MethodConfig):
@@ -154,6 +158,9 @@ class ClassifierRetrainingConfig(MethodConfig):
     bn_mode: Literal["train", "eval"]
     draws: Literal["images", "cycle"]
     images_per_visit: int = number(at_least=1)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)

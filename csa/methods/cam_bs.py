@@ -48,13 +48,13 @@ class ForegroundTransfer(Classifier):
         self.seed, self.counts = context.seed, context.counts
         _, *size = context.image_shape
         self.image_size = size[0], size[1]
-        protocol, start = context.protocol, self.config.start_epoch
-        assert start is not None
+        protocol = context.protocol
+        start, rest = self.config.stage_epochs(protocol)
         rate, each_step = learning_rate(protocol), protocol.warmup_each_step
         shared = {**trained_by_cross_entropy(UNIFORM), "epochs": start}
         self.stages = (
             Stage("train", start, rate, shared, each_step),
-            Stage("fine_tuning", protocol.epochs - start, lambda epoch: rate(start + epoch), lr_each_step=each_step),
+            Stage("fine_tuning", rest, lambda epoch: rate(start + epoch), lr_each_step=each_step),
         )
 
     def enter_stage(self, stage: int) -> None:

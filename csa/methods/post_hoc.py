@@ -1,6 +1,6 @@
 """Corrections of a finished cross-entropy classifier: tau-normalisation and logit adjustment.
 
-Both heads are evaluated, the plain one and the corrected one, which stands for the run.
+In the end both heads are evaluated, the plain one and the corrected one, which stands for the run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from csa.data.loader import Loader
     from csa.methods.method import Clock, Context
 
+CORRECTION = 1
 CANDIDATES = tuple(step / 10 for step in range(21))
 """Kang et al. (2020) choose tau from 0, 0.1, ..., 2."""
 
@@ -33,36 +34,37 @@ TUNING_BATCH = 250
 
 
 class PostHocCorrection(Classifier):
-    """Stage one is ``ce``; a second stage without a step chooses tau on the validation images if it is not given."""
+    """Stage one is ``ce`` in every respect; stage two, without a step, has the correction.
 
-    heads = ("classifier", "corrected")
-    primary_head = "corrected"
+    There tau is chosen on the validation images, if it is not given.
+    """
+
     head: nn.Linear
     log_prior: Tensor
+    tau: Tensor
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         assert isinstance(context.config, PostHocConfig)
         self.config = context.config
         self.register_buffer("log_prior", log_prior(context.counts), persistent=False)
-        self.tau: Tensor | float = 1.0 if self.config.tau is None else self.config.tau
-        self.stages = (training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),)
-        if self.config.tau is None:
-            self.stages = (*self.stages, Stage("tune", 0, lambda _: 0.0))
+        self.stages = (
+            training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),
+            Stage("correction", 0, lambda _: 0.0),
+        )
 
     def enter_stage(self, stage: int) -> None:
-        if stage == 1:
-            del self.tau
-            self.register_buffer("tau", torch.tensor(1.0))
+        if stage == CORRECTION:
+            self.heads, self.primary_head = ("classifier", "corrected"), "corrected"
+            self.register_buffer("tau", torch.tensor(1.0 if self.config.tau is None else self.config.tau))
 
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         return {"train": UNIFORM}
 
     def prepare(self, stage: int, loader: Loader) -> None:
         """Set tau to the smallest candidate with the highest validation accuracy."""
-        if stage == 0:
+        if stage != CORRECTION or self.config.tau is not None:
             return
-        assert isinstance(self.tau, torch.Tensor)
         hits = torch.zeros(len(CANDIDATES), dtype=torch.int64)
         for images, labels in loader.holdout_batches(TUNING_BATCH):
             feature = self.backbone(images)
@@ -78,7 +80,8 @@ class PostHocCorrection(Classifier):
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         feature = self.backbone(images)
-        return {"classifier": self.head(feature), "corrected": self.corrected(feature, self.tau)}
+        logits = {"classifier": self.head(feature)}
+        return logits | ({"corrected": self.corrected(feature, self.tau)} if "corrected" in self.heads else {})
 
 
 def tau_normalized(feature: Tensor, weight: Tensor, tau: Tensor | float) -> Tensor:

@@ -96,9 +96,11 @@ IRRELEVANT = {
     "sampler.name": TEXT,
     "method.target": TEXT,
     "method.schema": TEXT,
+    "method.published": st.lists(TEXT),
     "method.primary_head": st.sampled_from(["balanced", "mean"]),
     "backbone.target": TEXT,
     "protocol.name": TEXT,
+    "protocol.deferral_epoch": st.integers(0, 300),  # its effect is in the method's own start
     "protocol.balanced_epoch": st.sampled_from(["images", "cycle"]),
     "protocol.mixup_alpha": st.floats(0.1, 9),
     "protocol.mixup_off_epochs": st.integers(0, 9),
@@ -125,6 +127,9 @@ RELEVANT = {
     "protocol.schedule": st.sampled_from(["cosine", "constant"]),
     "protocol.milestones": st.just([160, 190]),
     "protocol.crop_padding": st.integers(5, 9),
+    "protocol.warmup_from": st.floats(0, 1),
+    "protocol.warmup_each_step": st.just(True),
+    "protocol.drop_last": st.just(True),
     "protocol.precision": st.sampled_from(["bf16", "fp32"]),
 }
 
@@ -143,6 +148,32 @@ def test_what_does_not_decide_the_result_does_not_count(change):
 @given(one_of(RELEVANT))
 def test_what_decides_the_result_counts(change):
     assert fingerprint_of(changed(CSA, *change)) != fingerprint_of(CSA)
+
+
+DRS, LDAM, CMO = (config_of("dataset=cifar100_lt", f"method={name}") for name in ("ce_drs", "ldam_drw", "cmo"))
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value", "counts"),
+    [
+        (DRS, "protocol.deferral_epoch", 150, True),
+        (DRS, "method.start_epoch", 160, False),
+        (LDAM, "method.reduction", "mean", True),
+        (changed(LDAM, "method.class_weights", "inverse_frequency"), "method.beta", 0.9, False),
+        (CMO, "protocol.deferral_epoch", 150, False),
+        (CMO, "method.beta", 0.9, False),
+        (CMO, "method.first_epoch", 4, False),
+        (changed(CMO, "method.loss", "ce_drw"), "method.beta", 0.9, True),
+        (changed(CMO, "method.loss", "ce_drw"), "protocol.deferral_epoch", 150, True),
+        (changed(CMO, "method.loss", "ce_drw"), "method.scale", 10.0, False),
+        (config_of("method=lws"), "method.head", "copy", False),
+        (config_of("method=crt"), "method.trains", "scales", True),
+        (config_of("method=focal"), "method.weights", "inside", False),
+        (config_of("method=focal", "method.form=softmax"), "method.prior_bias", False, False),
+    ],
+)
+def test_what_counts_of_the_other_methods(config, key, value, counts):
+    assert (fingerprint_of(changed(config, key, value)) != fingerprint_of(config)) == counts
 
 
 def test_the_data_counts_by_its_content():

@@ -334,3 +334,29 @@ def test_configure_tells_all_faults():
         ("fromat", "format"),
         ("seed", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["method=tau_norm", "method.tau=null"],
+            "method.tau=null: is tuned on validation images, and dataset.holdout sets none aside; allowed: "
+            + "a number, or dataset.holdout above 0",
+        ),
+        (
+            ["method=cam_bs", "method.min_scale=1.3"],
+            "method.min_scale=1.3: is above method.max_scale; allowed: at most 1.2",
+        ),
+        (
+            ["method=cam_bs", "method.start_epoch=20"],
+            "method.start_epoch=20: leaves none of the 20 epochs to stage two; allowed: below 20",
+        ),
+        (
+            ["method=cb_focal", "method.beta=1"],
+            "method.beta=1: is out of range; allowed: a number from 0 to 0.999999999",
+        ),
+    ],
+)
+def test_rules_of_the_other_methods(words, message):
+    assert faults_of(*words) == [message]

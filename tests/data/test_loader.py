@@ -131,6 +131,39 @@ def test_batch_sizes():
     assert batch_sizes(129, 128) == [128, 1]
 
 
+def test_the_last_batch_may_be_dropped():
+    dropped = [len(batch_sizes(n, 128, drop_last=True)) for n in (12406, 13996, 20431, 10847, 12608, 19573)]
+    assert dropped == [96, 109, 159, 84, 98, 152]
+    assert batch_sizes(256, 128, drop_last=True) == [128, 128]
+    assert batch_sizes(20, 128, drop_last=True) == [20]  # an epoch has a step
+
+
+def test_a_protocol_that_drops_the_last_batch(split, protocol_config, sampler_config):
+    loader = ResidentLoader(split, protocol_config(drop_last=True), "cpu", seed=0)
+    assert loader.epoch({"uniform": sampler_config("shuffle")}, 0, 0).sizes == [32] * 15
+
+
+def test_the_training_set_in_its_order(loader, split):
+    batches = list(loader.training_batches(100))
+    assert [len(batch.labels) for batch in batches] == [100, 100, 100, 100, 86]
+    images = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1)
+    assert np.array_equal((255 * images).round().to(torch.uint8).numpy(), split.train_images)
+    assert np.array_equal(torch.cat([batch.labels for batch in batches]).numpy(), split.train_labels)
+
+
+def test_added_images_are_drawn_like_the_others(loader, split, protocol_config, sampler_config):
+    white = torch.full((300, *split.train_images.shape[1:]), 255, dtype=torch.uint8)
+    more = loader.with_images(white, torch.full((300,), 9))
+    assert more.counts == (*split.counts[:9], split.counts[9] + 300)
+    epoch = more.epoch({"train": sampler_config("power", q=0)}, stage=0, epoch=0)
+    assert sum(epoch.sizes) == len(split.train_labels)
+    drawn = [epoch.batches(step)["train"] for step in range(epoch.steps)]
+    nines = torch.cat([batch.images[batch.labels == 9] for batch in drawn])
+    share = float((nines.amax((1, 2, 3)) == 1).float().mean()), float((nines.mean((1, 2, 3)) > 0.7).float().mean())
+    assert share[1] > 0.8  # of 312 nines 300 are white
+    assert len(loader.epoch({"train": sampler_config("shuffle")}, 0, 0).sizes) == 16
+
+
 def test_an_epoch_needs_a_stream(loader):
     with pytest.raises(ValueError, match="at least one stream"):
         loader.epoch({}, 0, 0)

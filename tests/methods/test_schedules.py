@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tiny import compose_config
 
-from csa.methods.schedules import cosine, learning_rate
+from csa.methods.schedules import cosine, learning_rate, training_stage
 
 CIFAR = compose_config("dataset=cifar100_lt").protocol
 
@@ -46,3 +46,56 @@ def test_the_mnist_schedule_is_the_cosine_set_after_each_epoch():
 
 def test_constant():
     assert rates(3, schedule="constant", warmup_epochs=0) == [0.2, 0.2, 0.2]
+
+
+# --- published protocols --------------------------------------------------------------------
+
+
+def published(name: str, epochs: int | None = None):
+    words = [] if epochs is None else [f"protocol.epochs={epochs}"]
+    protocol = compose_config("dataset=cifar10_lt", f"protocol={name}", *words).protocol
+    return protocol, learning_rate(protocol)
+
+
+RATES = {
+    "cifar": {0: 0.04, 4: 0.2, 159: 0.2, 160: 0.02, 180: 0.002},
+    "cifar_ldam": {0: 0.02, 4: 0.1, 159: 0.1, 160: 1e-3, 179: 1e-3, 180: 1e-5},
+    "cifar_mislas": {0: 0.02, 4: 0.1, 159: 0.1, 160: 0.01, 180: 1e-3},
+    "cifar_bbn": {0: 0.1 / 3, 1: 0.1 * 7 / 15, 5: 0.1, 119: 0.1, 120: 1e-3, 159: 1e-3, 160: 1e-5},
+    "cifar_bot": {0: 0.1 / 3, 4: 0.1 * 13 / 15, 5: 0.1, 159: 0.1, 160: 1e-3, 180: 1e-5},
+    "cifar_cb": {0: 0, 0.5: 0.01, 4: 0.08, 5: 0.1, 159: 0.1, 160: 1e-3, 180: 1e-5},
+    "cifar_remix": {0: 0.02, 5: 0.1, 149: 0.1, 150: 0.01, 249: 0.01, 250: 1e-3, 299: 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_published_rates(name):
+    protocol, lr = published(name)
+    assert {epoch: lr(epoch) for epoch in RATES[name]} == pytest.approx(RATES[name], rel=1e-6)
+    assert (protocol.epochs, protocol.batch_size, protocol.momentum, protocol.weight_decay) == (
+        300 if name == "cifar_remix" else 200,
+        128,
+        0.9,
+        2e-4,
+    )
+    assert protocol.nesterov == protocol.drop_last == (name in ("cifar_bbn", "cifar_bot"))
+    assert protocol.warmup_each_step == (name == "cifar_cb")
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_published_rates_in_ten_epochs(name):
+    """Milestones scale, the warm-up of 5 epochs comes to none."""
+    protocol, lr = published(name, 10)
+    drops = {"cifar_bbn": (6, 8), "cifar_remix": (5, 8)}.get(name, (8, 9))
+    shares = [1.0] * drops[0] + [protocol.factors[0]] * (drops[1] - drops[0]) + [protocol.factors[1]] * (10 - drops[1])
+    assert [lr(epoch) for epoch in range(10)] == pytest.approx([protocol.lr * share for share in shares])
+
+
+def test_behind_a_warm_up_by_steps_whole_epochs_count():
+    protocol, _ = published("cifar_cb")
+    lr = learning_rate(replace(protocol, schedule="cosine"))
+    assert lr(7.5) == lr(7)
+    assert lr(2.5) == pytest.approx(0.05)
+    stage = training_stage(protocol)
+    assert stage.lr_each_step
+    assert not training_stage(CIFAR).lr_each_step

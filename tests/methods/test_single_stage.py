@@ -11,6 +11,7 @@ from test_class_weights import CIFAR10
 from tiny import COUNTS, compose_config, copied, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
+from csa.config.locations import conf_dir
 from csa.data.samplers import epoch_indices
 from csa.methods.class_weights import class_weights, log_prior
 from csa.methods.method import Clock
@@ -169,3 +170,11 @@ def test_a_step_trains_everything_from_the_weights_of_cross_entropy(build, name)
 def test_methods_on_the_sampler_follow_it():
     stream = compose_config("method=focal", "sampler=class_balanced")
     assert (stream.method.streams, stream.sampler.q) == ("sampler", 0)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml")))
+@pytest.mark.parametrize("epochs", [200, 10])
+def test_the_lengths_of_the_stages_are_known_without_building_anything(build, name, epochs):
+    words = ("dataset=cifar10_lt", f"method={name}", f"protocol.epochs={epochs}")
+    config = compose_config(*words)
+    assert config.method.stage_epochs(config.protocol) == tuple(stage.epochs for stage in build(*words).stages)
