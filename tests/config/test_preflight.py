@@ -341,8 +341,10 @@ def test_configure_tells_all_faults():
     [
         (
             ["method=tau_norm", "method.tau=null"],
-            "method.tau=null: is tuned on validation images, and dataset.holdout sets none aside; allowed: "
-            + "a number, or dataset.holdout above 0",
+            (
+                "method.tau=null: is tuned on validation images, and dataset.holdout sets none aside; "
+                "allowed: a number, or dataset.holdout above 0"
+            ),
         ),
         (
             ["method=cam_bs", "method.min_scale=1.3"],
