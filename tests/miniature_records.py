@@ -1,6 +1,6 @@
 """Small records as csa.records exports them, and the stored ones that the expected output is of.
 
-PYTHONPATH=tests python tests/miniature_records.py    writes reporting/records/ and reporting/expected/ anew; read the difference
+PYTHONPATH=tests python tests/miniature_records.py    writes both anew, below reporting/; read the difference
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def _machines(runs: Iterable[Run]) -> str:
 def _reduced(table: Table) -> list[str]:
     kinds = reduced_kinds(table)
     parts = [f"{letter(kinds, kind)}: {kind}" for kind in kinds]
-    return [f"Reduced runs, not comparable with published values: {'; '.join(parts)}."] if parts else []
+    told = "Reduced runs (shorter, or of another recipe), not comparable with published values: {}."
+    return [told.format("; ".join(parts))] if parts else []
 
 
 def _reused(runs: Iterable[Run]) -> list[str]:

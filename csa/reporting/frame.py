@@ -31,7 +31,7 @@ def table_frame(table: Table) -> pd.DataFrame:
         found: list[Measured | None] = [measured for measured in (cell.measured, *cell.others) if measured]
         paper = _of_the_paper(table, row, column, cell)
         lines += [{**paper, **_of_the_runs(table, measured)} for measured in found or [None]]
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"collapsed": "Int64"})
 
 
 def table_text(table: Table) -> str:

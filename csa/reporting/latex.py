@@ -20,7 +20,7 @@ UPRIGHT_COLUMNS, MOST_COLUMNS = 7, 12  # more are printed sideways, still more i
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
-\usepackage[a4paper,margin=2cm]{geometry}
+\usepackage[a4paper,margin=1.5cm]{geometry}
 \usepackage{booktabs,longtable,rotating,pdflscape}
 \begin{document}
 """
@@ -60,10 +60,12 @@ def document(fragments: Iterable[str]) -> str:
 
 def _long(label: str, columns: str, head: Sequence[str], lines: Sequence[str], caption: Sequence[str]) -> str:
     sideways = len(columns) - 2 > UPRIGHT_COLUMNS
-    size = r"\scriptsize" if len(columns) - 2 <= MOST_COLUMNS else r"\fontsize{6}{7}\selectfont"
+    narrow = len(columns) - 2 > MOST_COLUMNS
+    size = r"\fontsize{6}{7}\selectfont" if narrow else r"\scriptsize"
+    gap = "1.5pt" if narrow else "2.5pt"
     text = [
         *([r"\begin{landscape}"] if sideways else []),
-        rf"\begingroup{size}\setlength{{\tabcolsep}}{{2.5pt}}\setlength{{\LTcapwidth}}{{\linewidth}}",
+        rf"\begingroup{size}\setlength{{\tabcolsep}}{{{gap}}}\setlength{{\LTcapwidth}}{{\linewidth}}",
         rf"\begin{{longtable}}{{@{{}}{columns}@{{}}}}",
         rf"\caption{{{' '.join(map(latex, caption))}}}\label{{tab:{label}}}\\",
         *(r"\toprule", *head, r"\midrule", r"\endfirsthead"),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from csa.reporting.cells import TOO_SMALL
-from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +50,7 @@ def blocks(table: Table) -> list[Block]:
 
 
 def row_label(row: Row) -> str:
-    return row.label if row.in_paper else f"{printed(row.label)} ({NOT_IN_PAPER})"
+    return row.label if row.in_paper else f"{row.label} ({NOT_IN_PAPER})"
 
 
 def decimals(table: Table) -> int:

@@ -12,7 +12,6 @@ from csa.reporting.caption import sentences
 from csa.reporting.comparison_text import HEADINGS, comparison_caption, comparison_cells
 from csa.reporting.escaping import web
 from csa.reporting.layout import COLLAPSED, DIFFERENCE, LAST, NOT_IN_PAPER, OUTSIDE, PAPER, blocks
-from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +35,17 @@ class Drawn:
     files: dict[str, bytes]
     fingerprints: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """``Figure 4``, ``Per class``."""
+        return self.name.replace("figure", "Figure ").replace("_", " ").capitalize()
+
 
 def page(tables: Sequence[Table], comparisons: Sequence[Comparisons], figures: Sequence[Drawn]) -> str:
     sections = [
         *((f"table{table.number}", f"Table {table.number}", _table(table)) for table in tables),
         *((f"comparisons{one.number}", f"Comparisons {one.number}".strip(), _comparisons(one)) for one in comparisons),
-        *((f"figure-{drawn.name}", drawn.name.replace("_", " "), _figure(drawn)) for drawn in figures),
+        *((f"figure-{drawn.name}", drawn.title, _figure(drawn)) for drawn in figures),
     ]
     links = "".join(f'<li><a href="#{web(name)}">{web(title)}</a></li>' for name, title, _ in sections)
     bodies = "".join(f'<section id="{web(name)}">\n{body}</section>\n' for name, _, body in sections)
@@ -110,7 +114,7 @@ def _row(table: Table, row: Row, block: Block) -> str:
         cells.append(f'<td{_class("start" if start else "")} data-value="{shown}">{_lines(lines)}</td>')
     label = web(row.label)
     if not row.in_paper:
-        label = f'{web(printed(row.label))} <span class="absent">({NOT_IN_PAPER})</span>'
+        label = f'{web(row.label)} <span class="absent">({NOT_IN_PAPER})</span>'
     return f'<tr><th scope="row" data-value="{web(row.label)}">{label}</th>{"".join(cells)}</tr>\n'
 
 
@@ -171,5 +175,6 @@ def _text_cell(text: str) -> str:
 def _figure(drawn: Drawn) -> str:
     source = base64.b64encode(drawn.files["svg"]).decode("ascii")
     picture = f'<img src="data:image/svg+xml;base64,{source}" alt="{web(drawn.alternative)}">'
-    title = drawn.name.replace("_", " ").capitalize()
-    return f"<h2>{web(title)}</h2>\n<figure>\n{picture}\n<figcaption>{web(drawn.caption)}</figcaption>\n</figure>\n"
+    return (
+        f"<h2>{web(drawn.title)}</h2>\n<figure>\n{picture}\n<figcaption>{web(drawn.caption)}</figcaption>\n</figure>\n"
+    )

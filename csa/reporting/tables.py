@@ -167,7 +167,7 @@ def _other_methods(published: Sequence[Published], columns: Sequence[Column], ch
     for method in methods:
         cells = tuple(chooser.cell(_place(method, column, ()), column.metric, None) for column in columns)
         if any(cell.measured or cell.others for cell in cells):
-            yield Row(method, cells, in_paper=False)
+            yield Row(printed(method), cells, in_paper=False)
 
 
 def _key(place: Place) -> tuple[object, ...]:

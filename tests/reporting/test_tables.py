@@ -101,7 +101,7 @@ def test_comparisons_follow_from_the_recorded_predictions(runs):
     assert row.corrected == pytest.approx(row.test.p)  # the only pair with five seeds
     assert row.verdict == ("cRT is better" if expected.pvalue < 0.05 else "no difference shown")
     assert compared["CB-RS", "CE"].verdict == "not enough seeds (2 of 5)"
-    assert compared["csa", "CE"].seeds == (0, 1, 2)
+    assert compared["CSA", "CE"].seeds == (0, 1, 2)
 
 
 def test_methods_are_compared_wherever_both_have_runs(runs):
@@ -137,7 +137,7 @@ def test_marks(runs):
 
 def test_the_other_head_and_the_other_shot_groups(runs):
     plain, other = (table_1(runs, view) for view in (View(), View(head="balanced", by_count=True)))
-    first, second = (next(row for row in table.rows if row.label == "csa").cells for table in (plain, other))
+    first, second = (next(row for row in table.rows if row.label == "CSA").cells for table in (plain, other))
     shown = [run.result["heads"]["balanced"]["last"]["by_count"]["many"] for run in second[1].measured.runs]
     assert second[1].measured.last.mean == pytest.approx(fmean(shown))
     every = [run.result["heads"]["balanced"]["last"]["all"] for run in second[0].measured.runs]
