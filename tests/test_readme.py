@@ -15,6 +15,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flag
 COMMANDS = [line for block in BLOCKS for line in block.strip().splitlines()]
 SET_UP = [line for line in COMMANDS if "venv" in line]
 RUNS = [line for line in COMMANDS if line.startswith("python -m csa.run")]
+REPORTS = [line for line in COMMANDS if line.startswith("python -m csa.report")]
 DATA = [line for line in COMMANDS if line.startswith("python -m csa.data")]
 
 
@@ -44,3 +45,18 @@ def test_a_data_command_of_the_readme_runs(line, tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert "bea49e5d1562ab55" in process.stdout
+
+
+@pytest.mark.parametrize("line", REPORTS)
+def test_a_report_of_the_readme_is_written_even_where_nothing_was_run(line, tmp_path):
+    words = [*shlex.split(line)[1:], "tracking=none"]
+    process = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "no finished run is recorded" in process.stderr
+    assert "39.1" in (tmp_path / "reports" / "tables" / "table1.md").read_text()  # CE on CIFAR-100-LT, published
+
+
+def test_every_block_is_run_by_a_test():
+    assert len(COMMANDS) == len(SET_UP) + len(RUNS) + len(REPORTS) + len(DATA)
