@@ -6,12 +6,13 @@ stdout: the run's id, as soon as there is one
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import sys
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from csa.tracking.store import DEFAULT_URI, connect, settle_environment
@@ -20,24 +21,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG = "csa.sweep.parent"
+START = "csa.sweep.start"
 PAUSE_SECONDS = 5.0
 GIVE_UP_SECONDS = 30.0
 
 
-def open_run(uri: str | None, experiment: str, name: str) -> tuple[MlflowClient, str]:
-    """The sweep's run, found again where it was started before."""
+def open_run(uri: str | None, experiment: str, name: str, start: str) -> tuple[MlflowClient, str]:
+    """The sweep's run, found again where it was started before. start: names this start of the sweep."""
     client, experiment_id = connect(uri or DEFAULT_URI, experiment)
     found = client.search_runs([experiment_id], f"tags.`{TAG}` = '{name}'", max_results=1)
     if found:
         run_id = str(found[0].info.run_id)
+        client.set_tag(run_id, START, start)
         client.update_run(run_id, "RUNNING")
         return client, run_id
-    tags = {TAG: name, "mlflow.source.name": "csa", "mlflow.source.type": "LOCAL"}
+    tags = {TAG: name, START: start, "mlflow.source.name": "csa", "mlflow.source.type": "LOCAL"}
     return client, str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
 
-def close_run(client: MlflowClient, run_id: str, end: dict[str, Any] | None) -> None:
-    """end: status and counts; None: the sweep was killed."""
+def close_run(client: MlflowClient, run_id: str, start: str, end: dict[str, Any] | None) -> None:
+    """Unless the sweep has been started again. end: status and counts; None: the sweep was killed."""
+    if client.get_run(run_id).data.tags.get(START) != start:
+        return
     for state, count in (end or {"counts": {}})["counts"].items():
         client.set_tag(run_id, f"csa.runs.{state}", str(count))
     client.set_terminated(run_id, end["status"] if end else "KILLED")
@@ -58,7 +63,6 @@ def _insist(work: Any, until: threading.Event) -> Any:
 
 
 def main() -> None:
-    os.nice(10)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the runs
     settle_environment()
@@ -70,10 +74,12 @@ def main() -> None:
         ended.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    client, run_id = _insist(lambda: open_run(**question), ended)
-    print(run_id, flush=True)
+    start = uuid.uuid4().hex
+    client, run_id = _insist(lambda: open_run(**question, start=start), ended)
+    with contextlib.suppress(OSError):  # the sweep may have ended meanwhile
+        print(run_id, flush=True)
     ended.wait()
-    _insist(lambda: close_run(client, run_id, ends[-1] if ends else None), ended)
+    _insist(lambda: close_run(client, run_id, start, ends[-1] if ends else None), ended)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from csa.config.schema import Config
     from csa.sweep.plan import Run
     from csa.tracking.record import State
 
@@ -63,9 +64,9 @@ class Watch:
         return done / total if total else 1.0
 
 
-def epochs_of(config: Any) -> int:
+def epochs_of(config: Config) -> int:
     """Epochs of all stages."""
-    return int(config.protocol.epochs) + int(getattr(config.method, "epochs", 0))
+    return sum(config.method.stage_epochs(config.protocol))
 
 
 def epochs_so_far(run: Run) -> int:

@@ -64,9 +64,10 @@ class Tracking:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self._tell(question)
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._follow, self._nest)]
-        for thread in self._threads:
-            thread.start()
+        self._following, self._nesting = (threading.Thread(target=work, daemon=True)
+                                          for work in (self._follow, self._nest))  # fmt: skip
+        self._following.start()
+        self._nesting.start()
         return self
 
     def add(self, runs: Sequence[Run]) -> None:
@@ -85,8 +86,9 @@ class Tracking:
     def __exit__(self, *_: object) -> None:
         if not self._on:
             return
+        self._nesting.join(PARENT_SECONDS)
         self._end.set()
-        self._threads[0].join()
+        self._following.join()
         while self._follow_some():
             time.sleep(LOOK_SECONDS)
         assert self._process is not None
@@ -107,14 +109,15 @@ class Tracking:
             self._process.stdin.flush()
 
     def _nest(self) -> None:
-        """Once MLflow has made the parent run, note it in every folder: the follower passes it on."""
+        """Once MLflow has made the parent run, note it in every folder and have it passed on."""
         assert self._process is not None
         assert self._process.stdout is not None
         self._run_id = self._process.stdout.readline().decode().strip()
         if self._run_id:
             for run in list(self._runs):
                 with contextlib.suppress(OSError):
-                    self._note(run, self._run_id)
+                    if self._note(run, self._run_id) and run not in self._waiting:
+                        self._waiting.append(run)
 
     def _note(self, run: Run, run_id: str | None) -> bool:
         """Note in a run's folder that it belongs to this sweep; whether that is news."""

@@ -29,7 +29,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def wait_for(
-    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 300
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 600
 ) -> None:
     """process: what brings the condition about; its end is a failure."""
     deadline = time.monotonic() + seconds

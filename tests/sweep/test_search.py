@@ -48,7 +48,7 @@ def test_a_killed_search_is_continued_to_its_number_of_trials(tmp_path):
     points = Counter((trial.params["seed"], trial.params["protocol.lr"], trial.state) for trial in found)
     assert points == {(seed, lr, state): 1 for seed in (0, 1)
                       for lr, state in ((0.01, TrialState.COMPLETE), (1e12, TrialState.FAIL))}  # fmt: skip
-    assert "not finite" in told
+    assert "the loss is nan at stage" in told
     assert "2 trials done, 2 failed, 0 to do" in told
 
     # The objective is the accuracy on the validation images, the test set's stands beside it.
