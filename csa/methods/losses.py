@@ -23,6 +23,7 @@ def cross_entropy(logits: Tensor, targets: Targets, reduction: Literal["none", "
 
     ``none`` gives one loss an image, [B]; ``mean`` divides their sum by B, whatever the weights.
     """
+    logits = _wide(logits)  # once: gradients of the terms are to meet in float32
     losses = sum(weight * plain(logits, labels) for labels, weight in targets)
     assert not isinstance(losses, int), "no targets"
     return losses.mean() if reduction == "mean" else losses
@@ -36,6 +37,7 @@ def class_weighted(
     class_weights: [K], None for ones. ``mean`` divides by B; ``weighted_mean`` by the sum of the class
     weights of each term's own labels, as torch's weighted cross-entropy does (BASELINES 3.1).
     """
+    logits = _wide(logits)
     total = logits.new_zeros(())
     for labels, weight in targets:
         losses = weight * per_image(logits, labels)

@@ -13,6 +13,7 @@ from csa.methods.class_weights import ldam_margins, log_prior
 from csa.methods.criteria import Criterion, WithConstant
 from csa.methods.losses import (
     class_weighted,
+    cross_entropy,
     distorted_softmax_focal,
     logit_adjusted,
     margin_loss,
@@ -131,6 +132,21 @@ def test_weights_begin_at_their_epoch():
         assert criterion.phase(clock) == phase
         assert torch.allclose(criterion(logits, targets, clock), unweighted) == (phase == "plain")
     assert criterion.state_dict() == {}
+
+
+def test_gradients_of_several_terms_meet_in_float32():
+    """Rounded to bf16 term by term, the sum would differ in its last bits."""
+    torch.manual_seed(0)
+    rounded = torch.randn(64, 10).bfloat16()
+    own, other = torch.randint(10, (2, 64))
+    for loss in (
+        lambda z: cross_entropy(z, [(own, 0.3), (other, 0.7)]),
+        lambda z: Criterion()(z, [(own, 0.3), (other, 0.7)], CLOCK),
+    ):
+        half, full = rounded.clone().requires_grad_(), rounded.float().requires_grad_()
+        loss(half).backward()
+        loss(full).backward()
+        assert torch.equal(half.grad, full.grad.bfloat16())
 
 
 # --- gradients ------------------------------------------------------------------------------
