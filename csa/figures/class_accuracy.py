@@ -55,10 +55,18 @@ def _panel(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
             error_kw={"elinewidth": 0.7, "capsize": 1.5},
         )
     seeds = sorted({len(runs) for runs in panel.methods.values()})
-    axes.set_title(f"{panel.name}; {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}", loc="left")
+    several_seeds = f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}"
+    axes.set_title("; ".join([panel.name, several_seeds, *_collapsed(panel)]), loc="left")
     axes.set_xticks(range(len(order)), [f"{split['classes'][k]}\n{split['counts'][k]}" for k in order])
     axes.grid(axis="x", visible=False)
     percent_axis(axes, "accuracy (%)")
+
+
+def _collapsed(panel: Panel) -> list[str]:
+    """What a reader of a low bar must know."""
+    counts = {method: sum(bool(run.result["collapsed"]) for run in runs) for method, runs in panel.methods.items()}
+    named = [f"{method} {count} of {len(panel.methods[method])}" for method, count in counts.items() if count]
+    return [f"collapsed: {', '.join(named)}"] if named else []
 
 
 def _whiskers(values: Sequence[float]) -> tuple[float, float]:

@@ -56,6 +56,7 @@ def test_figure_4_shows_means_and_deviations(shown):
     axes = figure.axes[0]
     runs = panel.methods["CE"]
     expected = np.array([run.result["heads"]["classifier"]["last"]["per_class"] for run in runs])
+    assert axes.get_title(loc="left").endswith("; collapsed: CSA 1 of 3")
     place = list(panel.methods).index("CE")
     heights = [bar.get_height() for bar in axes.containers[2 * place + 1]]
     assert heights == pytest.approx(list(expected.mean(0)))
