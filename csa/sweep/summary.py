@@ -38,7 +38,7 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
 
 def print_failures(console: Console, plan: Plan, endings: dict[str, Ending]) -> int:
     """Each with its folder and the last lines that say why; their number."""
-    failed = [run for run in plan.runs if _failed(run, endings)]
+    failed = [run for run in plan.runs if has_failed(run, endings)]
     for run in failed:
         console.print(f"[bold red]failed[/]: {escape(plan.label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
         told = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
@@ -49,7 +49,8 @@ def print_failures(console: Console, plan: Plan, endings: dict[str, Ending]) -> 
     return len(failed)
 
 
-def _failed(run: Run, endings: dict[str, Ending]) -> bool:
+def has_failed(run: Run, endings: dict[str, Ending]) -> bool:
+    """In this start, or before and not since."""
     ending = endings.get(run.fingerprint)
     return ending.how == "failed" if ending is not None else run.state == "failed"
 

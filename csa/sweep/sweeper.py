@@ -24,7 +24,7 @@ from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
-from csa.sweep.summary import print_summary
+from csa.sweep.summary import has_failed, print_summary
 from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name
 from csa.training.interruption import CTRL_C_STATUS, REQUEUE_STATUS
@@ -76,7 +76,7 @@ class CellsSweeper(Sweeper):
             with Tracking(settings.sweep.name or sweep_name(plan), plan.runs[0].config) as tracking:
                 tracking.add(plan.runs)
                 status = self._run_all(plan, to_do, settings, endings)
-                failed = any(ending.how == "failed" for ending in endings.values())
+                failed = any(has_failed(run, endings) for run in plan.runs)
                 tracking.end("KILLED" if status else "FAILED" if failed else "FINISHED", plan.counts())
             trouble = tracking.trouble
         failures = print_summary(self._console, plan, endings)
