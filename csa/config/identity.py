@@ -41,6 +41,7 @@ PROTOCOL = (
         "flip",
         "precision",
     ),
+    *("resized_crop", "colour_jitter"),
 )
 
 

@@ -126,6 +126,36 @@ def nesterov_has_momentum(nesterov: bool, momentum: float) -> Fault | None:
     return Fault("protocol.nesterov", "true", "needs momentum", "false, or protocol.momentum above 0")
 
 
+@rule("protocol.resized_crop", "protocol.crop_padding")
+def one_kind_of_crop(shares: list[float] | None, padding: int) -> Fault | None:
+    if shares is None:
+        return None
+    if len(shares) != 2 or shares[0] > shares[1]:
+        return Fault("protocol.resized_crop", shares, "is no interval", "[least share, greatest share], or null")
+    if padding:
+        return Fault("protocol.crop_padding", padding, "does not go with protocol.resized_crop", "0")
+    return None
+
+
+@rule("protocol.resized_crop", "protocol.colour_jitter")
+def jitter_with_resized_crop(shares: list[float] | None, jitter: float) -> Fault | None:
+    if shares is not None or jitter == 0:
+        return None
+    return Fault(
+        "protocol.colour_jitter", jitter, "needs protocol.resized_crop", "0, or protocol.resized_crop=[0.08,1]"
+    )
+
+
+@rule("dataset.unreadable", "dataset.name", "protocol.resized_crop", "protocol.name")
+def files_of_all_sizes_need_a_resized_crop(
+    _: str, dataset: str, shares: list[float] | None, protocol: str
+) -> Fault | None:
+    if shares is not None:
+        return None
+    problem = f"dataset={dataset} has images of all sizes, which protocol={protocol} does not crop to one"
+    return Fault("protocol.resized_crop", "null", problem, "[0.08,1], or protocol=imagenet")
+
+
 @rule("backbone.name", "backbone.stem")
 def backbone_has_a_stem(backbone: str, stem: str | None) -> Fault | None:
     """A backbone of ours whose own file says ``stem: null`` has but one stem."""

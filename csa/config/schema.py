@@ -89,6 +89,23 @@ class ImageFolderDataset(DatasetConfig):
     image_size: int = number(at_least=8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListFilesDataset(DatasetConfig):
+    """``validation``: take the images of ``val_list`` as validation images."""
+
+    root: str
+    lists: str
+    train_list: str
+    val_list: str | None
+    test_list: str
+    validation: bool
+    image_size: int = number(at_least=8)
+    resize: int | None = number(at_least=8)
+    unreadable: Literal["stop", "skip"]
+    cache: Literal["none", "memmap"]
+    cache_dir: str
+
+
 # --- sampler, backbone ----------------------------------------------------------------------
 
 
@@ -217,6 +234,8 @@ class ProtocolConfig:
     deferral_epoch: int = number(at_least=0)
     crop_padding: int = number(at_least=0)
     flip: bool
+    resized_crop: list[float] | None = neutral(None, above=0, at_most=1)  # noqa: RUF009
+    colour_jitter: float = neutral(0.0, at_least=0, at_most=1)
     precision: Literal["auto", "fp32", "bf16"]
     balanced_epoch: Literal["images", "cycle"]
     mixup_alpha: float = number(above=0)

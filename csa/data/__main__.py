@@ -1,6 +1,7 @@
 """Class counts, shot groups, total and hash of a data set's split.
 
 python -m csa.data dataset=cifar100_lt [dataset.imbalance_ratio=50 ...] [format=json]
+python -m csa.data dataset=imagenet_lt [check=lists]     image files are all decoded once, unless check=lists
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from csa.cli import answer_help, reporting_faults
+from csa.config.faults import Fault, UserError
 from csa.config.preflight import configure
 from csa.data.build import load_split
 
@@ -18,22 +20,57 @@ if TYPE_CHECKING:
     from csa.data.split import Groups, Split
 
 FORMATS = ("table", "json")
+CHECKS = ("images", "lists")
+MOST_TOLD = 20
 
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
     with reporting_faults():
-        config, extra = configure(words, extra={"format": FORMATS})
-        show(config, extra["format"])
+        config, extra = configure(words, extra={"format": FORMATS, "check": CHECKS})
+        show(config, extra["format"], decode=extra["check"] == "images")
 
 
-def show(config: Config, form: str) -> None:
-    """Print the split that the configuration describes, as a ``table`` or as ``json``."""
+def show(config: Config, form: str, *, decode: bool = True) -> None:
+    """Print the split that the configuration describes, as a ``table`` or as ``json``.
+
+    decode: whether images that lie in files are all read; damaged ones are told, and end in a UserError
+    unless the configuration skips them.
+    """
     split = load_split(config.dataset, config.data_dir, config.download)
+    if decode:
+        check_files(split)
     if form == "json":
         print(json.dumps(describe(split, config.dataset.imbalance_ratio)))
     else:
         print_tables(split)
+
+
+def check_files(split: Split) -> None:
+    """Decode every image that lies in a file.
+
+    Raises:
+        UserError: there are damaged ones, and they are not to be skipped.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from csa.data.file_check import decoding_faults, file_parts
+
+    damaged = []
+    for part, images in file_parts(split).items():
+        console = Console(stderr=True)
+        reasons = track(
+            decoding_faults(images), f"decoding {part}", len(images), console=console, disable=not console.is_terminal
+        )
+        damaged += [(images, part, name, why) for name, why in zip(images.names, reasons, strict=True) if why]
+    faults = [Fault(f"dataset ({part})", name, f"cannot be read as an image ({why})") for _, part, name, why in damaged]
+    if faults and not damaged[0][0].skip_unreadable:
+        more = len(faults) - MOST_TOLD
+        told = [Fault("dataset", "...", f"and {more} more files that cannot be read")] if more > 0 else []
+        raise UserError(*faults[:MOST_TOLD], *told)
+    for fault in faults:
+        print(f"skipped: {fault}", file=sys.stderr)
 
 
 def describe(split: Split, ratio: float) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import Fault, UserError
+from csa.data.image_files import ImageFiles
 from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
 from csa.data.sources.source import Preview, Source
-from csa.data.split import Arrays, Split
+from csa.data.split import Arrays, Images, Split
 
 if TYPE_CHECKING:
     from csa.config.schema import DatasetConfig
@@ -70,12 +71,9 @@ def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> S
 def _split(config: DatasetConfig, arrays: Arrays, kept: np.ndarray, labels: np.ndarray, held: np.ndarray) -> Split:
     """Counts and groups are those of the labels that training sees, flipped ones included."""
     images, counts = arrays.train_images[kept], np.bincount(labels, minlength=len(arrays.classes)).tolist()
-    mean, std = measure(images)
-    parts = (
-        *(images, labels),
-        *(arrays.test_images, arrays.test_labels),
-        *(arrays.train_images[held], arrays.train_labels[held]),
-    )
+    mean, std = measure(images) if isinstance(images, np.ndarray) else ((), ())
+    held_images, held_labels = arrays.held or (arrays.train_images[held], arrays.train_labels[held])
+    parts = (images, labels, arrays.test_images, arrays.test_labels, held_images, held_labels)
     return Split(
         config.name,
         *parts,
@@ -104,13 +102,16 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def content_hash(arrays: tuple[np.ndarray, ...], classes: tuple[str, ...]) -> str:
+def content_hash(arrays: tuple[Images, ...], classes: tuple[str, ...]) -> str:
     """SHA-256 (hex) of images and labels of training subset, test set and validation images, and the names.
 
     The order of the images counts, since a seed draws by position.
     """
     digest = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, ImageFiles):
+            digest.update(array.digest())
+            continue
         plain = np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else "<i8")
         digest.update(f"{plain.dtype.str}{plain.shape}".encode())
         digest.update(plain.data)

@@ -6,16 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from csa.data.image_files import ImageFiles
+
+Images = np.ndarray | ImageFiles
+"""uint8 [N, H, W, C], or files that are decoded batch by batch."""
+
 
 @dataclass(frozen=True)
 class Arrays:
-    """A data set as its source delivers it: images uint8 [N, H, W, C], labels int64 [N]."""
+    """A data set as its source delivers it: labels int64 [N] of each part's images.
 
-    train_images: np.ndarray
+    held: validation images and labels that the source brings of its own; None: taken from the training images.
+    """
+
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
     classes: tuple[str, ...]
+    held: tuple[Images, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,11 @@ class Split:
     """
 
     name: str
-    train_images: np.ndarray
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
-    holdout_images: np.ndarray
+    holdout_images: Images
     holdout_labels: np.ndarray
     classes: tuple[str, ...]
     counts: tuple[int, ...]

@@ -31,7 +31,9 @@ def composed(conf, *words):
 
 @pytest.mark.parametrize("dataset", options("dataset"))
 def test_every_method_on_every_data_set(conf, dataset):
-    path = ["dataset.path=x"] if dataset in ("npz", "image_folder") else []
+    path = {"npz": ["dataset.path=x"], "image_folder": ["dataset.path=x"], "list_files": ["dataset.root=x"]}.get(
+        dataset, []
+    )
     for method in options("method"):
         config = composed(conf, f"dataset={dataset}", f"method={method}", *path)
         assert check(config) == []

@@ -60,6 +60,8 @@ class ColouredSource(Source[ColouredDataset]):
 
     def load(self, config: ColouredDataset, data_dir: Path, download: bool) -> Arrays:
         grey = self.grey.load(config, data_dir, download)
+        assert isinstance(grey.train_images, np.ndarray)
+        assert isinstance(grey.test_images, np.ndarray)
         colours = draw_colours(config.colour_seed, "train", len(grey.train_labels))
         colours = np.where(grey.train_labels < FIRST_FIXED_CLASS, colours, grey.train_labels)
         test_colours = draw_colours(config.colour_seed, "test", len(grey.test_labels))

@@ -1,0 +1,39 @@
+"""Whether every image of a data set of files can be decoded: asked once, before a long run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+from csa.data.image_files import ImageFiles
+from csa.data.pictures import UnreadableImageError, decode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from csa.data.split import Split
+
+AT_ONCE = 64
+
+
+def file_parts(split: Split) -> dict[str, ImageFiles]:
+    """Those parts of a split whose images lie in files."""
+    parts = {"train": split.train_images, "test": split.test_images, "validation": split.holdout_images}
+    return {name: images for name, images in parts.items() if isinstance(images, ImageFiles)}
+
+
+def decoding_faults(images: ImageFiles) -> Iterator[str]:
+    """Of each file why it is no readable image, or nothing; by as many processes as there are cores."""
+    paths = [images.path(position) for position in range(len(images))]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        yield from pool.map(_reason, paths, chunksize=AT_ONCE)
+
+
+def _reason(path: Path) -> str:
+    try:
+        decode(path)
+    except UnreadableImageError as error:
+        return str(error)
+    return ""
