@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csa.config.schema import Config, DatasetConfig
+    from csa.data.split import Images
     from csa.tracking.record import Record
     from csa.training.metrics import Scores
 
@@ -147,7 +148,7 @@ def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequ
     return labels, f"the class names differ, so classes go by position: {theirs!r} counts as {ours!r}"
 
 
-def _check_suits(dataset: DatasetConfig, images: np.ndarray, classes: Sequence[str], result: dict[str, Any]) -> None:
+def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str], result: dict[str, Any]) -> None:
     """Whether the model can take these images and knows as many classes."""
     channels, height, width = result["split"]["image_shape"]
     faults = []
@@ -163,7 +164,7 @@ def _check_suits(dataset: DatasetConfig, images: np.ndarray, classes: Sequence[s
         raise UserError(*faults)
 
 
-def _scores(record: Record, images: np.ndarray, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
+def _scores(record: Record, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
     """Of one head, or of all where ``head`` is empty."""
     from csa.training.application import scores_on
 

@@ -250,6 +250,7 @@ class ProtocolConfig:
 class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"]
     threads: int | None = number(at_least=1)
+    workers: int | None = number(at_least=0)
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
     jobs_per_gpu: int = number(at_least=1)

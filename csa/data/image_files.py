@@ -20,7 +20,8 @@ class ImageFiles:
     names: paths relative to ``root``, [N] of str. sizes: their lengths in bytes [N], by which a data set with
     other files under the same names has another hash. side: of the square that a network takes. cover: what
     the shorter side is resized to before the centre square is cut, in evaluation. skip_unreadable: pass over
-    damaged files and count them, instead of stopping.
+    damaged files and count them, instead of stopping. cache: folder of a file of decoded squares, of ``cover``
+    pixels, that training reads instead; None: decode every time.
     """
 
     root: Path
@@ -29,6 +30,7 @@ class ImageFiles:
     side: int
     cover: int
     skip_unreadable: bool
+    cache: Path | None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -38,7 +40,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, positions: np.ndarray) -> ImageFiles:
+    def __getitem__(self, positions: np.ndarray | slice) -> ImageFiles:
         return replace(self, names=self.names[positions], sizes=self.sizes[positions])
 
     def path(self, position: int) -> Path:
@@ -46,7 +48,7 @@ class ImageFiles:
 
     def digest(self) -> bytes:
         """Of names, file sizes and input size: what stands for the pixels, which nobody reads for a hash."""
-        told = [f"{self.side} {self.cover}"]
+        told = [f"{self.side} {self.cover} {'decoded once' if self.cache else ''}"]
         told += [f"{name}\0{size}" for name, size in zip(self.names.tolist(), self.sizes.tolist(), strict=True)]
         return hashlib.sha256("\n".join(told).encode()).digest()
 

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from csa.data.augmentation import CropFlip, as_floats
 from csa.data.batch import Batch
+from csa.data.resized_crop import ResizedCrop
 from csa.data.samplers import epoch_indices
+from csa.data.share import ALONE, Share
 from csa.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from csa.config.schema import ProtocolConfig, SamplerConfig
-    from csa.data.split import Split
+    from csa.data.split import Images, Split
 
 
 class Epoch(Protocol):
@@ -32,7 +34,15 @@ class Epoch(Protocol):
 
     @property
     def sizes(self) -> list[int]:
-        """Images of each step; of one stream, and the same for all."""
+        """Images of each step that fall to this process; of one stream, and the same for all."""
+
+    @property
+    def global_sizes(self) -> list[int]:
+        """Images of each step over all processes."""
+
+    @property
+    def weights(self) -> list[float]:
+        """Of this process's mean loss in each step, in the mean over the processes; 1 for a process alone."""
 
     @property
     def steps(self) -> int: ...
@@ -50,10 +60,10 @@ class Loader(Protocol):
         """The training set in its order, not augmented."""
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The test set in its order, not augmented."""
+        """This process's part of the test set in its order, not augmented."""
 
     def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The validation images in their order, not augmented; none without a holdout."""
+        """This process's part of the validation images, as the test set; none without a holdout."""
 
     def with_images(self, images: Tensor, labels: Tensor) -> Loader:
         """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
@@ -61,28 +71,46 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """What one stream draws in an epoch: positions [draws] and ``CropFlip`` draws [draws, 3]."""
+    """What one stream draws in an epoch: positions [draws] and draws of the augmentation [draws, ...]."""
 
     positions: Tensor
     crops: Tensor
 
 
-class ResidentLoader:
-    """A data set that fits on the device lives there as uint8 and is augmented there, batch-wise."""
+SMALL_BYTES = 2**30
+"""Images up to here are not asked whether they fit: that would start the device early."""
+Augmentation = CropFlip | ResizedCrop
 
-    def __init__(self, split: Split, protocol: ProtocolConfig, device: torch.device | str, seed: int) -> None:
-        self.seed = seed
+
+class ResidentLoader:
+    """A data set that fits on the device lives there as uint8 and is augmented there, batch-wise.
+
+    One that does not stays with the host (which may have it in a file), and batches are moved. image_shape:
+    channels, height, width that the network takes, where images are larger.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        protocol: ProtocolConfig,
+        device: torch.device | str,
+        seed: int,
+        *,
+        share: Share = ALONE,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.seed, self.share = seed, share
         self.device = torch.device(device)
         self.batch_size = protocol.batch_size
         self.counts = split.counts
         self.drop_last = protocol.drop_last
         self.epoch_images: int | None = None  # draws of an epoch, where the sampler does not decide
-        self.crop_flip = CropFlip(protocol.crop_padding, protocol.flip)
+        self.crop_flip = augmentation(protocol, image_shape or split.image_shape)
         self._host_labels = split.train_labels
         self._images = self.crop_flip.prepare(self._resident(split.train_images))
         self._labels = self._resident(split.train_labels)
-        self._test = self._resident(split.test_images), self._resident(split.test_labels)
-        self._holdout = self._resident(split.holdout_images), self._resident(split.holdout_labels)
+        self._test = self._plain(split.test_images), self._resident(split.test_labels)
+        self._holdout = self._plain(split.holdout_images), self._resident(split.holdout_labels)
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
         """All random numbers of an epoch, moved to the device at once.
@@ -94,7 +122,8 @@ class ResidentLoader:
         drawn: dict[str, Stream] = {}
         length = self.epoch_images
         for name, sampler in streams.items():
-            positions = self._positions(name, sampler, stage, epoch, length)
+            address = (self.seed, name, stage, epoch)
+            positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
             length = len(positions)
             crops = self.crop_flip.draw(length, torch_generator(self.seed, "augment", name, stage, epoch))
             drawn[name] = Stream(self._resident(positions), crops.to(self.device))
@@ -106,10 +135,10 @@ class ResidentLoader:
         return in_order(self.crop_flip.unprepared(self._images), self._labels, batch_size)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return in_order(*self._test, batch_size)
+        return self._mine(*self._test, batch_size)
 
     def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        return in_order(*self._holdout, batch_size)
+        return self._mine(*self._holdout, batch_size)
 
     def with_images(self, images: Tensor, labels: Tensor) -> ResidentLoader:
         more = copy(self)
@@ -122,21 +151,26 @@ class ResidentLoader:
 
     def gather(self, positions: Tensor, crops: Tensor) -> Batch:
         """The augmented training images at ``positions`` [B]."""
-        return Batch(self.crop_flip(self._images, positions, crops), self._labels[positions])
+        labels = self._labels[positions]
+        if self._images.device == self.device:
+            return Batch(self.crop_flip(self._images, positions, crops), labels)
+        images = self._images[positions.cpu()].to(self.device)
+        return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), labels)
 
-    def _positions(self, name: str, sampler: SamplerConfig, stage: int, epoch: int, length: int | None) -> np.ndarray:
-        """Indices of a whole epoch, or exactly ``length`` of them."""
-        parts: list[np.ndarray] = []
-        for again in count():
-            address = (stage, epoch) if again == 0 else (stage, epoch, again)
-            generator = numpy_generator(self.seed, "indices", name, *address)
-            parts.append(epoch_indices(sampler, self._host_labels, self.counts, generator))
-            if length is None or sum(map(len, parts)) >= length:
-                break
-        return np.concatenate(parts)[:length]
+    def _mine(self, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
+        part = self.share.part(len(labels))
+        return in_order(images[part], labels[part], batch_size)
 
-    def _resident(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    def _plain(self, images: Images) -> Tensor:
+        """What evaluation sees of images, uint8 [N, H, W, C]."""
+        if isinstance(self.crop_flip, CropFlip):
+            return self._resident(images)
+        return self.crop_flip.unprepared(self._resident(images))
+
+    def _resident(self, array: Images) -> Tensor:
+        assert isinstance(array, np.ndarray)
+        held = torch.from_numpy(np.ascontiguousarray(array))
+        return held.to(self.device) if fits(held, self.device) else held
 
 
 @dataclass(frozen=True)
@@ -145,16 +179,51 @@ class ResidentEpoch:
 
     loader: ResidentLoader
     streams: dict[str, Stream]
-    sizes: list[int]
+    global_sizes: list[int]
+
+    @property
+    def sizes(self) -> list[int]:
+        parts = (self.loader.share.of_batch(size) for size in self.global_sizes)
+        return [part.stop - part.start for part in parts]
+
+    @property
+    def weights(self) -> list[float]:
+        return [self.loader.share.weight(size) for size in self.global_sizes]
 
     @property
     def steps(self) -> int:
-        return len(self.sizes)
+        return len(self.global_sizes)
 
     def batches(self, step: int) -> dict[str, Batch]:
-        start = step * self.loader.batch_size
-        part = slice(start, start + self.sizes[step])
+        start, part = step * self.loader.batch_size, self.loader.share.of_batch(self.global_sizes[step])
+        part = slice(start + part.start, start + part.stop)
         return {name: self.loader.gather(s.positions[part], s.crops[part]) for name, s in self.streams.items()}
+
+
+def epoch_positions(
+    sampler: SamplerConfig,
+    labels: np.ndarray,
+    counts: Sequence[int],
+    address: tuple[int, str, int, int],
+    length: int | None,
+) -> np.ndarray:
+    """Indices of a whole epoch, or exactly ``length`` of them; address: seed, stream, stage, epoch."""
+    seed, stream, stage, epoch = address
+    parts: list[np.ndarray] = []
+    for again in count():
+        generator = numpy_generator(seed, "indices", stream, stage, epoch, *([again] if again else []))
+        parts.append(epoch_indices(sampler, labels, counts, generator))
+        if length is None or sum(map(len, parts)) >= length:
+            break
+    return np.concatenate(parts)[:length]
+
+
+def augmentation(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) -> Augmentation:
+    """What the protocol does to images in memory; image_shape: channels, height, width that the network takes."""
+    if protocol.resized_crop is None:
+        return CropFlip(protocol.crop_padding, protocol.flip)
+    least, greatest = protocol.resized_crop
+    return ResizedCrop(*image_shape[1:], (least, greatest), protocol.colour_jitter, protocol.flip)
 
 
 def batch_sizes(images: int, batch_size: int, drop_last: bool = False) -> list[int]:
@@ -163,8 +232,16 @@ def batch_sizes(images: int, batch_size: int, drop_last: bool = False) -> list[i
     return [batch_size] * full + [rest] * bool(rest and not (drop_last and full))
 
 
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether images can stay on a device and leave half of its free memory to training."""
+    if device.type != "cuda" or images.nbytes < SMALL_BYTES:
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.nbytes <= free / 2
+
+
 def in_order(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
-    """Images uint8 [N, H, W, C] and labels [N] in their order, not augmented."""
+    """Images uint8 [N, H, W, C] and labels [N] in their order, not augmented; on the device of the labels."""
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        yield Batch(as_floats(images[part]), labels[part])
+        yield Batch(as_floats(images[part].to(labels.device)), labels[part])

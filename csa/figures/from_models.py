@@ -26,6 +26,7 @@ LAMBDA = 0.7  # of the blended images that are drawn; in training it is uniform
 
 
 def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str, methods: Sequence[str]) -> Drawn:
+    from csa.data.decoding import pixels_at
     from csa.figures.models import features, load_models, split_of
 
     models = load_models(model_runs(runs, dataset, methods, config.seed))
@@ -41,7 +42,7 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
         chosen = []
         for pixels, labels in parts.values():
             positions = representation.sample(labels, classes, 500 if flat else representation.PER_CLASS)
-            chosen.append((features(model, pixels[positions]), labels[positions]))
+            chosen.append((features(model, pixels_at(pixels, positions)), labels[positions]))
         points = representation.in_two_dimensions([found for found, _ in chosen])
         rows.append(
             [
@@ -58,12 +59,13 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
 
 
 def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str, methods: Sequence[str]) -> Drawn:
+    from csa.data.decoding import pixels_at
     from csa.figures.models import class_maps, load_models, split_of
 
     models = load_models(model_runs(runs, dataset, methods, config.seed))
     split = split_of(models[0], config.data_dir, config.download)
     positions = first_of_classes(split)
-    pixels, labels = split.test_images[positions], split.test_labels[positions]
+    pixels, labels = pixels_at(split.test_images, positions), split.test_labels[positions]
     maps = [(printed(model.run.method), *class_maps(model, pixels, labels)) for model in models]
     titles = [_title(split, int(k)) for k in labels]
     with style():
@@ -79,6 +81,7 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str, 
     """What is in the context bank at the end of training, and how it is blended into tail images."""
     import torch
 
+    from csa.data.decoding import pixels_at
     from csa.figures.models import as_images, load_models, split_of
     from csa.methods.context_bank import ContextBank
     from csa.methods.mixing import blend_context
@@ -94,7 +97,7 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str, 
     contexts, masks = bank.images[:shown], bank.masks[:shown]
     tail = representation.shown_classes(split.counts)[-shown:]
     positions = [int(np.flatnonzero(split.train_labels == k)[0]) for k in tail]
-    plain = as_images(split.train_images[positions])
+    plain = as_images(pixels_at(split.train_images, positions))
     weight = torch.tensor(LAMBDA)
     blended = blend_context(plain, contexts[: len(tail)], masks[: len(tail)], weight)
     rows = [("context", contexts), ("mask M", masks), ("balanced\nbatch", plain), (f"blended,\nλ = {LAMBDA}", blended)]

@@ -57,7 +57,7 @@ def main() -> None:
 def measure(config: Config, threads: int) -> dict[str, Any]:
     """Steps as in training, in the middle of each stage; every image is made to fit, so that CSA's bank fills."""
     from csa.data.build import load_split
-    from csa.data.loader import ResidentLoader
+    from csa.data.opening import open_loader
     from csa.methods.build import build_method
     from csa.training.machine import choose
 
@@ -69,7 +69,7 @@ def measure(config: Config, threads: int) -> dict[str, Any]:
     runtime = replace(config.runtime, threads=config.runtime.threads or threads)
     machine = choose(runtime, config.protocol)
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
-    loader = ResidentLoader(split, config.protocol, machine.device, config.seed)
+    loader = open_loader(split, config.protocol, machine.device, config.seed, workers=machine.workers)
     stages = [
         _stage(index, config, method, loader, machine, len(split.test_labels)) for index in range(len(method.stages))
     ]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from csa.config.faults import Fault, UserError
-from csa.data.loader import in_order
 from csa.data.split import Groups
+from csa.data.streaming import plain_batches
 from csa.tracking.record import Record
 from csa.training.checkpoint import DamagedCheckpointError
 from csa.training.evaluation import head_logits, head_scores
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from csa.config.schema import RuntimeConfig
+    from csa.data.split import Images
     from csa.training.metrics import Scores
 
 GROUP_RULES = ("by_rank", "by_count")
 
 
-def scores_on(folder: Path, images: np.ndarray, labels: np.ndarray, runtime: RuntimeConfig) -> dict[str, Scores]:
-    """Scores of each head of a finished run on images uint8 [N, H, W, C] with labels [N].
+def scores_on(folder: Path, images: Images, labels: np.ndarray, runtime: RuntimeConfig) -> dict[str, Scores]:
+    """Scores of each head of a finished run on images with labels [N].
 
     Groups are those of the run's training set. On the same machine the run's own test set gives
     exactly the recorded scores.
@@ -51,7 +52,7 @@ def probabilities(folder: Path, images: np.ndarray, runtime: RuntimeConfig) -> d
 
 
 def _logits(
-    folder: Path, images: np.ndarray, labels: np.ndarray, runtime: RuntimeConfig
+    folder: Path, images: Images, labels: np.ndarray, runtime: RuntimeConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Number of threads and precision are the recorded ones, unless ``runtime`` names threads: both move last bits."""
     result = Record(folder).result()
@@ -64,6 +65,5 @@ def _logits(
         replace(config.protocol, precision=result["precision"]),
     )
     method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(machine.device)
-    on_device = torch.from_numpy(labels).to(machine.device)
-    return head_logits(method, in_order(pixels, on_device, EVALUATION_BATCH), machine)
+    batches = plain_batches(images, labels, EVALUATION_BATCH, machine.device, machine.threads)
+    return head_logits(method, batches, machine)

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor."""
+    """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
+
+    workers: processes that decode images, where these stay in their files.
+    """
 
     device: torch.device
     precision: Literal["fp32", "bf16"]
     threads: int
+    workers: int
     fabric: Fabric
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -60,7 +64,8 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
         devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    return Machine(device, precision, threads, fabric)
+    workers = threads if runtime.workers is None else runtime.workers
+    return Machine(device, precision, threads, workers, fabric)
 
 
 def _device(requested: str) -> torch.device:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from csa.config.identity import fingerprint
-from csa.data.loader import ResidentLoader
+from csa.data.opening import open_loader
+from csa.data.pictures import UnreadableImageError
+from csa.data.streaming import LostWorkerError, StreamingLoader
 from csa.methods.build import build_method
 from csa.summary import print_result
 from csa.tracking.environment import software
@@ -61,7 +63,7 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
         record.log(str(stopped))
         console.print(f"stopped; the same command continues {record.folder}", highlight=False, soft_wrap=True)
         raise SystemExit(stopped.status) from stopped
-    except NotFiniteError as error:
+    except (NotFiniteError, UnreadableImageError, LostWorkerError) as error:
         _fail(record, str(error), console)
         raise SystemExit(FAILED_STATUS) from error
     except OSError as error:
@@ -96,7 +98,7 @@ def _train(
     machine = choose(config.runtime, config.protocol)
     record.log(f"started: {machine.describe()}")
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
-    loader = ResidentLoader(split, config.protocol, machine.device, config.seed)
+    loader = open_loader(split, config.protocol, machine.device, config.seed, workers=machine.workers)
     stages = SharedStages(record.folder.parents[1] / "stages", identity, machine)
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
         training = Training(
@@ -104,8 +106,12 @@ def _train(
             shared_stages=stages, progress=progress, interruption=interruption,
         )  # fmt: skip
         outcome = training.run()
+    damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
+    for path, reason in damaged.items():
+        record.log(f"skipped {path}, which cannot be read as an image ({reason})")
     description = result(config, fingerprint(identity), split, method, outcome)
-    record.finish({**description, **machine.describe(), **software()}, test_outputs(outcome))
+    told = {"unreadable_images": len(damaged)} if damaged else {}
+    record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(outcome))
     record.log("done")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from csa.config.schema import SamplerConfig
+from csa.config.schema import ProtocolConfig, SamplerConfig, StageTwoConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -29,6 +29,15 @@ def dataset_config():
 def sampler_config():
     def make(rule, q=None, images_per_visit=None, draws="images"):
         return SamplerConfig(name=rule, rule=rule, q=q, images_per_visit=images_per_visit, draws=draws)
+
+    return make
+
+
+@pytest.fixture
+def protocol_config():
+    def make(name="digits", **changes):
+        values = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))
+        return ProtocolConfig(**{**values, "stage_two": StageTwoConfig(**values["stage_two"]), **changes})
 
     return make
 

@@ -1,26 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from csa.config.schema import ProtocolConfig, StageTwoConfig
 from csa.data.build import load_split
 from csa.data.loader import Loader, ResidentLoader, batch_sizes
-
-CONF = Path(__file__).parents[2] / "conf"
-
-
-@pytest.fixture
-def protocol_config():
-    def make(name="digits", **changes):
-        values = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))
-        return ProtocolConfig(**{**values, "stage_two": StageTwoConfig(**values["stage_two"]), **changes})
-
-    return make
 
 
 @pytest.fixture

@@ -65,7 +65,11 @@ class ListFilesSource(Source[ListFilesDataset]):
         taken, missing = {}, {}
         for key, part in parts.items():
             sizes, missing[key] = file_sizes(root, part.names)
-            images = ImageFiles(root, np.array(part.names), sizes, config.image_size, cover_of(config), _skips(config))
+            images = ImageFiles(
+                root, np.array(part.names), sizes, config.image_size, cover_of(config),
+                skip_unreadable=config.unreadable == "skip",
+                cache=Path(config.cache_dir).expanduser() if config.cache == "memmap" else None,
+            )  # fmt: skip
             taken[key] = images, rank[part.labels]
         faults = [missing_fault(config, key, names) for key, names in missing.items() if names]
         if faults:
@@ -135,10 +139,6 @@ def class_names(train: Listed) -> list[str]:
 def cover_of(config: ListFilesDataset) -> int:
     """What the shorter side is resized to in evaluation: 256 for 224 unless set outright."""
     return config.image_size * 8 // 7 if config.resize is None else config.resize
-
-
-def _skips(config: ListFilesDataset) -> bool:
-    return config.unreadable == "skip"
 
 
 # --- faults ---------------------------------------------------------------------------------

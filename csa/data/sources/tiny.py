@@ -57,5 +57,5 @@ def _facts(config: DatasetConfig) -> tuple[int, tuple[int, int, int]]:
             assert known is not None
             return len(known.class_sizes), known.image_shape
     classes = sum(config.groups) if config.groups else 10
-    side = getattr(config, "image_size", 32)
+    side = min(getattr(config, "image_size", 32), 32)  # whoever needs more can make it so
     return classes, (len(config.mean) if config.mean else 3, side, side)

@@ -1,0 +1,116 @@
+"""Files decoded once into a uint8 file of squares, from which training crops on the device.
+
+Written in chunks, each with its SHA-256 beside it, so that a cache that was interrupted is continued and one that
+was damaged is noticed. A crop is taken from the centre square instead of the whole image: the one difference to
+decoding in every epoch, and part of the data set's hash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from csa.data.decoding import TRAIN, Ask, Decoder
+from csa.data.pictures import UnreadableImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from csa.data.image_files import ImageFiles
+
+CHUNK = 256
+
+
+def decoded(files: ImageFiles, labels: np.ndarray, *, workers: int, part: str = TRAIN) -> tuple[np.ndarray, list[int]]:
+    """Squares of ``cover`` pixels, uint8 [N, cover, cover, 3], mapped from the file; and which could not be read.
+
+    What the file lacks is decoded first; other processes that ask for the same wait. In place of a damaged training
+    image stands another of its class. labels: [N], sorted if ``part`` is ``train``.
+
+    Raises:
+        UnreadableImageError: a damaged file is not to be skipped.
+    """
+    assert files.cache is not None
+    files.cache.mkdir(parents=True, exist_ok=True)
+    path = files.cache / f"{hashlib.sha256(files.digest() + part.encode()).hexdigest()[:16]}.uint8"
+    shape = (len(files), files.cover, files.cover, 3)
+    with _alone(path.with_suffix(".lock")):
+        done = _whole_chunks(path, shape)
+        if len(done) * CHUNK < len(files):
+            done = _decode_rest(files, labels, path, shape, done, part, workers)
+    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape), [place for line in done for place in line["damaged"]]
+
+
+def _decode_rest(
+    files: ImageFiles,
+    labels: np.ndarray,
+    path: Path,
+    shape: tuple[int, ...],
+    done: list[dict[str, Any]],
+    part: str,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """Decode what is missing; a line about each chunk follows the chunk itself, after that is on the disk."""
+    with path.open("ab") as stream:
+        stream.truncate(int(np.prod(shape)))
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    starts = range(len(done) * CHUNK, len(files), CHUNK)
+    asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
+    decoder = Decoder({part: replace(files, side=files.cover)}, labels, None, seed=0)
+    chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=lambda chunk: chunk)
+    sums = path.with_suffix(".sums")
+    sums.write_text("".join(_line(told) for told in done))
+    for start, group, (images, damaged) in zip(starts, asks, chunks, strict=True):
+        for place, reason in damaged:
+            if not files.skip_unreadable:
+                raise UnreadableImageError(f"{files.path(start + place)} cannot be read as an image ({reason})")
+        pixels[start : start + len(group)] = images.permute(0, 2, 3, 1).numpy()
+        pixels.flush()
+        digest = _digest(pixels[start : start + len(group)])
+        done.append({"sha256": digest, "damaged": [start + place for place, _ in damaged]})
+        with sums.open("a") as stream:
+            stream.write(_line(done[-1]))
+    return done
+
+
+def _whole_chunks(path: Path, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What is told of the chunks from the first to the last that is as it was written."""
+    sums = path.with_suffix(".sums")
+    if not (path.is_file() and sums.is_file() and path.stat().st_size == int(np.prod(shape))):
+        return []
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    whole: list[dict[str, Any]] = []
+    for line in sums.read_text().splitlines():
+        start = len(whole) * CHUNK
+        try:
+            told = json.loads(line)
+            if told["sha256"] != _digest(pixels[start : start + CHUNK]):
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        whole.append(told)
+    return whole
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.data).hexdigest()
+
+
+def _line(told: dict[str, Any]) -> str:
+    return json.dumps(told) + "\n"
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time; the operating system lets go when it ends."""
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

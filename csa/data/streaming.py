@@ -1,0 +1,275 @@
+"""Batches of images that stay in their files: decoded and augmented by worker processes, a few steps ahead.
+
+The same index streams as in memory, and every image's augmentation drawn at an address of its own, so that
+neither the number of workers nor where an epoch is taken up again moves a random number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from csa.config.faults import Fault, UserError
+from csa.data.batch import Batch
+from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Decoder
+from csa.data.image_files import ImageFiles
+from csa.data.loader import batch_sizes, epoch_positions, in_order
+from csa.data.pictures import UnreadableImageError
+from csa.data.share import ALONE, Share
+
+if TYPE_CHECKING:
+    from csa.config.schema import ProtocolConfig, SamplerConfig
+    from csa.data.split import Images, Split
+
+T = TypeVar("T")
+CHUNK = 32
+"""Images that a worker decodes at a time: less than a batch, so that the first batch of an epoch is there early."""
+STEPS_AHEAD = 2
+
+
+class LostWorkerError(Exception):
+    """A worker process ended, and with it the images that it was to decode."""
+
+
+class Decoding:
+    """Worker processes and what they read; ``workers`` of them, kept until the end, 0: decode in this process.
+
+    protocol: what training does to images; None: they are only read as evaluation sees them. ahead: images that are
+    decoded before they are asked for. damaged: files that could not be read so far, with the reason.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, ImageFiles],
+        labels: Mapping[str, np.ndarray],
+        protocol: ProtocolConfig | None,
+        *,
+        device: torch.device,
+        workers: int,
+        seed: int = 0,
+        ahead: int = STEPS_AHEAD * 256,
+    ) -> None:
+        self.files, self.labels, self.device = files, labels, device
+        self.damaged: dict[str, str] = {}
+        self._asked = _Asked()
+        self._decoded: DataLoader[Chunk] = DataLoader(
+            Decoder(files, labels.get(TRAIN, np.zeros(0, np.int64)), protocol, seed),
+            batch_sampler=self._asked,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            prefetch_factor=max(2, -(-ahead // CHUNK // workers)) if workers else None,
+            generator=torch.Generator(),
+        )
+        self._reading = 0
+
+    def read(self, asks: Iterable[list[Ask]]) -> Reading:
+        """Begin to decode; what was being read before is given up."""
+        self._reading += 1
+        self._asked.lists = asks
+        return Reading(self, self._reading, iter(self._decoded))
+
+    def is_current(self, reading: Reading) -> bool:
+        return reading.number == self._reading
+
+    def note(self, ask: Ask, reason: str) -> None:
+        """Count a damaged file, or stop at it.
+
+        Raises:
+            UnreadableImageError: the data set's damaged files are not to be skipped.
+        """
+        files = self.files[ask.part]
+        path = str(files.path(ask.position))
+        if not files.skip_unreadable:
+            raise UnreadableImageError(f"{path} cannot be read as an image ({reason})")
+        self.damaged[path] = reason
+
+    def to_device(self, images: Tensor) -> Tensor:
+        """uint8 [n, C, H, W] -> float32 in [0, 1], in channels-last memory; does not wait for the device."""
+        there = images.to(self.device, non_blocking=True)
+        return there.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+    def batch(self, part: str, asks: list[Ask], images: Tensor) -> Batch:
+        labels = torch.from_numpy(self.labels[part][[ask.position for ask in asks]])
+        return Batch(self.to_device(images), labels.to(self.device, non_blocking=True))
+
+    def in_order(self, part: str, batch_size: int, share: Share) -> Iterator[Batch]:
+        """This process's share of a part, not augmented; damaged images are left out."""
+        size = len(self.labels[part])
+        mine = [Ask(part, position, None) for position in range(size)[share.part(size)]]
+        batches = list(_groups(mine, batch_size))
+        reading = self.read(chain.from_iterable(map(_chunks, batches))) if mine else None
+        for asks in batches:
+            assert reading is not None
+            images, whole = reading.take(asks)
+            if len(whole) < len(asks):
+                asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
+            yield self.batch(part, asks, images)
+
+
+class StreamingLoader:
+    """Answers as a loader in memory does, with the same index streams."""
+
+    def __init__(
+        self,
+        split: Split,
+        protocol: ProtocolConfig,
+        device: torch.device | str,
+        seed: int,
+        *,
+        workers: int,
+        share: Share = ALONE,
+    ) -> None:
+        self.seed, self.share, self.counts = seed, share, split.counts
+        self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
+        parts = {TRAIN: split.train_images, TEST: split.test_images, HOLDOUT: split.holdout_images}
+        self.decoding = Decoding(
+            {name: images for name, images in parts.items() if isinstance(images, ImageFiles)},
+            {TRAIN: split.train_labels, TEST: split.test_labels, HOLDOUT: split.holdout_labels},
+            protocol,
+            device=torch.device(device), workers=workers, seed=seed,
+            ahead=STEPS_AHEAD * self.batch_size // share.processes,
+        )  # fmt: skip
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Files passed over so far, and why they could not be read."""
+        return self.decoding.damaged
+
+    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> StreamedEpoch:
+        """As of a loader in memory: the first stream decides the steps and their sizes."""
+        positions: dict[str, np.ndarray] = {}
+        length: int | None = None
+        for name, sampler in streams.items():
+            address = (self.seed, name, stage, epoch)
+            positions[name] = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
+            length = len(positions[name])
+        if length is None:
+            raise ValueError("an epoch needs at least one stream")
+        return StreamedEpoch(self, positions, (stage, epoch), batch_sizes(length, self.batch_size, self.drop_last))
+
+    def training_batches(self, batch_size: int) -> Iterator[Batch]:
+        return self.decoding.in_order(TRAIN, batch_size, ALONE)
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        return self.decoding.in_order(TEST, batch_size, self.share)
+
+    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
+        return self.decoding.in_order(HOLDOUT, batch_size, self.share)
+
+    def with_images(self, images: Tensor, labels: Tensor) -> StreamingLoader:
+        problem = "makes training images of its own, which cannot be added to images that stay in their files"
+        raise UserError(Fault("method", None, problem, "another method, or a data set that is held in memory"))
+
+
+class Reading:
+    """Chunks on their way, in the order in which they were asked for."""
+
+    def __init__(self, decoding: Decoding, number: int, chunks: Iterator[Chunk]) -> None:
+        self.number, self._decoding, self._chunks = number, decoding, chunks
+
+    def take(self, asks: list[Ask]) -> tuple[Tensor, list[int]]:
+        """The images of the next asks, uint8 [n, C, H, W], and the places of those that could be read themselves.
+
+        Raises:
+            UnreadableImageError: a damaged file stops the run.
+            LostWorkerError: a worker process has ended.
+        """
+        parts: list[Tensor] = []
+        damaged = set()
+        for chunk in _chunks(asks):
+            try:
+                images, faults = next(self._chunks)
+            except RuntimeError as error:
+                if "worker" not in str(error):
+                    raise
+                raise LostWorkerError(str(error).splitlines()[0]) from error
+            for place, reason in faults:
+                self._decoding.note(chunk[place], reason)
+                damaged.add(CHUNK * len(parts) + place)
+            parts.append(images)
+        return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
+
+
+@dataclass
+class StreamedEpoch:
+    """An epoch of a ``StreamingLoader``; steps in a row are decoded ahead, any other step starts anew from there."""
+
+    loader: StreamingLoader
+    positions: dict[str, np.ndarray]
+    address: tuple[int, int]
+    global_sizes: list[int]
+    _reading: Reading | None = field(default=None, init=False)
+    _next: int = field(default=0, init=False)
+
+    @property
+    def sizes(self) -> list[int]:
+        parts = (self.loader.share.of_batch(size) for size in self.global_sizes)
+        return [part.stop - part.start for part in parts]
+
+    @property
+    def weights(self) -> list[float]:
+        return [self.loader.share.weight(size) for size in self.global_sizes]
+
+    @property
+    def steps(self) -> int:
+        return len(self.global_sizes)
+
+    def batches(self, step: int) -> dict[str, Batch]:
+        decoding = self.loader.decoding
+        if self._reading is None or self._next != step or not decoding.is_current(self._reading):
+            lists = (self.asks(name, later) for later in range(step, self.steps) for name in self.positions)
+            self._reading = decoding.read(chain.from_iterable(map(_chunks, lists)))
+        batches = {}
+        for name in self.positions:
+            asks = self.asks(name, step)
+            images, _ = self._reading.take(asks)  # in place of a damaged image stands another of its class
+            batches[name] = decoding.batch(TRAIN, asks, images)
+        self._next = step + 1
+        return batches
+
+    def asks(self, stream: str, step: int) -> list[Ask]:
+        """The images of this process in one step of a stream."""
+        start, part = step * self.loader.batch_size, self.loader.share.of_batch(self.global_sizes[step])
+        draws = range(start + part.start, start + part.stop)
+        return [Ask(TRAIN, int(self.positions[stream][draw]), (stream, *self.address, draw)) for draw in draws]
+
+
+class _Asked:
+    """The lists of images that the workers are given next; what a DataLoader calls a batch sampler."""
+
+    lists: Iterable[list[Ask]] = ()
+
+    def __iter__(self) -> Iterator[list[Ask]]:
+        return iter(self.lists)
+
+
+def plain_batches(
+    images: Images, labels: np.ndarray, batch_size: int, device: torch.device, workers: int
+) -> Iterator[Batch]:
+    """Images, in memory or in files, as evaluation sees them; labels: [N]."""
+    if not isinstance(images, ImageFiles):
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        return in_order(pixels, torch.from_numpy(labels).to(device), batch_size)
+    decoding = Decoding({TEST: images}, {TEST: labels}, None, device=device, workers=workers)
+    return decoding.in_order(TEST, batch_size, ALONE)
+
+
+def _chunks(asks: list[Ask]) -> Iterator[list[Ask]]:
+    return _groups(asks, CHUNK)
+
+
+def _groups(items: list[T], size: int) -> Iterator[list[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk

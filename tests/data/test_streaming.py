@@ -1,0 +1,284 @@
+"""Images that stay in their files, and those decoded once into a file: the batches that reach a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shaped_tree import write_tree
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as reference
+
+from csa.data.build import load_split
+from csa.data.decoded_once import CHUNK, decoded
+from csa.data.loader import ResidentLoader
+from csa.data.opening import open_loader
+from csa.data.pictures import UnreadableImageError, decode
+from csa.data.resized_crop import ResizedCrop
+from csa.data.share import Share
+from csa.data.streaming import LostWorkerError, StreamingLoader
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shaped")
+    write_tree(folder, classes=6, largest=40, smallest=2, of_each=3, side=48)
+    return folder
+
+
+@pytest.fixture
+def make(dataset_config, shaped, protocol_config, tmp_path):
+    """A loader of the shaped tree, 87 training images in batches of 20, and its split."""
+
+    def made(workers=0, seed=0, share=Share(), root=shaped, batch=20, **changes):  # noqa: B008
+        lists = {f"{part}_list": f"ImageNet_LT_{part}.txt" for part in ("train", "val", "test")}
+        places = {"root": str(root), "lists": str(root), "cache_dir": str(tmp_path / "cache")}
+        split = load_split(dataset_config("list_files", image_size=SIDE, **places, **lists, **changes), "", False)
+        protocol = protocol_config("imagenet", batch_size=batch)
+        return open_loader(split, protocol, "cpu", seed, workers=workers, share=share), split
+
+    return made
+
+
+@pytest.fixture
+def streams(sampler_config):
+    return {"uniform": sampler_config("shuffle"), "balanced": sampler_config("class_aware", images_per_visit=4)}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name].labels, other[name].labels)
+        assert torch.equal(one[name].images, other[name].images)
+
+
+def test_a_step_is_the_same_with_and_without_workers_and_taken_up_anywhere(make, streams):
+    here, split = make()
+    there, _ = make(workers=2)
+    assert isinstance(here, StreamingLoader)
+    sizes = here.epoch(streams, 0, 3).sizes
+    assert sizes == [20, 20, 20, 20, 7]
+    whole = [here.epoch(streams, 0, 3).batches(step) for step in range(5)]
+    epoch = there.epoch(streams, 0, 3)
+    for step in (0, 1, 2, 3, 4, 2, 3):  # in a row, then again from the middle
+        assert_equal(epoch.batches(step), whole[step])
+    labels = torch.cat([step["uniform"].labels for step in whole])
+    assert torch.bincount(labels).tolist() == list(split.counts)
+    images = whole[0]["uniform"].images
+    assert (images.shape, images.dtype) == ((20, 3, SIDE, SIDE), torch.float32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_streams_are_those_of_a_loader_in_memory(make, streams, protocol_config):
+    here, split = make()
+    pixels = np.zeros((len(split.train_labels), SIDE, SIDE, 3), np.uint8)
+    arrays = {"train_images": pixels, "test_images": pixels[:0], "holdout_images": pixels[:0]}
+    resident = ResidentLoader(replace(split, **arrays), protocol_config("imagenet", batch_size=20), "cpu", 0)
+    for stage, epoch in ((0, 0), (1, 4)):
+        one, other = here.epoch(streams, stage, epoch), resident.epoch(streams, stage, epoch)
+        for name in streams:
+            assert one.positions[name].tolist() == other.streams[name].positions.tolist()
+
+
+def test_augmentation_has_an_address(make, streams):
+    first = make()[0].epoch(streams, 0, 0).batches(1)["uniform"]
+    other_seed = make(seed=1)[0].epoch(streams, 0, 0).batches(1)["uniform"]
+    assert not torch.equal(first.images, other_seed.images)
+    alone = make()[0].epoch({"uniform": streams["uniform"]}, 0, 0).batches(1)["uniform"]
+    assert torch.equal(first.images, alone.images)
+    before = torch.random.get_rng_state()
+    make()[0].epoch(streams, 0, 0).batches(0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_evaluation_is_resize_and_centre_crop(make, streams):
+    loader, split = make(workers=1, validation=True)
+    plain = v2.Compose([v2.PILToTensor(), v2.Resize(SIDE * 8 // 7, antialias=True), v2.CenterCrop(SIDE)])
+    for batches, files, labels in (
+        (loader.test_batches(5), split.test_images, split.test_labels),
+        (loader.holdout_batches(7), split.holdout_images, split.holdout_labels),
+        (loader.training_batches(50), split.train_images, split.train_labels),
+    ):
+        seen = list(batches)
+        assert torch.cat([batch.labels for batch in seen]).tolist() == labels.tolist()
+        expected = torch.stack([plain(decode(files.path(place))) for place in range(len(files))])
+        assert torch.equal((torch.cat([batch.images for batch in seen]) * 255).round().byte(), expected)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_processes_together_see_the_single_process_s_epoch(make, streams, processes):
+    """87 images in batches of 20 leave 7; of a last batch of 1, two processes repeat the image and count it 0 times."""
+    for batch in (20, 43):
+        alone = make(batch=batch)[0]
+        several = [make(share=Share(rank, processes), batch=batch)[0] for rank in range(processes)]
+        whole, parts = alone.epoch(streams, 0, 0), [loader.epoch(streams, 0, 0) for loader in several]
+        assert np.allclose(np.sum([part.weights for part in parts], axis=0), processes)
+        for step in (0, whole.steps - 1):
+            images = whole.batches(step)["balanced"].images
+            mine = [part.batches(step)["balanced"].images for part in parts]
+            kept = [one for one, part in zip(mine, parts, strict=True) if part.weights[step] > 0]
+            assert torch.equal(torch.cat(kept), images)
+            assert [len(one) for one in mine] == [part.sizes[step] for part in parts]
+        tests = [batch.labels for loader in several for batch in loader.test_batches(4)]
+        assert torch.cat(tests).tolist() == torch.cat([batch.labels for batch in alone.test_batches(4)]).tolist()
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(shaped, tmp_path):
+    """A copy with the first training image of each of the two largest classes cut, and a test image emptied."""
+    import shutil
+
+    folder = tmp_path / "spoilt"
+    shutil.copytree(shaped, folder)
+    folders = sorted((path for path in folder.glob("train/*")), key=lambda path: -len(list(path.iterdir())))
+    for path in (min(folders[0].iterdir()), min(folders[1].iterdir())):
+        path.write_bytes(path.read_bytes()[:300])
+    min(folder.glob("val/*")).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_a_damaged_image_stops_with_its_path(make, spoilt, streams, workers, cache):
+    def read():
+        loader, _ = make(workers, root=spoilt, cache=cache)
+        return [loader.epoch(streams, 0, 0).batches(step) for step in range(5)]
+
+    with pytest.raises(UnreadableImageError, match=r"spoilt/(train|val)/.*\.JPEG cannot be read as an image \("):
+        read()
+
+
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_or_another_of_its_class_takes_its_place(make, spoilt, streams, cache):
+    loader, split = make(2, root=spoilt, unreadable="skip", cache=cache)
+    epoch = loader.epoch(streams, 0, 0)
+    steps = [epoch.batches(step)["uniform"] for step in range(5)]
+    assert torch.bincount(torch.cat([step.labels for step in steps])).tolist() == list(split.counts)
+    assert all(image.float().std() > 0 for step in steps for image in step.images)
+    assert sum(len(batch.labels) for batch in loader.test_batches(5)) == len(split.test_labels) - 1
+    if cache == "none":
+        assert len(loader.damaged) == 3
+
+
+def test_a_lost_worker_is_told(make, streams):
+    import os
+    import signal
+
+    loader, _ = make(workers=1)
+    epoch = loader.epoch(streams, 0, 0)
+    epoch.batches(0)
+    (worker,) = loader.decoding._decoded._iterator._workers
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(LostWorkerError):
+        list(map(epoch.batches, range(1, 5)))
+
+
+# --- decoded once -----------------------------------------------------------------------------
+
+
+def test_the_file_holds_the_squares_and_evaluation_is_exact(make):
+    cached, split = make(cache="memmap", resize=20)
+    streamed, _ = make(resize=20)
+    assert isinstance(cached, ResidentLoader)
+    assert cached._images.shape == (87, 20, 20, 3)
+    assert make()[1].hash != split.hash
+    for one, other in zip(cached.test_batches(9), streamed.test_batches(9), strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert (one.images - other.images).abs().max() < 1e-6
+
+
+def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("csa.data.decoded_once.CHUNK", 25)
+    _, split = make(cache="memmap")
+    (path,) = (path for path in (tmp_path / "cache").glob("*.uint8") if path.stat().st_size == 87 * 18 * 18 * 3)
+    whole = path.read_bytes()
+    sums = path.with_suffix(".sums").read_text()
+    assert len(sums.splitlines()) == 4
+    asked = []
+
+    monkeypatch.setattr("csa.data.decoding.decode", lambda file: asked.append(file) or decode(file))
+
+    def again():
+        asked.clear()
+        pixels, damaged = decoded(split.train_images, split.train_labels, workers=0)
+        assert pixels.tobytes() == whole
+        assert damaged == []
+        return len(asked)
+
+    assert again() == 0
+    path.with_suffix(".sums").write_text("".join(sums.splitlines(keepends=True)[:2]) + '{"sha')
+    assert again() == 37
+    spoilt = bytearray(whole)
+    spoilt[25 * 18 * 18 * 3 + 5] ^= 1
+    path.write_bytes(spoilt)
+    assert again() == 62
+    path.unlink()
+    assert again() == 87
+    assert CHUNK == 256
+
+
+# --- the augmentation on the device -----------------------------------------------------------
+
+
+def plain_draws(**columns):
+    """No crop, no flip, no jitter, but for the given columns."""
+    draws = torch.tensor([[1.0, 1, 0, 0, 0, 1, 1, 1, 0, 1, 2]])
+    for column, value in columns.items():
+        draws[0, int(column[1:])] = value
+    return draws
+
+
+@pytest.fixture
+def square():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return torch.from_numpy(np.array(Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC)))[None]
+
+
+def test_crop_and_flip_are_torchvision_s(square):
+    crop = ResizedCrop(24, 24, (0.08, 1.0), 0.4, flip=True)
+    at = torch.zeros(1, dtype=torch.long)
+    image = square.permute(0, 3, 1, 2).float() / 255
+    assert torch.allclose(crop(square, at, plain_draws()), image, atol=1e-6)
+    assert torch.allclose(crop(square, at, plain_draws(_4=1)), image.flip(3), atol=1e-6)
+    cut = crop(square, at, plain_draws(_0=12 / 24, _1=16 / 24, _2=4 / 24, _3=6 / 24))
+    expected = reference.resized_crop(image, 4, 6, 12, 16, [24, 24], antialias=False)
+    assert torch.allclose(cut[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-5)  # it reads beyond a crop's edge
+
+
+@pytest.mark.parametrize(
+    ("column", "adjust"),
+    [("_5", "adjust_brightness"), ("_6", "adjust_contrast"), ("_7", "adjust_saturation")],
+)
+def test_colour_jitter_is_torchvision_s(square, column, adjust):
+    crop = ResizedCrop(24, 24, (0.08, 1.0), 0.4, flip=True)
+    image = square.permute(0, 3, 1, 2).float() / 255
+    for factor in (0.6, 1.4):
+        found = crop(square, torch.zeros(1, dtype=torch.long), plain_draws(**{column: factor}))
+        assert torch.allclose(found, getattr(reference, adjust)(image, factor), atol=1e-3)
+
+
+def test_crops_have_the_shares_and_aspects_of_the_recipe():
+    crop = ResizedCrop(24, 24, (0.08, 1.0), 0.4, flip=True)
+    draws = crop.draw(20_000, torch.Generator().manual_seed(0))
+    height, width = draws[:, 0], draws[:, 1]
+    share, aspect = height * width, width / height
+    assert 0.08 <= share.min() < 0.09 < 0.98 < share.max() <= 1 + 1e-6
+    assert 0.75 - 1e-5 <= aspect.min() < 0.76 < 1.32 < aspect.max() <= 4 / 3 + 1e-5
+    # torchvision's own on a large square; the mean share is below (0.08 + 1) / 2, since wide large crops do not fit
+    large = torch.zeros(3, 1, 1).expand(3, 4000, 4000)
+    boxes = [v2.RandomResizedCrop(8).make_params([large]) for _ in range(4000)]
+    theirs = np.mean([box["height"] * box["width"] / 4000**2 for box in boxes])
+    assert float(share.mean()) == pytest.approx(theirs, abs=0.015)
+    assert (draws[:, 2] + height).max() <= 1 + 1e-6
+    assert float(draws[:, 4].mean()) == pytest.approx(0.5, abs=0.02)
+    assert 0.6 <= draws[:, 5:8].min() < 0.61 < 1.39 < draws[:, 5:8].max() <= 1.4
+    assert draws[:, 8:].sort(1).values.unique(dim=0).tolist() == [[0, 1, 2]]
