@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from csa.config.faults import Fault, UserError
+from csa.config.processes import started_together
 
 EXIT_FAULTS = 2
 EXIT_INTERRUPTED = 130
@@ -18,7 +19,8 @@ def reporting_faults() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(fault_list(error.faults), file=sys.stderr)
+        if started_together().rank == 0:
+            print(fault_list(error.faults), file=sys.stderr)
         raise SystemExit(EXIT_FAULTS) from None
     except KeyboardInterrupt:
         print("csa: interrupted", file=sys.stderr)

@@ -23,12 +23,13 @@ def run(config: Config) -> float:
     from rich.console import Console
 
     from csa.config.identity import fingerprint, identity, run_folder
+    from csa.config.processes import started_together
     from csa.data.build import load_split
     from csa.summary import objective, print_result
     from csa.tracking.record import Record
     from csa.tracking.store import DEFAULT_URI
 
-    console = Console()
+    console = Console(quiet=started_together().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))

@@ -17,6 +17,7 @@ from csa.config.composition import register_sweep_files, spelt_out
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.preflight import preflight
+from csa.config.processes import started_together
 from csa.config.typed import build
 from csa.sweep.dots import fill_words
 from csa.sweep.orphan import end_with_sweep
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from csa.config.composition import Composed
     from csa.config.schema import Config
 
 PRIMARY = "config"
@@ -60,7 +62,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
         if _is_ours_to_judge(options):
             words = _words_meant(options.overrides)
             first = preflight(words, options.config_name or PRIMARY, multirun=options.multirun)
-            multirun = options.multirun or first.multirun or bool(first.config.plan)
+            multirun = _sweeps(options, first)
             words = words if multirun else spelt_out(words, first.config)
             search = prepare_search(first) if multirun else None
             _rewrite_arguments(options, [*words, *(search.words if search else [])], multirun=multirun)
@@ -79,6 +81,16 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
                 search.tell()
         if faults:
             raise UserError(*faults)
+
+
+def _sweeps(options: Namespace, first: Composed) -> bool:
+    """Whether the command is a sweep, or a plan; of one run's several processes none may start one."""
+    sweeps = options.multirun or first.multirun or bool(first.config.plan)
+    count = started_together().count
+    if sweeps and count > 1:
+        problem = f"a sweep starts a process a run by itself, and {count} processes were started to sweep"
+        raise UserError(Fault("-m", None, problem, "one process for a sweep; torchrun or srun for a single run"))
+    return sweeps
 
 
 def _words_meant(words: list[str]) -> list[str]:

@@ -251,6 +251,7 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"]
     threads: int | None = number(at_least=1)
     workers: int | None = number(at_least=0)
+    sync_batch_norm: bool
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
     jobs_per_gpu: int = number(at_least=1)

@@ -125,5 +125,27 @@ class Record:
         shutil.rmtree(self.folder)
 
 
+class SecondRecord(Record):
+    """Of a process that trains beside the one which writes: it reads, and tells of a failure."""
+
+    def begin(self, config: str, identity: Mapping[str, Any], fingerprint: str) -> None:
+        pass
+
+    def start_over(self) -> None:
+        pass
+
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self, result: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        pass
+
+    def log(self, text: str) -> None:
+        pass
+
+
 def _line(fields: Mapping[str, Any]) -> str:
     return json.dumps(fields, allow_nan=False) + "\n"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def head_logits(method: Method, batches: Iterable[Batch], machine: Machine) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits of each head, [N, K] float32, and the labels [N], both on the device."""
+    """Logits of each head, [N, K] float32, and the labels [N], both on the device; of all processes' batches."""
     method.eval()
     parts: dict[str, list[Tensor]] = {head: [] for head in method.heads}
     labels = []
@@ -31,7 +31,8 @@ def head_logits(method: Method, batches: Iterable[Batch], machine: Machine) -> t
         for head in method.heads:
             parts[head].append(outputs[head].float())
         labels.append(batch.labels)
-    return {head: torch.cat(part) for head, part in parts.items()}, torch.cat(labels)
+    joined = machine.together.joined
+    return {head: joined(torch.cat(part)) for head, part in parts.items()}, joined(torch.cat(labels))
 
 
 def head_scores(logits: dict[str, Tensor], labels: Tensor, by_rank: Groups, by_count: Groups) -> dict[str, Scores]:

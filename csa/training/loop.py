@@ -110,6 +110,8 @@ class Training:
         self._optimiser: torch.optim.Optimizer
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
+        self._together = machine.together
+        self._step_of: torch.nn.Module = method  # the method, or what averages its gradients over the processes
 
     def run(self) -> Outcome:
         """Train to the end.
@@ -125,7 +127,9 @@ class Training:
             stage = self._method.stages[index]
             for number in range(self._at.epoch, stage.epochs):
                 self._epoch(stage, Clock(index, number, stage.epochs))
-            self._shared.keep(index, self._method, asdict(self._history))
+            if self._together.first:
+                self._shared.keep(index, self._method, asdict(self._history))
+            self._together.wait()
         self._save()
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
@@ -152,12 +156,14 @@ class Training:
             for earlier in range(index + 1):
                 self._method.enter_stage(earlier)
             self._method.load_state_dict(state["method"])
+            self._together.load_own_state(self._method, state.get("processes_state", []))
         self._method.to(device=self._machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if state is None and self._at.epoch == 0:
             self._prepare(index)
         added = self._method.added_images(index, self._data)
         self._loader = self._data if added is None else self._data.with_images(*added)
         self._optimiser = self._make_optimiser(index)
+        self._step_of = self._together.wrapped(self._method, self._machine.device)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
 
@@ -211,39 +217,47 @@ class Training:
         for step in range(first, epoch.steps):
             if stage.lr_each_step:
                 self._set_rate(stage.lr(clock.epoch + step / epoch.steps))
-            self._step(epoch.batches(step), {name: rows[step] for name, rows in draws.items()}, clock, step)
+            rows = {name: row[step] for name, row in draws.items()}
+            self._step(epoch.batches(step), rows, clock, step, epoch.weights[step])
             self._progress.step(epoch.sizes[step])
             self._at.step = step + 1
             if step + 1 < epoch.steps and self._wants_checkpoint():
                 self._open.seconds += time.monotonic() - started
                 started = time.monotonic()
                 self._save()
-        losses = self._open.losses.cpu()  # the epoch's one wait for the device
+        losses = self._together.summed(self._open.losses).cpu()  # the epoch's one wait for the device
         self._open.seconds += time.monotonic() - started
-        self._end_epoch(stage, clock, losses, epoch.sizes)
+        self._end_epoch(stage, clock, losses, epoch.global_sizes)
 
     def _set_rate(self, rate: float) -> None:
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["lr_factor"]
 
     def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:
-        generator = torch_generator(self._config.seed, "draws", clock.stage, clock.epoch)
+        # What a step draws belongs to this process's own batch: its permutations, its bank's contexts.
+        own = () if self._together.first else ("process", self._together.share.rank)
+        generator = torch_generator(self._config.seed, "draws", clock.stage, clock.epoch, *own)
         draws = self._method.draws(clock, sizes, generator)
         return {name: rows.to(self._machine.device) for name, rows in draws.items()}
 
-    def _step(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock, step: int) -> None:
+    def _step(
+        self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock, step: int, weight: float
+    ) -> None:
         with self._machine.autocast():
-            loss, measures = self._method(batches, draws, clock)
+            loss, measures = self._step_of(batches, draws, clock)
+        if not self._together.alone:
+            loss = weight * loss
         self._machine.fabric.backward(loss)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        self._open.losses[step] = loss.detach()
+        self._open.losses[step] = loss.detach() / self._together.share.processes
         for name, value in measures.items():
             self._open.measures[name] = self._open.measures.get(name, 0) + value.detach()
 
     def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
         rate = stage.lr(clock.epoch)
         self._check_finite(losses, clock, rate)
+        self._together.average_statistics(self._method)
         started = time.monotonic()
         scores, _, _ = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         line = {
@@ -251,7 +265,10 @@ class Training:
             "epoch": clock.epoch,
             "lr": rate,
             "loss": float((losses * torch.tensor(sizes)).sum() / sum(sizes)),
-            **{name: float(value) / len(sizes) for name, value in sorted(self._open.measures.items())},
+            **{
+                name: float(self._together.summed(value)) / len(sizes) / self._together.share.processes
+                for name, value in sorted(self._open.measures.items())
+            },
             "head": self._method.primary_head,
             "heads": {head: values.summary() for head, values in scores.items()},
             "images": sum(sizes),
@@ -281,7 +298,7 @@ class Training:
 
     def _check_open_epoch(self) -> None:
         """A checkpoint in the middle of an epoch must not keep a network that is no longer finite."""
-        losses = self._open.losses.cpu()
+        losses = self._together.summed(self._open.losses).cpu()
         if not bool(losses.isfinite().all()):
             stage = self._method.stages[self._at.stage]
             self._check_finite(losses, Clock(self._at.stage, self._at.epoch, stage.epochs), stage.lr(self._at.epoch))
@@ -295,24 +312,28 @@ class Training:
 
     def _wants_checkpoint(self) -> bool:
         waited = time.monotonic() - self._saved_at
-        return self._interruption.status is not None or waited >= self._config.runtime.checkpoint_seconds
+        due = int(self._together.first and waited >= self._config.runtime.checkpoint_seconds)
+        wanted = self._together.greatest(self._interruption.status or due)
+        if wanted > 1:
+            self._interruption.status = wanted  # another process of the run was asked to stop
+        return wanted > 0
 
     def _save(self) -> None:
         """Write a checkpoint; then stop, if a signal asked for it."""
         self._check_open_epoch()
-        checkpoint.save(
-            self._record.checkpoint,
-            {
+        processes_state = self._together.own_state(self._method)
+        opened = self._together.everyones({"losses": self._open.losses.cpu(), "measures": self._open_measures()})
+        if self._together.first:
+            state = {
                 "at": asdict(self._at),
                 "method": self._method.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
                 "history": asdict(self._history),
-                "open": vars(self._open),
-                "threads": self._machine.threads,
-                "precision": self._machine.precision,
-                "device": self._machine.device.type,
-            },
-        )
+                "open": {**opened[0], "seconds": self._open.seconds},
+                **({} if self._together.alone else {"processes_state": processes_state, "opened": opened}),
+                **self._arithmetic(),
+            }
+            checkpoint.save(self._record.checkpoint, state)
         self._saved_at = time.monotonic()
         if self._interruption.status is not None:
             raise StoppedError(self._interruption.status)
@@ -326,22 +347,38 @@ class Training:
             self._refuse_other_machine(state)
             self._at = Position(**state["at"])
             self._history = History(**state["history"])
-            device, saved = self._machine.device, state["open"]
+            device = self._machine.device
+            saved = (
+                {**state["open"], **state["opened"][self._together.share.rank]} if "opened" in state else state["open"]
+            )
             measures = {name: value.to(device) for name, value in saved["measures"].items()}
             self._open = OpenEpoch(saved["losses"].to(device), measures, saved["seconds"])
             self._record.log(f"continued at stage {self._at.stage}, epoch {self._at.epoch}, step {self._at.step}")
         self._record.write_metrics(self._history.lines)
         return state
 
+    def _open_measures(self) -> dict[str, Tensor]:
+        return {name: value.cpu() for name, value in self._open.measures.items()}
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """What decides the last bits of a run."""
+        machine = self._machine
+        several = {
+            "processes": machine.together.share.processes,
+            "sync_batch_norm": self._config.runtime.sync_batch_norm,
+        }
+        return {
+            "threads": machine.threads,
+            "precision": machine.precision,
+            "device": machine.device.type,
+            **({} if machine.together.alone else several),
+        }
+
     def _refuse_other_machine(self, state: dict[str, Any]) -> None:
         """Other threads, arithmetic or device give other last bits: the run would not be the same run."""
-        now = {
-            "threads": self._machine.threads,
-            "precision": self._machine.precision,
-            "device": self._machine.device.type,
-        }
-        for key, value in now.items():
-            if state[key] != value:
+        alone = {"processes": 1, "sync_batch_norm": False}
+        for key, value in (alone | self._arithmetic()).items():
+            if {**alone, **state}[key] != value:
                 raise UserError(
                     Fault(
                         f"runtime.{key}" if key != "precision" else "protocol.precision",

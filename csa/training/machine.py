@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
+from csa.config.processes import Processes, started_together
+from csa.data.share import Share
+from csa.training.together import Together
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, RuntimeConfig
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 class Machine:
     """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
 
-    workers: processes that decode images, where these stay in their files.
+    workers: processes that decode images, where these stay in their files. together: with the run's other processes.
     """
 
     device: torch.device
@@ -31,6 +35,7 @@ class Machine:
     threads: int
     workers: int
     fabric: Fabric
+    together: Together
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast()
@@ -42,17 +47,19 @@ class Machine:
             "hardware": hardware_name(self.device),
             "precision": self.precision,
             "threads": self.threads,
+            **({} if self.together.alone else {"processes": self.together.share.processes}),
         }
 
 
 def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
-    """Settle device, precision and threads.
+    """Settle device, precision and threads, and meet the other processes of the run, if there are any.
 
     Raises:
         UserError: a GPU is asked for and there is none.
     """
-    device = _device(runtime.device)
-    threads = runtime.threads or len(os.sched_getaffinity(0))
+    processes = started_together()
+    device = _device(runtime, processes)
+    threads = runtime.threads or max(1, len(os.sched_getaffinity(0)) // processes.local_count)
     torch.set_num_threads(threads)
     # Bit-exact resuming needs the same algorithm at every start, not the fastest one found by timing.
     torch.backends.cudnn.benchmark = False
@@ -61,18 +68,34 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
     precision = _precision(protocol.precision, device)
     fabric = Fabric(
         accelerator="cuda" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=processes.local_count,
+        num_nodes=processes.count // processes.local_count,
+        strategy=_strategy(device, processes),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
+    if processes.count > 1:
+        fabric.launch()
     workers = threads if runtime.workers is None else runtime.workers
-    return Machine(device, precision, threads, workers, fabric)
+    together = Together(Share(processes.rank, processes.count))
+    return Machine(device, precision, threads, workers, fabric, together)
 
 
-def _device(requested: str) -> torch.device:
-    available = torch.cuda.is_available()
+def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:
+    """Tensors of the host go by gloo on every machine, so that hosts can settle things while their devices work."""
+    if processes.count == 1:
+        return "auto"
+    return DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def _device(runtime: RuntimeConfig, processes: Processes) -> torch.device:
+    available, requested = torch.cuda.is_available(), runtime.device
     if requested == "cuda" and not available:
         raise UserError(Fault("runtime.device", "cuda", "torch sees no CUDA device here", allowed="auto, cpu"))
-    return torch.device("cuda" if available and requested != "cpu" else "cpu")
+    if available and requested != "cpu":
+        return torch.device("cuda", processes.local_rank) if processes.count > 1 else torch.device("cuda")
+    if runtime.sync_batch_norm and processes.count > 1:
+        raise UserError(Fault("runtime.sync_batch_norm", "true", "torch synchronises batch-norm on GPUs only", "false"))
+    return torch.device("cpu")
 
 
 def _precision(requested: str, device: torch.device) -> Literal["fp32", "bf16"]:

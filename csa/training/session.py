@@ -7,9 +7,12 @@ import errno
 import traceback
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from csa.config.identity import fingerprint
+from csa.config.processes import started_together
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import LostWorkerError, StreamingLoader
@@ -18,16 +21,16 @@ from csa.summary import print_result
 from csa.tracking.environment import software
 from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
+from csa.tracking.record import SecondRecord
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
 from csa.training.machine import choose
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
 from csa.training.shared_stages import SharedStages
+from csa.training.together import LOST, LostProcessError, telling_lost_processes
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from csa.config.schema import Config
     from csa.data.split import Split
     from csa.tracking.record import Record
@@ -44,6 +47,9 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
         SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
             process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
     """
+    if started_together().rank:
+        _help(config, identity, split, SecondRecord(record.folder))
+        return
     tracking = config.tracking
     mirror = Follower(
         tracking.uri, tracking.experiment, record.folder / "mlflow.log", None if tracking.model is False else MODEL
@@ -63,7 +69,7 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
         record.log(str(stopped))
         console.print(f"stopped; the same command continues {record.folder}", highlight=False, soft_wrap=True)
         raise SystemExit(stopped.status) from stopped
-    except (NotFiniteError, UnreadableImageError, LostWorkerError) as error:
+    except (NotFiniteError, UnreadableImageError, LostWorkerError, LostProcessError) as error:
         _fail(record, str(error), console)
         raise SystemExit(FAILED_STATUS) from error
     except OSError as error:
@@ -87,6 +93,18 @@ def _begin(config: Config, identity: dict[str, Any], record: Record) -> None:
     record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), identity, fingerprint(identity))
 
 
+def _help(config: Config, identity: dict[str, Any], split: Split, record: Record) -> None:
+    """Train beside the process that writes the record; only a failure is told by this one too."""
+    try:
+        with Interruption() as interruption:
+            _train(config, identity, split, record, Console(quiet=True), interruption)
+    except StoppedError as stopped:
+        raise SystemExit(stopped.status) from stopped
+    except Exception as error:
+        _fail(record, str(error) or traceback.format_exc(), Console(stderr=True))
+        raise SystemExit(FAILED_STATUS) from error
+
+
 def _train(
     config: Config,
     identity: dict[str, Any],
@@ -98,14 +116,19 @@ def _train(
     machine = choose(config.runtime, config.protocol)
     record.log(f"started: {machine.describe()}")
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
-    loader = open_loader(split, config.protocol, machine.device, config.seed, workers=machine.workers)
+    loader = open_loader(
+        split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
+    )
     stages = SharedStages(record.folder.parents[1] / "stages", identity, machine)
+    if config.runtime.sync_batch_norm and not machine.together.alone:
+        method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
             shared_stages=stages, progress=progress, interruption=interruption,
         )  # fmt: skip
-        outcome = training.run()
+        with telling_lost_processes(machine.together):
+            outcome = training.run()
     damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
@@ -113,11 +136,14 @@ def _train(
     told = {"unreadable_images": len(damaged)} if damaged else {}
     record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(outcome))
     record.log("done")
+    machine.together.wait()
 
 
 def _fail(record: Record, reason: str, console: Console) -> None:
     """Keep why; a disk that takes nothing any more must not hide the reason from the person."""
     console.print(f"failed: {reason}", highlight=False, soft_wrap=True, markup=False)
     with contextlib.suppress(OSError):
+        if reason.startswith(LOST) and (record.folder / "failure.json").exists():
+            return  # what ended the other process is the better reason
         record.fail({"reason": reason})
         record.log(f"failed: {reason}")

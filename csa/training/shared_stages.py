@@ -34,6 +34,7 @@ class SharedStages:
             "threads": machine.threads,
             "device": machine.device.type,
             "torch": torch.__version__,
+            **({} if machine.together.alone else {"processes": machine.together.share.processes}),
         }
 
     def keep(self, index: int, method: Method, history: dict[str, Any]) -> None:

@@ -1,0 +1,118 @@
+"""What the processes of one run do together. A process alone does all of it for itself, without a word to anyone.
+
+Each process has its own batch-norm statistics during an epoch, and its own method state (CSA's bank); weights are the
+same everywhere, since gradients are averaged. At the end of an epoch the statistics are averaged too, so that all
+evaluate one network.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from csa.data.share import ALONE, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+LOST = "another process of this run has ended"
+
+
+class LostProcessError(Exception):
+    """Another process of this run has ended."""
+
+
+@contextmanager
+def telling_lost_processes(together: Together) -> Iterator[None]:
+    """Turns what torch raises when it cannot reach another process into ``LostProcessError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error)
+        if together.alone or not any(word in told.lower() for word in ("gloo", "nccl", "connection", "peer")):
+            raise
+        raise LostProcessError(f"{LOST} ({told.splitlines()[0]})") from error
+
+
+class Together:
+    def __init__(self, share: Share = ALONE) -> None:
+        self.share = share
+
+    @property
+    def alone(self) -> bool:
+        return self.share.processes == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the record."""
+        return self.share.rank == 0
+
+    def wrapped(self, method: nn.Module, device: torch.device) -> nn.Module:
+        """The method whose gradients, after a step's one forward, are the mean over the processes."""
+        if self.alone or not any(parameter.requires_grad for parameter in method.parameters()):
+            return method
+        # CSA's balanced head has no gradient until a bank is full, and each process has a bank of its own.
+        places = [device.index or 0] if device.type == "cuda" else None
+        return DistributedDataParallel(method, places, broadcast_buffers=False, find_unused_parameters=True)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Over the processes."""
+        if not self.alone:
+            values = values.clone()
+            distributed.all_reduce(values)
+        return values
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Each process's rows, however many, one below the other in the order of the processes."""
+        if self.alone:
+            return values
+        rows = self.everyones(len(values))
+        padded = torch.zeros(max(rows), *values.shape[1:], dtype=values.dtype, device=values.device)
+        padded[: len(values)] = values
+        parts = [torch.zeros_like(padded) for _ in rows]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+    def greatest(self, value: int) -> int:
+        """Of the processes' numbers; settled between the hosts, without waiting for a device."""
+        if self.alone:
+            return value
+        told = torch.tensor(value)
+        distributed.all_reduce(told, distributed.ReduceOp.MAX)
+        return int(told)
+
+    def everyones(self, value: Any) -> list[Any]:
+        """Each process's value."""
+        if self.alone:
+            return [value]
+        values: list[Any] = [None] * self.share.processes
+        distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.greatest(0)
+
+    def average_statistics(self, method: nn.Module) -> None:
+        """Batch-norm's running means and variances, the mean over the processes."""
+        for module in method.modules() if not self.alone else ():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                for statistic in (module.running_mean, module.running_var):
+                    assert statistic is not None
+                    statistic.copy_(self.summed(statistic) / self.share.processes)
+
+    def own_state(self, method: nn.Module) -> list[dict[str, Tensor]]:
+        """What differs between the processes, of each; empty for a process alone."""
+        if self.alone:
+            return []
+        return self.everyones({name: buffer.cpu() for name, buffer in method.named_buffers()})
+
+    def load_own_state(self, method: nn.Module, states: list[Mapping[str, Tensor]]) -> None:
+        if states:
+            method.load_state_dict({**method.state_dict(), **states[self.share.rank]})

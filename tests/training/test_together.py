@@ -1,0 +1,128 @@
+"""Several processes that train one run, started by torchrun, against one process with the global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from same_run import assert_same, contents
+from tiny_words import TINY
+
+from csa.config.processes import Processes, started_together
+from csa.tracking.record import Record
+
+HERE = Path(__file__).parent
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+PLAIN = ("protocol.precision=fp32", "runtime.checkpoint_seconds=0")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+def csa(output_root: Path, *words: str, several: bool) -> list[str]:
+    launcher = TORCHRUN if several else ()
+    return [sys.executable, *launcher, "-m", "csa.run", *TINY, *PLAIN, f"output_root={output_root}", *words]
+
+
+def done(output_root: Path, *words: str, several: bool) -> Record:
+    ended = subprocess.run(
+        csa(output_root, *words, several=several), check=False, capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return only_record(output_root)
+
+
+def only_record(output_root: Path) -> Record:
+    (folder,) = (path.parent for path in output_root.glob("*/*/*/identity.json"))
+    return Record(folder)
+
+
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(tmp_path):
+    """76 images in one step: 38 a process; then steps of 25 and of 1, of which one process has none."""
+    # A gentle rate: rounding differs, and steep steps would make a thousandfold of it within twenty.
+    plain = ("method=ce", "method.target=frozen_batch_norm.Frozen", "protocol.lr=0.001")
+    even, uneven = ("protocol.batch_size=76", "protocol.epochs=20"), ("protocol.batch_size=25", "protocol.epochs=5")
+    for name, words in {"even": even, "uneven": uneven}.items():
+        whole = (*plain, *words)
+        one = done(tmp_path / name / "one", *whole, several=False)
+        two = done(tmp_path / name / "two", *whole, several=True)
+        losses = [[line["loss"] for line in record.metrics()] for record in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+        assert losses[0][0] - losses[0][-1] > 0.1
+        assert [line["images"] for line in two.metrics()] == [line["images"] for line in one.metrics()]
+        result = two.result()
+        assert result["processes"] == 2
+        assert result["split"] == one.result()["split"]
+        assert sum(map(sum, confusion(two))) == result["split"]["test_images"]
+
+
+def confusion(record: Record) -> list[list[int]]:
+    import numpy as np
+
+    with np.load(record.folder / "test_outputs.npz") as outputs:
+        return outputs["confusion_classifier"].tolist()
+
+
+@pytest.mark.parametrize("method", ["csa", "crt"])
+def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path, method):
+    words = (f"method={method}", "delta=0.1", "protocol.epochs=3", "tracking=none")
+    calm = done(tmp_path / "calm", *words, several=True)
+    command = csa(tmp_path / "killed", *words, several=True)
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        metrics = wait_for(tmp_path / "killed", "metrics.jsonl", running)
+        os.kill(second_process(running.pid), signal.SIGKILL)
+        killed = time.monotonic()
+        told = running.communicate(timeout=100)[0].decode()
+    assert running.returncode != 0
+    assert time.monotonic() - killed < 60, told
+    record = only_record(tmp_path / "killed")
+    assert metrics.exists()
+    assert record.state == "failed", told
+    assert "another process of this run has ended" in json.loads((record.folder / "failure.json").read_text())["reason"]
+    assert_same(contents(done(tmp_path / "killed", *words, several=True)), contents(calm))
+
+
+def wait_for(root: Path, name: str, running: subprocess.Popen[bytes]) -> Path:
+    """The first non-empty file of that name: the end of the first epoch."""
+    while running.poll() is None:
+        found = [path for path in root.glob(f"*/*/*/{name}") if path.stat().st_size]
+        if found:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError(running.communicate()[0].decode())
+
+
+def second_process(launcher: int) -> int:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ranks = {child: Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children}
+    return next(int(child) for child, environ in ranks.items() if b"RANK=1" in environ)
+
+
+def test_a_sweep_refuses_several_processes():
+    environment = {**ENVIRONMENT, "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ended = [
+        subprocess.run(
+            [sys.executable, "-m", "csa.run", "-m", "seed=0,1"],
+            check=False, capture_output=True, text=True, env=environment | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    assert [process.returncode for process in ended] == [2, 2]
+    assert "-m: a sweep starts a process a run by itself, and 2 processes were started to sweep" in ended[0].stderr
+    assert ended[1].stderr == ""
+
+
+def test_who_is_started_together(monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")  # left over in the environment: nobody launched this process
+    assert started_together() == Processes()
+    for name, value in {"NTASKS": 8, "STEP_ID": 0, "NNODES": 2, "PROCID": 5, "LOCALID": 1}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert started_together() == Processes(rank=5, count=8, local_rank=1, local_count=4)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert started_together() == Processes()
