@@ -142,3 +142,32 @@ class ForegroundTransferConfig(DeferredConfig):
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         start = _deferral(protocol) if self.start_epoch is None else self.start_epoch
         return start, protocol.epochs - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class OltrConfig(MethodConfig):
+    first_epochs: int | None = number(at_least=0, when_null=lambda protocol: protocol.epochs // 3)
+    lr: float = number(above=0)
+    slow: float = number(above=0)
+    centroid_weight: float = number(at_least=0)
+    images_per_visit: int = number(at_least=1)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        first = protocol.epochs // 3 if self.first_epochs is None else self.first_epochs
+        return first, protocol.epochs - first
+
+
+@dataclass(frozen=True, kw_only=True)
+class FsaConfig(MethodConfig):
+    """The lower case Greek letters of the paper are named by what they choose."""
+
+    starts_from: ClassVar[str | None] = "ce"
+    epochs: int = number(at_least=1)
+    lr: float = number(above=0)
+    head_share: float = number(above=0, at_most=1)
+    confusing: int = number(at_least=1)
+    specific: float = number(at_least=0, at_most=1)
+    generic: float = number(at_least=0, at_most=1)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, self.epochs

@@ -5,14 +5,27 @@ Nothing loops over images; the class-aware cycle loops over classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.schema import SamplerConfig
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from csa.config.schema import SamplerConfig
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSequence(SamplerConfig):
+    """A stream whose classes a method has drawn itself, [draws]; of each class an image is drawn uniformly."""
+
+    classes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, classes: np.ndarray) -> ClassSequence:
+        told = tuple(classes.tolist())
+        return cls(name="classes", rule="none", q=None, images_per_visit=None, draws="images", classes=told)
 
 
 def epoch_indices(
@@ -22,6 +35,8 @@ def epoch_indices(
 
     A class without images is never drawn.
     """
+    if isinstance(config, ClassSequence):
+        return images_of_classes(np.array(config.classes), labels, counts, generator)
     length = len(labels) if config.draws == "images" else len(counts) * max(counts)
     if config.rule == "shuffle":
         return shuffled_cycle(np.arange(len(labels)), length, generator)
@@ -49,9 +64,17 @@ def draw_by_class(
     probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[int], length: int, generator: np.random.Generator
 ) -> np.ndarray:
     """A class by its probability, then an image of it uniformly; with replacement."""
-    by_class, starts = _members(labels, counts)
     classes = generator.choice(len(counts), size=length, p=probabilities)
-    return by_class[starts[classes] + generator.integers(np.asarray(counts)[classes])]
+    return images_of_classes(classes, labels, counts, generator)
+
+
+def images_of_classes(
+    classes: np.ndarray, labels: np.ndarray, counts: Sequence[int], generator: np.random.Generator
+) -> np.ndarray:
+    """An image of each of these classes, uniformly; with replacement."""
+    by_class, starts = _members(labels, counts)
+    drawn: np.ndarray = by_class[starts[classes] + generator.integers(np.asarray(counts)[classes])]
+    return drawn
 
 
 def class_aware(

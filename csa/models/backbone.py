@@ -56,3 +56,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.embed(self.feature_map(images))
+
+
+@torch.no_grad()
+def places_of_map(backbone: Backbone, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Channels and number of places, h * w, of the feature map of images [channels, height, width]."""
+    backbone.eval()
+    _, channels, height, width = backbone.feature_map(torch.zeros(1, *image_shape)).shape
+    backbone.train()
+    return channels, height * width

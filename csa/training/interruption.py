@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from csa.training.together import LostProcessError
+
 REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
 CTRL_C_STATUS = 130
 
@@ -32,7 +34,9 @@ class Interruption:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        if isinstance(error, LostProcessError):
+            return  # the launcher now asks every other process to stop; this one is ending, and has yet to say why
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -7,6 +7,7 @@ evaluate one network.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,9 @@ class Together:
             return method
         # CSA's balanced head has no gradient until a bank is full, and each process has a bank of its own.
         places = [device.index or 0] if device.type == "cuda" else None
-        return DistributedDataParallel(method, places, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name, which older has not
+            return DistributedDataParallel(method, places, broadcast_buffers=False, find_unused_parameters=True)
 
     def summed(self, values: Tensor) -> Tensor:
         """Over the processes."""
