@@ -18,11 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture
 def configuration(tmp_path) -> Callable[..., Config]:
-    """``configuration("method=ce")``: the typed configuration of a tiny run below ``tmp_path``."""
+    """``configuration("method=ce")``: the typed configuration of a tiny run below ``tmp_path``.
 
-    def compose(*words: str) -> Config:
+    of_digits=False leaves out the word that only the digits know.
+    """
+
+    def compose(*words: str, of_digits: bool = True) -> Config:
+        tiny = [word for word in TINY if of_digits or "test_per_class" not in word]
         with tree("config") as composer:
-            every = [composer.parse(word) for word in (*TINY, f"output_root={tmp_path / 'outputs'}", *words)]
+            every = [composer.parse(word) for word in (*tiny, f"output_root={tmp_path / 'outputs'}", *words)]
             return build(composer.compose(every).config)
 
     return compose

@@ -30,7 +30,7 @@ CASES = [
         for name in options("dataset", "npz", "image_folder", "list_files", "imagenet_lt")
     ),
     ("dataset=imagenet_lt", "method=csa", "dataset.groups=[4,3,3]"),  # 1000 classes would take a minute
-    *((f"method={name}", "dataset=mnist_lt") for name in options("method")),
+    *((f"method={name}", "dataset=mnist_lt") for name in options("method", "fsa")),  # which needs average pooling
     *((f"method={name}", "dataset=cifar10_lt") for name in options("method")),
     *((f"sampler={name}", "method=ce", "dataset=mnist_lt") for name in options("sampler", "none")),
     *((f"backbone={name}", "method=ce", "dataset=cifar10_lt") for name in options("backbone", "resnet32")),

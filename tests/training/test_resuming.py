@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from same_run import assert_same, contents
+from shaped_tree import write_tree
 
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
@@ -70,6 +71,20 @@ def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, t
     assert starts >= 4
     assert len(disturbed.metrics()) == total
     assert_same(contents(disturbed), expected)
+
+
+def test_images_that_stay_in_their_files_are_resumed_in_an_epoch_s_middle(configuration, tmp_path, monkeypatch):
+    write_tree(tmp_path / "images", classes=4, largest=12, smallest=3, of_each=2, side=32)
+    lists = [f"dataset.{part}_list=ImageNet_LT_{part}.txt" for part in ("train", "test")]
+    words = ("dataset=list_files", f"dataset.root={tmp_path / 'images'}", "dataset.image_size=16", *lists)
+    words += ("method=csa", "delta=0.1", "protocol.batch_size=8")
+    undisturbed = contents(start(configuration(*words, "runtime.workers=0", of_digits=False)))
+    Stopper(monkeypatch, 2, 4, 6)
+    disturbed, starts = start_until_done(
+        configuration(*words, "runtime.workers=2", f"output_root={tmp_path / 'disturbed'}", of_digits=False)
+    )
+    assert starts == 4
+    assert_same(contents(disturbed), undisturbed)
 
 
 def test_a_damaged_checkpoint_costs_time_not_truth(configuration, tmp_path, monkeypatch):
