@@ -113,4 +113,7 @@ def _alone(path: Path) -> Iterator[None]:
     """One process at a time; the operating system lets go when it ends."""
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)  # outright: a decoding process may have inherited the file

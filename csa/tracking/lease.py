@@ -60,6 +60,7 @@ class Lease:
             if self._lock is not None:
                 break
             time.sleep(LOCK_PAUSE_SECONDS)  # ``is_held`` takes the lock for an instant to look
+        os.register_at_fork(after_in_child=self._let_go)
         if self._lock is None:
             raise HeldError(f"{holder(self._folder) or 'another process'} is training {self._folder}")
         other = holder(self._folder)
@@ -76,6 +77,11 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         (self._folder / LEASE_NAME).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _let_go(self) -> None:
+        """In a child process (one that decodes images): it may outlive this one, and must not hold the run."""
         if self._lock is not None:
             self._lock.close()
 

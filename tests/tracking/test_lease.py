@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,3 +90,18 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
         assert is_held(tmp_path)
         monkeypatch.setattr(time, "time", lambda: 4e9)
         assert is_held(tmp_path)
+
+
+def test_a_child_process_does_not_hold_the_run(tmp_path):
+    """As the processes that decode images are: forked while the run is held, and alive for a while after it."""
+    with Lease(tmp_path):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with Lease(tmp_path):
+            assert is_held(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -77,7 +77,7 @@ def test_images_that_stay_in_their_files_are_resumed_in_an_epoch_s_middle(config
     write_tree(tmp_path / "images", classes=4, largest=12, smallest=3, of_each=2, side=32)
     lists = [f"dataset.{part}_list=ImageNet_LT_{part}.txt" for part in ("train", "test")]
     words = ("dataset=list_files", f"dataset.root={tmp_path / 'images'}", "dataset.image_size=16", *lists)
-    words += ("method=csa", "delta=0.1", "protocol.batch_size=8")
+    words += ("method=csa", "backbone=resnet32", "delta=0.1", "protocol.batch_size=8")
     undisturbed = contents(start(configuration(*words, "runtime.workers=0", of_digits=False)))
     Stopper(monkeypatch, 2, 4, 6)
     disturbed, starts = start_until_done(
