@@ -173,13 +173,9 @@ def _scores(record: Record, images: Images, labels: np.ndarray, config: Config, 
 
 
 def _recorded_dataset(record: Record) -> DatasetConfig:
-    from omegaconf import DictConfig, OmegaConf
+    from csa.config.recorded import read_recorded
 
-    from csa.config.typed import build
-
-    loaded = OmegaConf.load(record.folder / "config.yaml")
-    assert isinstance(loaded, DictConfig)
-    return build(loaded).dataset
+    return read_recorded(record.folder / "config.yaml").dataset
 
 
 def _name(result: dict[str, Any]) -> str:

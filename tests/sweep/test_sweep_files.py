@@ -63,6 +63,8 @@ def test_the_published_cells_are_the_planned_ones(name):
 def test_what_the_data_sets_choose(tmp_path):
     """The ratios and backbones that the table files leave to the data set."""
     for dataset, expected in OF_A_DATA_SET.items():
+        if dataset == "imagenet_lt":  # it is taken whole, and every cell names its backbone
+            continue
         plan = plan_of(tmp_path, *SMOKE, f"dataset={dataset}", "method=ce", tiny=())
         for run in plan.runs:
             config = run.config
