@@ -14,6 +14,7 @@ from tiny_words import TINY
 from csa.tracking.lease import holder, is_held
 
 LENET = (*(word for word in TINY if not word.startswith("tracking")), "backbone=lenet", "method=ce")
+MOST_SECONDS = 600
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -29,14 +30,14 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def wait_for(
-    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 600
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, pause: float = 0.05
 ) -> None:
     """process: what brings the condition about; its end is a failure."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + MOST_SECONDS
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def folder_of(root: Path, text: str) -> Path | None:
