@@ -29,7 +29,7 @@ OUTPUT_NAME = "output.txt"
 WALL_NAME = "wall.json"
 POLL_SECONDS = 0.1
 HELD_STATUS = 3
-STOPPED_STATUS = (75, 130)
+REQUEUE_STATUS, CTRL_C_STATUS = STOPPED_STATUS = 75, 130  # of a run: csa.training.interruption, which imports torch
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # the run's own doing
 TAIL_LINES = 12
 
@@ -94,7 +94,7 @@ class Processes:
                     if ending.how == "failed" and self._stop_on_error:
                         waiting.clear()
         if self._signals:
-            raise SweepStopped(130 if self._signals[0] == signal.SIGINT else 75, endings)
+            raise SweepStopped(CTRL_C_STATUS if self._signals[0] == signal.SIGINT else REQUEUE_STATUS, endings)
         return endings
 
     # --- starting ---------------------------------------------------------------------------

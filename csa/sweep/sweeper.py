@@ -21,13 +21,12 @@ from csa.sweep.display import Display
 from csa.sweep.launcher import LocalLauncher
 from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
+from csa.sweep.processes import CTRL_C_STATUS, REQUEUE_STATUS, Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
 from csa.sweep.summary import has_failed, print_summary
 from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name
-from csa.training.interruption import CTRL_C_STATUS, REQUEUE_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
