@@ -119,7 +119,7 @@ def _train(
     loader = open_loader(
         split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
     )
-    stages = SharedStages(record.folder.parents[1] / "stages", identity, machine)
+    stages = SharedStages(record.folder.parents[1] / "stages", identity, machine, anew=config.rerun)
     if config.runtime.sync_batch_norm and not machine.together.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:

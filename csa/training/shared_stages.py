@@ -25,10 +25,13 @@ COMMON = ("results_version", "dataset", "backbone", "protocol", "seed", "variant
 
 
 class SharedStages:
-    """Artefacts ``<folder>/<stage fingerprint>.pt``: the method's state and what training said."""
+    """Artefacts ``<folder>/<stage fingerprint>.pt``: the method's state and what training said.
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], machine: Machine) -> None:
-        self._folder = folder
+    anew: a run that starts over takes nothing that is kept, and replaces it.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], machine: Machine, *, anew: bool = False) -> None:
+        self._folder, self._anew = folder, anew
         self._common = {key: identity[key] for key in COMMON} | {
             "precision": machine.precision,
             "threads": machine.threads,
@@ -40,14 +43,14 @@ class SharedStages:
     def keep(self, index: int, method: Method, history: dict[str, Any]) -> None:
         """Keep the state at the end of a stage, unless it is kept already or nobody may use it."""
         path = self._path(index, method)
-        if path is not None and not path.exists():
+        if path is not None and (self._anew or not path.exists()):
             path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.save(path, {"method": method.state_dict(), "history": history})
 
     def load(self, index: int, method: Method) -> dict[str, Any] | None:
         """Put a kept state into the method; its history, or None where there is no whole one."""
         path = self._path(index, method)
-        if path is None:
+        if path is None or self._anew:
             return None
         state, _ = checkpoint.load_newest(path)
         if state is None:

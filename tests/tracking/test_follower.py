@@ -20,7 +20,7 @@ from csa.tracking.lease import Lease
 from csa.tracking.mirror import Mirror
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -47,9 +47,9 @@ def test_two_runs_live_to_their_end(tmp_path, uri, client):
     second = miniature.begin(tmp_path / "second", epochs=2)
     assert second.folder == later
     started = time.monotonic()
-    said = follower.close(30)
+    said = follower.close(180)
     assert said is None, (tmp_path / "mlflow.log").read_text()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 180
     runs = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
     by_status = {run.info.status: run for run in runs}
     assert by_status.keys() == {"FINISHED", "KILLED"}  # the second was neither done nor held by a lease
@@ -122,11 +122,11 @@ def test_a_locked_store_delays_nothing_and_is_written_later(tmp_path, uri, clien
     assert said is not None
     assert "mode=sync" in said
     connection.execute("rollback")
-    wait_for(lambda: status_in(record.folder) == "FINISHED", 60)
+    wait_for(lambda: status_in(record.folder) == "FINISHED")
     (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
     assert follower._process is not None
-    follower._process.wait(30)
+    follower._process.wait(180)
 
 
 def test_a_server_that_is_not_there_costs_less_than_five_seconds(tmp_path):

@@ -110,6 +110,18 @@ def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
     assert_same(contents(record), alone)
 
 
+@pytest.mark.parametrize("method", ["ce", "crt"])
+def test_a_run_that_starts_over_takes_no_finished_stage(method, configuration):
+    """Not even the one that it left itself; it trains the same again."""
+    first = start(configuration(f"method={method}"))
+    expected, seconds = contents(first), first.result()["seconds"]
+    again = start(configuration(f"method={method}", "rerun=true"))
+    assert again.folder == first.folder
+    assert again.result()["reused_epochs"] == 0
+    assert 0 < again.result()["seconds"] != seconds
+    assert_same(contents(again), expected)
+
+
 def test_another_number_of_threads_is_refused(configuration, monkeypatch):
     Stopper(monkeypatch, 3)
     with pytest.raises(SystemExit):
