@@ -184,5 +184,4 @@ def test_what_a_run_says_is_kept(runs):
 def test_statuses_are_those_of_a_run():
     from csa.training import interruption
 
-    expected = (interruption.REQUEUE_STATUS, interruption.CTRL_C_STATUS)
-    assert (processes.REQUEUE_STATUS, processes.CTRL_C_STATUS) == expected
+    assert processes.STOPPED_STATUS == (interruption.REQUEUE_STATUS, interruption.CTRL_C_STATUS)
