@@ -174,9 +174,10 @@ def _own_words(words: Sequence[str], extra: Mapping[str, tuple[str, ...]]) -> tu
     faults = []
     for word in words:
         key, _, value = word.partition("=")
-        if extra[key] and value not in extra[key]:
-            allowed = ", ".join(extra[key])
-            faults.append(Fault(key, value, "is not one of the choices", allowed, nearest(value, extra[key])))
+        choices = [choice for choice in extra[key] if choice]  # an empty first one stands where nothing is said
+        if choices and value not in extra[key]:
+            allowed = ", ".join(choices)
+            faults.append(Fault(key, value, "is not one of the choices", allowed, nearest(value, choices)))
         own[key] = value
     return own, faults
 

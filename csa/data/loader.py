@@ -19,7 +19,7 @@ from csa.data.augmentation import CropFlip, as_floats
 from csa.data.batch import Batch
 from csa.data.resized_crop import ResizedCrop
 from csa.data.samplers import epoch_indices
-from csa.data.share import ALONE, Share
+from csa.data.share import ALONE, Share, SharedSteps
 from csa.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class ResidentLoader:
             drawn[name] = Stream(self._resident(positions), crops.to(self.device))
         if length is None:
             raise ValueError("an epoch needs at least one stream")
-        return ResidentEpoch(self, drawn, batch_sizes(length, self.batch_size, self.drop_last))
+        sizes = batch_sizes(length, self.batch_size, self.drop_last)
+        return ResidentEpoch(self.share, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return in_order(self.crop_flip.unprepared(self._images), self._labels, batch_size)
@@ -173,30 +174,15 @@ class ResidentLoader:
         return held.to(self.device) if fits(held, self.device) else held
 
 
-@dataclass(frozen=True)
-class ResidentEpoch:
+@dataclass
+class ResidentEpoch(SharedSteps):
     """An epoch of a ``ResidentLoader``."""
 
     loader: ResidentLoader
     streams: dict[str, Stream]
-    global_sizes: list[int]
-
-    @property
-    def sizes(self) -> list[int]:
-        parts = (self.loader.share.of_batch(size) for size in self.global_sizes)
-        return [part.stop - part.start for part in parts]
-
-    @property
-    def weights(self) -> list[float]:
-        return [self.loader.share.weight(size) for size in self.global_sizes]
-
-    @property
-    def steps(self) -> int:
-        return len(self.global_sizes)
 
     def batches(self, step: int) -> dict[str, Batch]:
-        start, part = step * self.loader.batch_size, self.loader.share.of_batch(self.global_sizes[step])
-        part = slice(start + part.start, start + part.stop)
+        part = self.draws(step)
         return {name: self.loader.gather(s.positions[part], s.crops[part]) for name, s in self.streams.items()}
 
 

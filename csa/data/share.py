@@ -31,3 +31,34 @@ class Share:
 
 
 ALONE = Share()
+
+
+@dataclass
+class SharedSteps:
+    """The steps of an epoch, ``batch_size`` draws apart, and this process's part of each.
+
+    global_sizes: images of each step over all processes.
+    """
+
+    share: Share
+    batch_size: int
+    global_sizes: list[int]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images of each step that fall to this process."""
+        parts = map(self.share.of_batch, self.global_sizes)
+        return [part.stop - part.start for part in parts]
+
+    @property
+    def weights(self) -> list[float]:
+        return [self.share.weight(size) for size in self.global_sizes]
+
+    @property
+    def steps(self) -> int:
+        return len(self.global_sizes)
+
+    def draws(self, step: int) -> slice:
+        """This process's draws of a step, among those of the epoch."""
+        start, part = step * self.batch_size, self.share.of_batch(self.global_sizes[step])
+        return slice(start + part.start, start + part.stop)

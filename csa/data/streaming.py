@@ -22,7 +22,7 @@ from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Decoder
 from csa.data.image_files import ImageFiles
 from csa.data.loader import batch_sizes, epoch_positions, in_order
 from csa.data.pictures import UnreadableImageError
-from csa.data.share import ALONE, Share
+from csa.data.share import ALONE, Share, SharedSteps
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
@@ -154,7 +154,8 @@ class StreamingLoader:
             length = len(positions[name])
         if length is None:
             raise ValueError("an epoch needs at least one stream")
-        return StreamedEpoch(self, positions, (stage, epoch), batch_sizes(length, self.batch_size, self.drop_last))
+        sizes = batch_sizes(length, self.batch_size, self.drop_last)
+        return StreamedEpoch(self.share, self.batch_size, sizes, self, positions, (stage, epoch))
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return self.decoding.in_order(TRAIN, batch_size, ALONE)
@@ -200,28 +201,14 @@ class Reading:
 
 
 @dataclass
-class StreamedEpoch:
+class StreamedEpoch(SharedSteps):
     """An epoch of a ``StreamingLoader``; steps in a row are decoded ahead, any other step starts anew from there."""
 
     loader: StreamingLoader
     positions: dict[str, np.ndarray]
     address: tuple[int, int]
-    global_sizes: list[int]
     _reading: Reading | None = field(default=None, init=False)
     _next: int = field(default=0, init=False)
-
-    @property
-    def sizes(self) -> list[int]:
-        parts = (self.loader.share.of_batch(size) for size in self.global_sizes)
-        return [part.stop - part.start for part in parts]
-
-    @property
-    def weights(self) -> list[float]:
-        return [self.loader.share.weight(size) for size in self.global_sizes]
-
-    @property
-    def steps(self) -> int:
-        return len(self.global_sizes)
 
     def batches(self, step: int) -> dict[str, Batch]:
         decoding = self.loader.decoding
@@ -238,9 +225,10 @@ class StreamedEpoch:
 
     def asks(self, stream: str, step: int) -> list[Ask]:
         """The images of this process in one step of a stream."""
-        start, part = step * self.loader.batch_size, self.loader.share.of_batch(self.global_sizes[step])
-        draws = range(start + part.start, start + part.stop)
-        return [Ask(TRAIN, int(self.positions[stream][draw]), (stream, *self.address, draw)) for draw in draws]
+        positions, draws = self.positions[stream], self.draws(step)
+        return [
+            Ask(TRAIN, int(positions[draw]), (stream, *self.address, draw)) for draw in range(draws.start, draws.stop)
+        ]
 
 
 class _Asked:

@@ -57,7 +57,7 @@ def _panel(axes: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
     for place, k in enumerate(classes):
         points = cloud.points[cloud.labels == k]
         if len(points):
-            axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0, **_look(place))
+            axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0, rasterized=True, **_look(place))
     there = [k for k in classes if (cloud.labels == k).any()]
     centres = np.array([np.median(cloud.points[cloud.labels == k], 0) for k in there])
     low, high = cloud.points.min(0), cloud.points.max(0)

@@ -58,6 +58,33 @@ class Backbone(nn.Module):
         return self.embed(self.feature_map(images))
 
 
+class StagedBackbone(Backbone):
+    """A stem, then stages of blocks, then global average pooling."""
+
+    global_pooling = True
+    normalize: Normalize
+    stem: nn.Sequential
+    stages: nn.Sequential
+
+    def trunk(self, images: Tensor) -> Tensor:
+        x = self.stages[:-1](self.stem(self.normalize(images)))
+        trunk: Tensor = self._last_stage[:-1](x)
+        return trunk
+
+    @property
+    def last_block(self) -> nn.Module:
+        return self._last_stage[-1]
+
+    @property
+    def _last_stage(self) -> nn.Sequential:
+        stage = self.stages[-1]
+        assert isinstance(stage, nn.Sequential)
+        return stage
+
+    def embed(self, feature_map: Tensor) -> Tensor:
+        return feature_map.mean((2, 3))
+
+
 @torch.no_grad()
 def places_of_map(backbone: Backbone, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """Channels and number of places, h * w, of the feature map of images [channels, height, width]."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from csa.models.backbone import Backbone, Normalize
+from csa.models.backbone import Normalize, StagedBackbone
 
 SMALL_IMAGE = 64
 """Largest side in pixels for which ``stem=auto`` is the small one."""
 
 
-class TorchvisionResNet(Backbone):
+class TorchvisionResNet(StagedBackbone):
     """stem: small (3x3, stride 1, no pooling), large (7x7, stride 2, max-pooling; torchvision's own) or auto."""
 
-    global_pooling = True
     initial_weights = "library"
 
     def __init__(
@@ -32,24 +31,6 @@ class TorchvisionResNet(Backbone):
         pool = nn.Identity() if small else network.maxpool
         self.stem = nn.Sequential(convolution, network.bn1, network.relu, pool)
         self.stages = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
-
-    def trunk(self, images: Tensor) -> Tensor:
-        x = self.stages[:-1](self.stem(self.normalize(images)))
-        trunk: Tensor = self._last_stage[:-1](x)
-        return trunk
-
-    @property
-    def last_block(self) -> nn.Module:
-        return self._last_stage[-1]
-
-    @property
-    def _last_stage(self) -> nn.Sequential:
-        stage = self.stages[-1]
-        assert isinstance(stage, nn.Sequential)
-        return stage
-
-    def embed(self, feature_map: Tensor) -> Tensor:
-        return feature_map.mean((2, 3))
 
 
 class ResNet10(TorchvisionResNet):

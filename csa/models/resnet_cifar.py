@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from csa.models.backbone import Backbone, Normalize
+from csa.models.backbone import Normalize, StagedBackbone
 from csa.models.weights import kaiming_normal
 
 
@@ -35,11 +35,10 @@ class Block(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
 
 
-class ResNet32(Backbone):
+class ResNet32(StagedBackbone):
     """A 3x3 stem and three stages of five blocks with 16, 32 and 64 channels."""
 
     feature_dim = 64
-    global_pooling = True
     initial_weights = "kaiming_normal"
 
     def __init__(
@@ -50,24 +49,6 @@ class ResNet32(Backbone):
         self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         self.stages = nn.Sequential(_stage(16, 16, stride=1), _stage(16, 32, stride=2), _stage(32, 64, stride=2))
         kaiming_normal(self)
-
-    def trunk(self, images: Tensor) -> Tensor:
-        x = self.stages[:-1](self.stem(self.normalize(images)))
-        trunk: Tensor = self._last_stage[:-1](x)
-        return trunk
-
-    @property
-    def last_block(self) -> nn.Module:
-        return self._last_stage[-1]
-
-    @property
-    def _last_stage(self) -> nn.Sequential:
-        stage = self.stages[-1]
-        assert isinstance(stage, nn.Sequential)
-        return stage
-
-    def embed(self, feature_map: Tensor) -> Tensor:
-        return feature_map.mean((2, 3))
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:

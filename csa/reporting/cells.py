@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from csa.reporting.statistics import Interval, t_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from csa.reporting.published import Place, Published
     from csa.reporting.runs import Run
@@ -83,6 +83,11 @@ class Cell:
     @property
     def value(self) -> float | None:
         return self.published.value if self.published else None
+
+    def runs(self) -> Iterator[Run]:
+        """All that is shown in it."""
+        for measured in (self.measured, *self.others):
+            yield from measured.runs if measured else ()
 
 
 def measure(

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csa.config.composition import COMPOSITION_ERRORS, Composed, Tree, tree
+from csa.config.composition import COMPOSITION_ERRORS, Composed, NotPublishedError, Tree, tree
 from csa.config.faults import UserError
 from csa.config.identity import identity
 from csa.config.typed import build
+from csa.reporting.published import OWN_RECIPE, Place
 from csa.reporting.runs import canonical_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from csa.reporting.published import Place
     from csa.reporting.runs import Run
 
 # Of a data set's block: where its images lie, and what the class of its block is, decide no result.
@@ -44,7 +44,7 @@ class Fitting:
 
     def __init__(self, composer: Tree) -> None:
         self._composer = composer
-        self._bases: dict[tuple[str, str, str], Composed | None] = {}
+        self._bases: dict[tuple[str, str, str, bool], Composed | None] = {}
         self._configs: dict[Place, DictConfig | None] = {}
         self._expected: dict[tuple[Place, str], dict[str, Any] | None] = {}
         self._fits: dict[tuple[Place, str], Fit | None] = {}
@@ -70,6 +70,8 @@ class Fitting:
         if meant is None or any(key not in SUBSET for key in _differences(recorded, meant)):
             return None
         names = run.config["protocol"]["name"], self._protocol_name(place)
+        if names[0] != names[1] and names[0] in self._recipes(place):
+            return None  # that recipe has a place of its own
         return Fit(_told(differences, *names))
 
     def _expectation(self, place: Place, protocol: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -94,6 +96,12 @@ class Fitting:
         assert isinstance(dataset, dict)
         return _flat(identity(typed, ""), {str(name): value for name, value in dataset.items()})
 
+    def _recipes(self, place: Place) -> set[str]:
+        """Recipes under which a method's runs stand in rows of their own: the data set's, and the method's own."""
+        plain = replace(place, words=tuple(word for word in place.words if word != OWN_RECIPE))
+        places = [plain, replace(plain, words=(*plain.words, OWN_RECIPE))]
+        return {self._protocol_name(one) for one in places if self._config(one) is not None}
+
     def _protocol_name(self, place: Place) -> str:
         config = self._config(place)
         assert config is not None
@@ -106,11 +114,12 @@ class Fitting:
         return self._configs[place]
 
     def _compose(self, place: Place) -> DictConfig | None:
-        """Data set, method and backbone are composed once; the other words are values, set in what that gives."""
-        composed = self._base(place.dataset, place.method, place.backbone)
+        """Groups are composed once; the other words are values, set in what that gives."""
+        own_recipe = OWN_RECIPE in place.words
+        composed = self._base(place.dataset, place.method, place.backbone, own_recipe=own_recipe)
         if composed is None:
             return None
-        words = [*place.words]
+        words = [word for word in place.words if word != OWN_RECIPE]
         if place.imbalance_ratio is not None:
             words.append(f"dataset.imbalance_ratio={place.imbalance_ratio:g}")
         try:
@@ -120,14 +129,25 @@ class Fitting:
             return None
         return composed.config
 
-    def _base(self, dataset: str, method: str, backbone: str) -> Composed | None:
-        key = (dataset, method, backbone)
+    def _base(self, dataset: str, method: str, backbone: str, *, own_recipe: bool) -> Composed | None:
+        key = (dataset, method, backbone, own_recipe)
         if key not in self._bases:
             groups = {"dataset": dataset, "method": method, **({"backbone": backbone} if backbone else {})}
+            words = [f"{group}={option}" for group, option in groups.items()] + [OWN_RECIPE] * own_recipe
             known = all(option in self._composer.options(group) for group, option in groups.items())
-            words = [self._composer.parse(f"{group}={option}") for group, option in groups.items()] if known else []
-            self._bases[key] = self._composer.compose(words) if known else None
+            composed = self._composed(words) if known else None
+            if composed and own_recipe:
+                plain = self._base(dataset, method, backbone, own_recipe=False)
+                if plain and plain.config.protocol.name == composed.config.protocol.name:
+                    composed = None  # the data set's recipe is the method's own: no second row
+            self._bases[key] = composed
         return self._bases[key]
+
+    def _composed(self, words: list[str]) -> Composed | None:
+        try:
+            return self._composer.compose([self._composer.parse(word) for word in words])
+        except NotPublishedError:
+            return None
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from csa.config.locations import PACKAGE
 COLUMNS = ("table", "row", "method", "dataset", "imbalance_ratio", "backbone", "words", "metric", "value", "rule")
 METRICS = ("all", "many", "medium", "few")
 RULES = ("last", "best_on_test")
+OWN_RECIPE = "protocol=published"
+"""The word by which a place stands for a method under the recipe of its own paper."""
 TABLES = ("1", "2", "3", "4", "5")
 
 

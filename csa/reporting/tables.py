@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from csa.reporting.cells import Cell, Measured, View, measure
 from csa.reporting.names import place_name, printed
-from csa.reporting.published import Place
+from csa.reporting.published import OWN_RECIPE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -151,12 +151,22 @@ def _table(number: str, published: Sequence[Published], chooser: Chooser) -> Tab
             for column in columns
         ]
         rows.append(Row(label, tuple(cells)))
+        rows += _own_recipe(label, first, columns, chooser)
     if number not in OF_ONE_METHOD:
         rows += _other_methods(published, columns, chooser)
     table = Table(number, TITLES[number], columns, rows, chooser.view)
     shown = {cell.place for _, _, cell in table.cells()}
     table.notes = [note for place, note in chooser.notes.items() if place in shown]
     return _turned(table) if number in TURNED else table
+
+
+def _own_recipe(label: str, place: Place, columns: Sequence[Column], chooser: Chooser) -> Iterator[Row]:
+    """The same method under its own paper's recipe, where such runs are; the published values are not of that recipe."""
+    words = (*place.words, OWN_RECIPE)
+    cells = tuple(chooser.cell(_place(place.method, column, words), column.metric, None) for column in columns)
+    names = dict.fromkeys(run.config["protocol"]["name"] for cell in cells for run in cell.runs())
+    if names:
+        yield Row(f"{label}, under {', '.join(names)}", cells, in_paper=False)
 
 
 def _other_methods(published: Sequence[Published], columns: Sequence[Column], chooser: Chooser) -> Iterator[Row]:

@@ -14,10 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from csa.config.schema import Config
+    import torch
 
-WARM_STEPS, MOST_STEPS = 2, 12
-ENOUGH_SECONDS = 1.0
+    from csa.config.schema import Config
+    from csa.methods.method import Clock
+
+WARM_STEPS, MOST_STEPS = 2, 8
+ENOUGH_SECONDS = 0.5
+PARTS = 3
+"""A stage is measured in the middle of each of so many equal parts: methods change their step on the way."""
 EVALUATION_BATCHES = 3
 AROUND_SECONDS = 2.5  # of a run: reading the command line, writing the record
 
@@ -55,7 +60,7 @@ def main() -> None:
 
 
 def measure(config: Config, threads: int) -> dict[str, Any]:
-    """Steps as in training, in the middle of each stage; every image is made to fit, so that CSA's bank fills."""
+    """Steps as in training, at several places of each stage; every image is made to fit, so that CSA's bank fills."""
     from csa.data.build import load_split
     from csa.data.opening import open_loader
     from csa.methods.build import build_method
@@ -82,10 +87,7 @@ def _stage(
     import torch
 
     from csa.methods.method import Clock
-    from csa.randomness import torch_generator
 
-    stage = method.stages[index]
-    clock = Clock(index, stage.epochs // 2, stage.epochs)
     method.enter_stage(index)
     method.to(device=machine.device, memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
@@ -95,11 +97,24 @@ def _stage(
     if config.protocol.momentum:
         for parameter in (p for group in optimiser.param_groups for p in group["params"]):
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    epochs = method.stages[index].epochs
+    places = sorted({(2 * part + 1) * epochs // (2 * PARTS) for part in range(PARTS)})
+    measured = [_epoch(Clock(index, place, epochs), config, method, loader, machine, optimiser) for place in places]
+    images, seconds = (sum(values) / len(measured) for values in zip(*measured, strict=True))
+    return round(images), seconds, _evaluation_seconds(method, loader, machine, test_images)
+
+
+def _epoch(
+    clock: Clock, config: Config, method: Any, loader: Any, machine: Any, optimiser: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Images and seconds of an epoch, from a few of its steps."""
+    from csa.randomness import torch_generator
+
     epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
     draws = method.draws(clock, epoch.sizes, torch_generator(config.seed, "draws", clock.stage, clock.epoch))
     draws = {name: rows.to(machine.device) for name, rows in draws.items()}
     method.begin_epoch(clock)
-    method.train_stage(index)
+    method.train_stage(clock.stage)
 
     def step(number: int) -> float:
         began = time.perf_counter()
@@ -111,14 +126,13 @@ def _stage(
         float(loss.detach())  # waits for the device
         return time.perf_counter() - began
 
-    numbers = range(epoch.steps)
     times = []
     for place in range(WARM_STEPS + MOST_STEPS):
-        times.append(step(numbers[place % len(numbers)]))
+        times.append(step(place % epoch.steps))
         if sum(times[WARM_STEPS:]) > ENOUGH_SECONDS:
             break
-    per_step = sorted(times[WARM_STEPS:])[len(times[WARM_STEPS:]) // 2]
-    return sum(epoch.sizes), per_step * epoch.steps, _evaluation_seconds(method, loader, machine, test_images)
+    kept = sorted(times[WARM_STEPS:])
+    return sum(epoch.sizes), kept[len(kept) // 2] * epoch.steps
 
 
 def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int) -> float:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csa.sweep.progress import Progress, Watch
-from csa.sweep.spans import duration
+from csa.sweep.spans import counting, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ class Display:
             table.add_row("", f"and {len(progress.running) - MOST_ROWS} more", "")
         states = list(progress.states.values())
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(("done", "failed", *states)))
-        table.add_row(Text(f"{len(states)} runs", style="bold"), counts + left(progress), "")
+        table.add_row(Text(counting(len(states), "run"), style="bold"), counts + left(progress), "")
         return table
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from csa.sweep.cells import Cell
     from csa.tracking.record import State
 
+STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "planned")
 NOT_HERE = "data not here yet"
 
 
@@ -106,7 +107,7 @@ class Plan:
         return " ".join([*words, *run.cells[0].others]) or run.folder.name
 
     def counts(self) -> dict[State, int]:
-        states: dict[State, int] = dict.fromkeys(("done", "running", "interrupted", "failed", "planned"), 0)
+        states = dict.fromkeys(STATES, 0)
         for run in self.runs:
             states[run.state] += 1
         return states

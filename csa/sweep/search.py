@@ -22,7 +22,7 @@ from csa.sweep.cells import Cell, shown
 from csa.sweep.estimate import estimate
 from csa.sweep.machine import slots
 from csa.sweep.plan import Run
-from csa.sweep.spans import duration
+from csa.sweep.spans import counting, duration
 from csa.tracking.store import sqlite_file, try_lock
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _time(run: Run, left: int, places: int, threads: int) -> str:
     seconds = estimate([run], threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
     if seconds is None:
         return ""
-    return f"estimated: {duration(seconds * ceil(left / places))} ({places} at once, {threads} threads each)"
+    return f"estimated: {duration(seconds * ceil(left / places))} ({places} at once, {counting(threads, 'thread')} each)"
 
 
 def _faults(first: Composed) -> list[Fault]:

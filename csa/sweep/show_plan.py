@@ -11,7 +11,7 @@ from rich.table import Table
 from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.machine import slots
-from csa.sweep.spans import duration
+from csa.sweep.spans import counting, duration
 from csa.sweep.summary import SEED
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from csa.sweep.settings import Settings
 
 NOT_AVAILABLE = "not available"
+BLANK = "blank in the paper"
 MOST_MERGED = 10
 
 
@@ -57,7 +58,7 @@ def _table(plan: Plan, told: Estimate) -> Table:
         missing.setdefault(names(cell), []).append(option)
     for run in plan.runs:
         rows.setdefault(names(run.cells[0]), []).append(run)
-    table = Table(*(keys or ["cell"]), "runs", "state", "time", "")
+    table = Table(*(keys or ["cell"]), "runs", "state", "time", *([""] if blank else []))
     for row in dict.fromkeys([*rows, *missing]):
         runs = rows.get(row, [])
         states = [*(run.state for run in runs), *([NOT_AVAILABLE] * len(missing.get(row, [])))]
@@ -67,7 +68,7 @@ def _table(plan: Plan, told: Estimate) -> Table:
             str(len(states)),
             ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in Counter(states).items()),
             duration(seconds) if seconds else "",
-            "blank in the paper" if row in blank else "",
+            *([BLANK if row in blank else ""] if blank else []),
         )
     return table
 
@@ -81,7 +82,7 @@ def counted(plan: Plan) -> str:
             f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})"
         )
     duplicates = f" ({merged} duplicates merged)" if merged else ""
-    return f"{plan.cells} cells, {len(plan.runs)} runs{duplicates}: {', '.join(told)}"
+    return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(told)}"
 
 
 def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
@@ -89,7 +90,7 @@ def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
     if plan.absent_data:
         lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
     if told.seconds:
-        where = f"{slots} at once, {threads} threads each" if slots > 1 else f"one at a time, {threads} threads"
+        where = f"{slots} at once, {counting(threads, 'thread')} each" if slots > 1 else f"one at a time, {counting(threads, 'thread')}"
         lines.append(f"estimated: {duration(told.wall(slots))} ({where})")
     elif not told.unknown:
         lines.append("nothing is left to do")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from csa.sweep.cells import swept_keys
+from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
+from csa.sweep.spans import counting
 from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
@@ -27,12 +30,12 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
     failed = print_failures(console, plan, endings)
-    counts = plan.counts()
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    counts = Counter("killed" if run.state == "planned" and has_failed(run, endings) else run.state for run in plan.runs)
+    told = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
     if plan.missing:
         names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
         told += f"; {len(plan.missing)} cells are not available ({names})"
-    console.print(f"{len(plan.runs)} runs: {told}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{counting(len(plan.runs), 'run')}: {told}", highlight=False, soft_wrap=True, markup=False)
     return failed
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,6 @@ import torch
 
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-@dataclass
-class Position:
-    """The next step to take: ``epoch`` and ``step`` within ``stage``; all count from 0."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
 
 
 class DamagedCheckpointError(Exception):

@@ -9,18 +9,17 @@ Nothing in a step waits for the device: losses and measures are added up there a
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from csa.config.faults import Fault, UserError
 from csa.methods.method import Clock
 from csa.randomness import torch_generator
 from csa.training import checkpoint
-from csa.training.checkpoint import Position
 from csa.training.evaluation import head_logits, head_scores
 from csa.training.interruption import StoppedError
+from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic, refuse_other_arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,32 +45,6 @@ EVALUATION_BATCH = 250
 
 class NotFiniteError(Exception):
     """A loss was not finite; the message names where."""
-
-
-@dataclass
-class History:
-    """What training has produced so far; travels in the checkpoint.
-
-    lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
-    was best on the test set, with its scores: what released code reports, under that name.
-    reused_epochs: how many of the lines come from a finished stage of another run.
-    """
-
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reused_epochs: int = 0
-
-
-@dataclass
-class OpenEpoch:
-    """Sums over the steps taken so far of the epoch in progress; on the device, but for the seconds.
-
-    losses: [steps], zero where not yet taken.
-    """
-
-    losses: Tensor
-    measures: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -321,19 +294,10 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint; then stop, if a signal asked for it."""
         self._check_open_epoch()
-        processes_state = self._together.own_state(self._method)
-        opened = self._together.everyones({"losses": self._open.losses.cpu(), "measures": self._open_measures()})
+        standing = Standing(self._at, self._history, self._open)
+        state = standing.packed(self._method, self._optimiser, self._together)
         if self._together.first:
-            state = {
-                "at": asdict(self._at),
-                "method": self._method.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "history": asdict(self._history),
-                "open": {**opened[0], "seconds": self._open.seconds},
-                **({} if self._together.alone else {"processes_state": processes_state, "opened": opened}),
-                **self._arithmetic(),
-            }
-            checkpoint.save(self._record.checkpoint, state)
+            checkpoint.save(self._record.checkpoint, state | arithmetic(self._machine, self._config))
         self._saved_at = time.monotonic()
         if self._interruption.status is not None:
             raise StoppedError(self._interruption.status)
@@ -344,45 +308,9 @@ class Training:
         for problem in problems:
             self._record.log(f"passed over a damaged checkpoint: {problem}")
         if state is not None:
-            self._refuse_other_machine(state)
-            self._at = Position(**state["at"])
-            self._history = History(**state["history"])
-            device = self._machine.device
-            saved = (
-                {**state["open"], **state["opened"][self._together.share.rank]} if "opened" in state else state["open"]
-            )
-            measures = {name: value.to(device) for name, value in saved["measures"].items()}
-            self._open = OpenEpoch(saved["losses"].to(device), measures, saved["seconds"])
+            refuse_other_arithmetic(state, self._machine, self._config)
+            standing = Standing.unpacked(state, self._machine)
+            self._at, self._history, self._open = standing.at, standing.history, standing.open
             self._record.log(f"continued at stage {self._at.stage}, epoch {self._at.epoch}, step {self._at.step}")
         self._record.write_metrics(self._history.lines)
         return state
-
-    def _open_measures(self) -> dict[str, Tensor]:
-        return {name: value.cpu() for name, value in self._open.measures.items()}
-
-    def _arithmetic(self) -> dict[str, Any]:
-        """What decides the last bits of a run."""
-        machine = self._machine
-        several = {
-            "processes": machine.together.share.processes,
-            "sync_batch_norm": self._config.runtime.sync_batch_norm,
-        }
-        return {
-            "threads": machine.threads,
-            "precision": machine.precision,
-            "device": machine.device.type,
-            **({} if machine.together.alone else several),
-        }
-
-    def _refuse_other_machine(self, state: dict[str, Any]) -> None:
-        """Other threads, arithmetic or device give other last bits: the run would not be the same run."""
-        alone = {"processes": 1, "sync_batch_norm": False}
-        for key, value in (alone | self._arithmetic()).items():
-            if {**alone, **state}[key] != value:
-                raise UserError(
-                    Fault(
-                        f"runtime.{key}" if key != "precision" else "protocol.precision",
-                        value,
-                        f"this run was started with {state[key]}; continue it with that, or start over with rerun=true",
-                    )
-                )

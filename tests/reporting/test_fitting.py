@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from miniature_records import from_records, write
 
 from csa.reporting.fitting import Fit, fitting
-from csa.reporting.published import Place
+from csa.reporting.published import OWN_RECIPE, Place
 
 MNIST = Place("ce", "mnist_lt", 100.0, "lenet")
 CIFAR = Place("csa", "cifar100_lt", 100.0, "resnet32", ("delta=0.3",))
@@ -57,6 +58,38 @@ def test_of_one_method(tmp_path, words, expected):
 )
 def test_with_words_of_its_own(tmp_path, words, expected):
     assert fit(CIFAR, run(tmp_path, "cifar100_lt", "csa", *words)) == expected
+
+
+LDAM = Place("ldam_drw", "cifar10_lt", 100.0, "resnet32")
+
+
+@pytest.mark.parametrize(
+    ("words", "plain", "own"),
+    [
+        ((), Fit(""), None),
+        (("protocol=published",), None, Fit("")),
+        (("protocol=cifar_ldam",), None, Fit("")),
+        (("protocol=published", "protocol.epochs=10"), None, Fit("epochs 10 instead of 200")),
+        (("protocol.epochs=10",), Fit("epochs 10 instead of 200"), None),
+        (
+            ("protocol=cifar_bbn",),
+            Fit("protocol cifar_bbn instead of cifar"),
+            Fit("protocol cifar_bbn instead of cifar_ldam"),
+        ),
+    ],
+)
+def test_the_recipe_of_its_own_paper_is_a_place_of_its_own(tmp_path, words, plain, own):
+    found = run(tmp_path, "cifar10_lt", "ldam_drw", *words)
+    assert fit(LDAM, found) == plain
+    assert fit(replace(LDAM, words=(OWN_RECIPE,)), found) == own
+
+
+@pytest.mark.parametrize("method", ["csa", "lws_mixup", "balanced_softmax"])
+def test_no_place_of_its_own_for_the_recipe_of_the_data_set_or_for_none(tmp_path, method):
+    found = run(tmp_path, "mnist_lt", method)
+    place = Place(method, "mnist_lt", 100.0, "lenet")
+    assert fit(place, found) == Fit("")
+    assert fit(replace(place, words=(OWN_RECIPE,)), found) is None
 
 
 def test_results_of_another_version_do_not_count(tmp_path):

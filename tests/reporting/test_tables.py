@@ -40,6 +40,24 @@ def table_1(runs, view=None, *, reduced=False):
     return table
 
 
+def test_runs_under_a_papers_own_recipe_have_a_row_of_their_own(tmp_path):
+    for seed in range(2):
+        write(tmp_path, "cifar10_lt", "ldam_drw", seed)
+        write(tmp_path, "cifar10_lt", "ldam_drw", seed, "protocol=published", shares=(0.5, 0.5, 0.5))
+    published = {"2": load_published(paper_folder())["2"]}
+    with fitting() as judge:
+        (table,) = build_tables(published, from_records(tmp_path), judge, View())
+    rows = {row.label: row for row in table.rows if any(cell and cell.measured for cell in row.cells)}
+    assert [(label, row.in_paper) for label, row in rows.items()] == [
+        ("LDAM-DRW [15]", True), ("LDAM-DRW [15], under cifar_ldam", False),
+    ]  # fmt: skip
+    plain, own = ([cell.measured for cell in row.cells if cell and cell.measured] for row in rows.values())
+    assert [len(plain), len(own)] == [1, 1]
+    assert plain[0].seeds == own[0].seeds == [0, 1]
+    assert own[0].difference is None
+    assert plain[0].last.mean > own[0].last.mean
+
+
 @pytest.mark.parametrize("ending", ["md", "tex", "csv", "html", "txt"])
 def test_the_expected_output(rendered, ending):
     assert rendered[f"report.{ending}"] == (EXPECTED / f"report.{ending}").read_text()

@@ -46,10 +46,8 @@ def test_two_runs_live_to_their_end(tmp_path, uri, client):
         miniature.finish(record)
     second = miniature.begin(tmp_path / "second", epochs=2)
     assert second.folder == later
-    started = time.monotonic()
     said = follower.close(180)
     assert said is None, (tmp_path / "mlflow.log").read_text()
-    assert time.monotonic() - started < 180
     runs = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
     by_status = {run.info.status: run for run in runs}
     assert by_status.keys() == {"FINISHED", "KILLED"}  # the second was neither done nor held by a lease

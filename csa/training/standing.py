@@ -1,0 +1,117 @@
+"""Where a training stands: what a checkpoint holds of it, and what may continue it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from csa.config.faults import Fault, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from csa.config.schema import Config
+    from csa.methods.method import Method
+    from csa.training.machine import Machine
+    from csa.training.together import Together
+
+
+@dataclass
+class Position:
+    """The next step to take: ``epoch`` and ``step`` within ``stage``; all count from 0."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass
+class History:
+    """What training has produced so far.
+
+    lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
+    was best on the test set, with its scores: what released code reports, under that name.
+    reused_epochs: how many of the lines come from a finished stage of another run.
+    """
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reused_epochs: int = 0
+
+
+@dataclass
+class OpenEpoch:
+    """Sums over the steps taken so far of the epoch in progress; on the device, but for the seconds.
+
+    losses: [steps], zero where not yet taken.
+    """
+
+    losses: Tensor
+    measures: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Standing:
+    """Where training stands, beside its networks and its optimiser."""
+
+    at: Position
+    history: History
+    open: OpenEpoch
+
+    def packed(self, method: Method, optimiser: torch.optim.Optimizer, together: Together) -> dict[str, Any]:
+        """Everything that training goes on from; all processes of a run take part, the first one's is whole."""
+        processes_state = together.own_state(method)
+        measures = {name: value.cpu() for name, value in self.open.measures.items()}
+        opened = together.everyones({"losses": self.open.losses.cpu(), "measures": measures})
+        if not together.first:
+            return {}
+        return {
+            "at": asdict(self.at),
+            "method": method.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": asdict(self.history),
+            "open": {**opened[0], "seconds": self.open.seconds},
+            **({} if together.alone else {"processes_state": processes_state, "opened": opened}),
+        }
+
+    @classmethod
+    def unpacked(cls, state: dict[str, Any], machine: Machine) -> Standing:
+        """This process's part of what ``packed`` made."""
+        opened = state["open"] | (state["opened"][machine.together.share.rank] if "opened" in state else {})
+        measures = {name: value.to(machine.device) for name, value in opened["measures"].items()}
+        return cls(
+            Position(**state["at"]),
+            History(**state["history"]),
+            OpenEpoch(opened["losses"].to(machine.device), measures, opened["seconds"]),
+        )
+
+
+def arithmetic(machine: Machine, config: Config) -> dict[str, Any]:
+    """What decides the last bits of a run."""
+    several = {"processes": machine.together.share.processes, "sync_batch_norm": config.runtime.sync_batch_norm}
+    return {
+        "threads": machine.threads,
+        "precision": machine.precision,
+        "device": machine.device.type,
+        **({} if machine.together.alone else several),
+    }
+
+
+def refuse_other_arithmetic(state: dict[str, Any], machine: Machine, config: Config) -> None:
+    """Other threads, precision or device give other last bits: the run would not be the same run.
+
+    Raises:
+        UserError: the checkpoint was written under another arithmetic.
+    """
+    alone = {"processes": 1, "sync_batch_norm": False}
+    for key, value in (alone | arithmetic(machine, config)).items():
+        if {**alone, **state}[key] != value:
+            raise UserError(
+                Fault(
+                    f"runtime.{key}" if key != "precision" else "protocol.precision",
+                    value,
+                    f"this run was started with {state[key]}; continue it with that, or start over with rerun=true",
+                )
+            )
