@@ -163,7 +163,7 @@ def _sound(cell: Settled, found: Sequence[Fault], *keys: str) -> bool:
 
 def _address(config: DictConfig) -> str:
     """The same for two configurations of the same data."""
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, ["dataset", "data_dir", "download"]), resolve=True)
+    return repr((OmegaConf.to_container(config.dataset, resolve=True), config.data_dir, config.download))
 
 
 # --- words of an entry's own ----------------------------------------------------------------

@@ -17,6 +17,7 @@ from csa.sweep.calibration import calibrate
 from csa.sweep.machine import visible_gpus
 from csa.sweep.processes import WALL_NAME
 from csa.sweep.progress import epochs_so_far
+from csa.sweep.splits import question
 from csa.tracking.files import read_json, write_json
 from csa.tracking.record import OldRecordError, Record
 
@@ -90,11 +91,15 @@ def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
         first = {kinds[run.fingerprint]: run for run in reversed(runs)}
         costs |= _measured({name: run for name, run in first.items() if name not in costs}, threads)
     seconds, taken = {}, _finished_stages(runs)
+    images: dict[str, int | None] = {}  # of each training set
     for run in runs:
         shared = _shared_stage(run)
         cost = costs.get(kinds[run.fingerprint])
         if cost is not None:
-            seconds[run.fingerprint] = cost.seconds(_epochs(run, shared in taken), _images(run, cost))
+            data = question(run.config).key
+            if data not in images:
+                images[data] = _images(run)
+            seconds[run.fingerprint] = cost.seconds(_epochs(run, shared in taken), images[data] or cost.total)
         if shared is not None:
             taken.add(shared)
     return Estimate(seconds, sorted({name for name in kinds.values() if name not in costs}))
@@ -116,12 +121,13 @@ def _epochs(run: Run, first_is_taken: bool) -> list[int]:
     return left
 
 
-def _images(run: Run, cost: Cost) -> int:
+def _images(run: Run) -> int | None:
+    """Of the training set; None where the data is not here to tell."""
     from csa.data.build import preview
     from csa.data.long_tail import wanted_counts
 
     known = preview(run.config.dataset, run.config.data_dir)
-    return cost.total if known is None else sum(wanted_counts(run.config.dataset, known.class_sizes))
+    return None if known is None else sum(wanted_counts(run.config.dataset, known.class_sizes))
 
 
 def _shared_stage(run: Run) -> str | None:
