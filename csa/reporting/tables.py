@@ -161,7 +161,7 @@ def _table(number: str, published: Sequence[Published], chooser: Chooser) -> Tab
 
 
 def _own_recipe(label: str, place: Place, columns: Sequence[Column], chooser: Chooser) -> Iterator[Row]:
-    """The same method under its own paper's recipe, where such runs are; the published values are not of that recipe."""
+    """The same method under its own paper's recipe, where such runs are; no published value is of that recipe."""
     words = (*place.words, OWN_RECIPE)
     cells = tuple(chooser.cell(_place(place.method, column, words), column.metric, None) for column in columns)
     names = dict.fromkeys(run.config["protocol"]["name"] for cell in cells for run in cell.runs())

@@ -118,7 +118,8 @@ def _time(run: Run, left: int, places: int, threads: int) -> str:
     seconds = estimate([run], threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
     if seconds is None:
         return ""
-    return f"estimated: {duration(seconds * ceil(left / places))} ({places} at once, {counting(threads, 'thread')} each)"
+    where = f"{places} at once, {counting(threads, 'thread')} each"
+    return f"estimated: {duration(seconds * ceil(left / places))} ({where})"
 
 
 def _faults(first: Composed) -> list[Fault]:

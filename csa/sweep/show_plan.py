@@ -90,7 +90,8 @@ def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
     if plan.absent_data:
         lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
     if told.seconds:
-        where = f"{slots} at once, {counting(threads, 'thread')} each" if slots > 1 else f"one at a time, {counting(threads, 'thread')}"
+        each = counting(threads, "thread")
+        where = f"{slots} at once, {each} each" if slots > 1 else f"one at a time, {each}"
         lines.append(f"estimated: {duration(told.wall(slots))} ({where})")
     elif not told.unknown:
         lines.append("nothing is left to do")

@@ -30,7 +30,8 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
     failed = print_failures(console, plan, endings)
-    counts = Counter("killed" if run.state == "planned" and has_failed(run, endings) else run.state for run in plan.runs)
+    killed_early = [run for run in plan.runs if run.state == "planned" and has_failed(run, endings)]
+    counts = Counter("killed" if run in killed_early else run.state for run in plan.runs)
     told = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
     if plan.missing:
         names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
