@@ -255,6 +255,8 @@ class RuntimeConfig:
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
     jobs_per_gpu: int = number(at_least=1)
+    step_mode: Literal["auto", "eager", "compiled", "graph"]
+    profile: bool
 
 
 @dataclass(frozen=True, kw_only=True)

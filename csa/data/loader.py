@@ -50,6 +50,12 @@ class Epoch(Protocol):
     def batches(self, step: int) -> dict[str, Batch]:
         """One batch of each stream."""
 
+    def inputs(self, step: int) -> dict[str, Tensor] | None:
+        """What the batches of a step are made of, on the device; None where the host takes part in making them."""
+
+    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
+        """The batches that such inputs make; neither waits for the device nor depends on the step otherwise."""
+
 
 class Loader(Protocol):
     """Whatever holds or streams the images answers to this."""
@@ -77,6 +83,8 @@ class Stream:
     crops: Tensor
 
 
+POSITIONS, CROPS = "positions of ", "crops of "
+"""Before a stream's name: the inputs of its batch."""
 SMALL_BYTES = 2**30
 """Images up to here are not asked whether they fit: that would start the device early."""
 Augmentation = CropFlip | ResizedCrop
@@ -150,10 +158,15 @@ class ResidentLoader:
         more.epoch_images = self.epoch_images or len(self._labels)
         return more
 
+    @property
+    def on_device(self) -> bool:
+        """Whether the training images are where they are computed with."""
+        return self._images.device.type == self.device.type
+
     def gather(self, positions: Tensor, crops: Tensor) -> Batch:
         """The augmented training images at ``positions`` [B]."""
         labels = self._labels[positions]
-        if self._images.device == self.device:
+        if self.on_device:
             return Batch(self.crop_flip(self._images, positions, crops), labels)
         images = self._images[positions.cpu()].to(self.device)
         return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), labels)
@@ -182,8 +195,18 @@ class ResidentEpoch(SharedSteps):
     streams: dict[str, Stream]
 
     def batches(self, step: int) -> dict[str, Batch]:
+        return self.batches_of(self._inputs(step))
+
+    def inputs(self, step: int) -> dict[str, Tensor] | None:
+        return self._inputs(step) if self.loader.on_device else None
+
+    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
+        return {name: self.loader.gather(inputs[POSITIONS + name], inputs[CROPS + name]) for name in self.streams}
+
+    def _inputs(self, step: int) -> dict[str, Tensor]:
         part = self.draws(step)
-        return {name: self.loader.gather(s.positions[part], s.crops[part]) for name, s in self.streams.items()}
+        positions = {POSITIONS + name: stream.positions[part] for name, stream in self.streams.items()}
+        return positions | {CROPS + name: stream.crops[part] for name, stream in self.streams.items()}
 
 
 def epoch_positions(

@@ -223,6 +223,12 @@ class StreamedEpoch(SharedSteps):
         self._next = step + 1
         return batches
 
+    def inputs(self, step: int) -> None:
+        """The host decodes."""
+
+    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
+        raise NotImplementedError
+
     def asks(self, stream: str, step: int) -> list[Ask]:
         """The images of this process in one step of a stream."""
         positions, draws = self.positions[stream], self.draws(step)

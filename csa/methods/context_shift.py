@@ -81,6 +81,9 @@ class ContextShift(Method):
             name = "without_bank" if self.started(clock) else "uniform"
         return f"{name}+mixup" if self.mixes(clock) else name
 
+    def reads_device(self, clock: Clock) -> bool:
+        return self.started(clock) and self.phase(clock).startswith("filling")
+
     # --- an epoch ---------------------------------------------------------------------------
 
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:

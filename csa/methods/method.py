@@ -132,6 +132,10 @@ class Method(nn.Module):
         """Name of the variant of the step in force: the key under which a graph may be captured."""
         return "train"
 
+    def reads_device(self, clock: Clock) -> bool:
+        """Whether a step waits for a value of the device, so that it cannot be captured as a graph."""
+        return False
+
     @abstractmethod
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
         """The whole computation of one step."""

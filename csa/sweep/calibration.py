@@ -136,7 +136,7 @@ def _epoch(
 
 
 def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int) -> float:
-    from csa.training.evaluation import head_logits
+    from csa.training.evaluation import head_logits, plain_logits
     from csa.training.loop import EVALUATION_BATCH
 
     batches = []
@@ -144,9 +144,10 @@ def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int
         batches.append(batch)
         if len(batches) == EVALUATION_BATCHES:
             break
-    head_logits(method, batches[:1], machine)
+    logits = plain_logits(method, machine)
+    head_logits(method, logits, batches[:1], machine.together)
     began = time.perf_counter()
-    head_logits(method, batches, machine)
+    head_logits(method, logits, batches, machine.together)
     seen = sum(len(batch[1]) for batch in batches)
     return (time.perf_counter() - began) * test_images / seen
 

@@ -13,7 +13,7 @@ from csa.data.split import Groups
 from csa.data.streaming import plain_batches
 from csa.tracking.record import Record
 from csa.training.checkpoint import DamagedCheckpointError
-from csa.training.evaluation import head_logits, head_scores
+from csa.training.evaluation import head_logits, head_scores, plain_logits
 from csa.training.loop import EVALUATION_BATCH
 from csa.training.machine import choose
 from csa.training.recorded import load_method
@@ -66,4 +66,4 @@ def _logits(
     )
     method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = plain_batches(images, labels, EVALUATION_BATCH, machine.device, machine.threads)
-    return head_logits(method, batches, machine)
+    return head_logits(method, plain_logits(method, machine), batches, machine.together)

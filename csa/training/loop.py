@@ -19,16 +19,18 @@ from csa.randomness import torch_generator
 from csa.training import checkpoint
 from csa.training.evaluation import head_logits, head_scores
 from csa.training.interruption import StoppedError
+from csa.training.profiling import Profiling
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic, refuse_other_arithmetic
+from csa.training.stepping import Stepping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
     from csa.config.schema import Config
     from csa.data.batch import Batch
-    from csa.data.loader import Loader
+    from csa.data.loader import Epoch, Loader
     from csa.data.split import Split
     from csa.methods.method import Method, Stage
     from csa.tracking.record import Record
@@ -84,7 +86,9 @@ class Training:
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
         self._together = machine.together
-        self._step_of: torch.nn.Module = method  # the method, or what averages its gradients over the processes
+        self._stepping: Stepping  # of the stage
+        wanted = config.runtime.profile and machine.together.first
+        self._profiling = Profiling(record.folder, machine.device, wanted=wanted)
 
     def run(self) -> Outcome:
         """Train to the end.
@@ -94,15 +98,16 @@ class Training:
             StoppedError: a signal asked to stop; the checkpoint is written.
         """
         state = self._restore()
-        for index in range(self._at.stage, len(self._method.stages)):
-            self._enter(index, state)
-            state = None
-            stage = self._method.stages[index]
-            for number in range(self._at.epoch, stage.epochs):
-                self._epoch(stage, Clock(index, number, stage.epochs))
-            if self._together.first:
-                self._shared.keep(index, self._method, asdict(self._history))
-            self._together.wait()
+        with self._profiling:
+            for index in range(self._at.stage, len(self._method.stages)):
+                self._enter(index, state)
+                state = None
+                stage = self._method.stages[index]
+                for number in range(self._at.epoch, stage.epochs):
+                    self._epoch(stage, Clock(index, number, stage.epochs))
+                if self._together.first:
+                    self._shared.keep(index, self._method, asdict(self._history))
+                self._together.wait()
         self._save()
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
@@ -113,7 +118,7 @@ class Training:
         return Outcome(scores, holdout, logits, labels, self._history)
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
-        logits, labels = head_logits(self._method, batches, self._machine)
+        logits, labels = head_logits(self._method, self._stepping.logits, batches, self._together)
         return head_scores(logits, labels, self._split.by_rank, self._split.by_count), logits, labels
 
     # --- stages ---------------------------------------------------------------------------
@@ -136,9 +141,9 @@ class Training:
         added = self._method.added_images(index, self._data)
         self._loader = self._data if added is None else self._data.with_images(*added)
         self._optimiser = self._make_optimiser(index)
-        self._step_of = self._together.wrapped(self._method, self._machine.device)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
+        self._stepping = Stepping(self._method, self._optimiser, self._machine)
 
     def _reuse(self, index: int) -> None:
         """Start from another run's finished stage where there is one."""
@@ -177,7 +182,7 @@ class Training:
     # --- one epoch ------------------------------------------------------------------------
 
     def _epoch(self, stage: Stage, clock: Clock) -> None:
-        self._set_rate(stage.lr(clock.epoch))
+        self._stepping.set_rate(stage.lr(clock.epoch))
         epoch = self._loader.epoch(self._method.streams(clock), clock.stage, clock.epoch)
         draws = self._draws(clock, epoch.sizes)
         first = self._at.step
@@ -189,9 +194,10 @@ class Training:
         started = time.monotonic()
         for step in range(first, epoch.steps):
             if stage.lr_each_step:
-                self._set_rate(stage.lr(clock.epoch + step / epoch.steps))
+                self._stepping.set_rate(stage.lr(clock.epoch + step / epoch.steps))
             rows = {name: row[step] for name, row in draws.items()}
-            self._step(epoch.batches(step), rows, clock, step, epoch.weights[step])
+            self._step(epoch, step, rows, clock)
+            self._profiling.step()
             self._progress.step(epoch.sizes[step])
             self._at.step = step + 1
             if step + 1 < epoch.steps and self._wants_checkpoint():
@@ -202,10 +208,6 @@ class Training:
         self._open.seconds += time.monotonic() - started
         self._end_epoch(stage, clock, losses, epoch.global_sizes)
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate * group["lr_factor"]
-
     def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:
         # What a step draws belongs to this process's own batch: its permutations, its bank's contexts.
         own = () if self._together.first else ("process", self._together.share.rank)
@@ -213,19 +215,12 @@ class Training:
         draws = self._method.draws(clock, sizes, generator)
         return {name: rows.to(self._machine.device) for name, rows in draws.items()}
 
-    def _step(
-        self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock, step: int, weight: float
-    ) -> None:
-        with self._machine.autocast():
-            loss, measures = self._step_of(batches, draws, clock)
-        if not self._together.alone:
-            loss = weight * loss
-        self._machine.fabric.backward(loss)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        self._open.losses[step] = loss.detach() / self._together.share.processes
+    def _step(self, epoch: Epoch, step: int, rows: Mapping[str, Tensor], clock: Clock) -> None:
+        loss, measures = self._stepping.step(epoch, step, rows, clock)
+        self._open.losses[step] = loss / self._together.share.processes
         for name, value in measures.items():
-            self._open.measures[name] = self._open.measures.get(name, 0) + value.detach()
+            # A sum of its own: the value's place is that of the next step's, too.
+            self._open.measures[name] = self._open.measures.get(name, 0) + value
 
     def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
         rate = stage.lr(clock.epoch)

@@ -28,6 +28,7 @@ class Machine:
     """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
 
     workers: processes that decode images, where these stay in their files. together: with the run's other processes.
+    step_mode: how a step is launched; ``graph`` where it can be, see ``Method.reads_device`` and ``Epoch.inputs``.
     """
 
     device: torch.device
@@ -36,6 +37,7 @@ class Machine:
     workers: int
     fabric: Fabric
     together: Together
+    step_mode: Literal["eager", "compiled", "graph"]
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast()
@@ -47,6 +49,7 @@ class Machine:
             "hardware": hardware_name(self.device),
             "precision": self.precision,
             "threads": self.threads,
+            "step_mode": self.step_mode,
             **({} if self.together.alone else {"processes": self.together.share.processes}),
         }
 
@@ -77,7 +80,7 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
         fabric.launch()
     workers = threads if runtime.workers is None else runtime.workers
     together = Together(Share(processes.rank, processes.count))
-    return Machine(device, precision, threads, workers, fabric, together)
+    return Machine(device, precision, threads, workers, fabric, together, _step_mode(runtime, device, together))
 
 
 def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:
@@ -102,6 +105,18 @@ def _precision(requested: str, device: torch.device) -> Literal["fp32", "bf16"]:
     if requested == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
     return "bf16" if requested == "bf16" else "fp32"
+
+
+def _step_mode(
+    runtime: RuntimeConfig, device: torch.device, together: Together
+) -> Literal["eager", "compiled", "graph"]:
+    possible = device.type == "cuda" and together.alone
+    if runtime.step_mode == "auto":
+        return "graph" if possible else "eager"
+    if runtime.step_mode == "graph" and not possible:
+        problem = "is for a run of one process on a CUDA device"
+        raise UserError(Fault("runtime.step_mode", "graph", problem, allowed="auto, eager, compiled"))
+    return runtime.step_mode
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -1,0 +1,91 @@
+"""One step of training and one batch of evaluation: eagerly, compiled, or replayed from a CUDA graph."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+
+from csa.methods.method import Step
+from csa.training.evaluation import plain_logits
+from csa.training.graphs import Graphs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from csa.data.batch import Batch
+    from csa.data.loader import Epoch
+    from csa.methods.method import Clock, Method
+    from csa.training.machine import Machine
+
+MEASURE = "measure "
+"""Before the names of a graph's outputs but the loss."""
+
+
+class Stepping:
+    """Of one stage: its method, and the optimiser that trains it."""
+
+    def __init__(self, method: Method, optimiser: torch.optim.Optimizer, machine: Machine) -> None:
+        self._method, self._optimiser, self._machine = method, optimiser, machine
+        self._step_of = machine.together.wrapped(method, machine.device)
+        if machine.step_mode == "compiled":
+            self._step_of = torch.compile(self._step_of, dynamic=False)  # type: ignore[assignment]
+        self._plain_logits = plain_logits(method, machine)
+        self._graphs = Graphs() if machine.step_mode == "graph" else None
+        for group in optimiser.param_groups:
+            rate = float(group["lr"])
+            # A graph reads the rate of its step from the device; eager steps there round it as a graph does.
+            on_gpu = machine.device.type == "cuda"
+            group["lr"] = torch.tensor(rate, device=machine.device) if on_gpu else rate
+
+    def set_rate(self, rate: float) -> None:
+        for group in self._optimiser.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate * group["lr_factor"])
+            else:
+                group["lr"] = rate * group["lr_factor"]
+
+    def step(self, epoch: Epoch, number: int, rows: Mapping[str, Tensor], clock: Clock) -> Step:
+        """Loss, gradients, update. What it returns is overwritten by the next step."""
+        inputs = epoch.inputs(number) if self._graphs and not self._method.reads_device(clock) else None
+        if inputs is None:
+            return self._update(epoch.batches(number), rows, clock, epoch.weights[number])
+
+        def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            self._optimiser.zero_grad(set_to_none=True)  # a graph has gradients of its own, and adds to none
+            step = self._update(epoch.batches_of(given), {name: given[name] for name in rows}, clock, 1.0)
+            return {"loss": step.loss, **{MEASURE + name: value for name, value in step.measures.items()}}
+
+        assert self._graphs is not None
+        key = clock.stage, self._method.phase(clock)
+        outputs = self._graphs.run(key, {**inputs, **rows}, compute, self._state)
+        measures = {name.removeprefix(MEASURE): value for name, value in outputs.items() if name != "loss"}
+        return Step(outputs["loss"], measures)
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Of each head, float32 [B, K]; the method is in evaluation mode."""
+        if self._graphs is None:
+            return self._plain_logits(images)
+        outputs = self._graphs.run(
+            "evaluation", {"images": images}, lambda given: self._plain_logits(given["images"]), list
+        )
+        return {head: value.clone() for head, value in outputs.items()}
+
+    def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
+        with self._machine.autocast():
+            loss, measures = self._step_of(batches, rows, clock)
+        if not self._machine.together.alone:
+            loss = weight * loss
+        self._machine.fabric.backward(loss)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return Step(loss.detach(), {name: value.detach() for name, value in measures.items()})
+
+    def _state(self) -> list[Tensor]:
+        """All that a step changes."""
+        momentum = (value for state in self._optimiser.state.values() for value in state.values())
+        tensors = chain(self._method.parameters(), self._method.buffers(), momentum)
+        return [tensor.detach() for tensor in tensors if isinstance(tensor, torch.Tensor)]

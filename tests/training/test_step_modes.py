@@ -1,0 +1,127 @@
+"""A step launched in another way is the same step: replayed like a graph, as a real CUDA graph, compiled."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+
+import pytest
+import torch
+from same_run import assert_same, contents
+from test_resuming import EAGER, start
+
+from csa.config.faults import UserError
+from csa.training import checkpoint, machine, stepping
+from csa.training.graphs import Graphs
+
+FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
+SOON_FULL = ("delta=0.1", "method.bank_size=4", "method.start_epoch=0")
+WORDS = EAGER | {"csa": SOON_FULL, "csa_mixup": SOON_FULL}
+
+
+class Recomputed:
+    """Behaves as a graph on a device: always the same inputs' places, and outputs that the next replay overwrites."""
+
+    made = 0
+
+    def __init__(self, compute, inputs) -> None:
+        type(self).made += 1
+        self._compute, self._inputs, self._outputs = compute, inputs, None
+
+    def replay(self):
+        outputs = self._compute(self._inputs)
+        if self._outputs is None:
+            self._outputs = {name: value.clone() for name, value in outputs.items()}
+        for name, value in outputs.items():
+            self._outputs[name].copy_(value)
+        return self._outputs
+
+
+@pytest.fixture
+def replaying(monkeypatch):
+    """Runs on the processor go the way of graphs."""
+    monkeypatch.setattr(machine, "_step_mode", lambda *_: "graph")
+    monkeypatch.setattr(stepping, "Graphs", functools.partial(Graphs, Recomputed))
+    monkeypatch.setattr(Recomputed, "made", 0)
+
+
+def weights(record) -> dict[str, torch.Tensor]:
+    return {name: value.float() for name, value in checkpoint.load(record.checkpoint)["method"].items()}
+
+
+def largest_difference(first, second) -> float:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("method", ["ce", "csa", "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
+def test_replayed_steps_are_the_same_run(method, configuration, tmp_path, request):
+    words = (f"method={method}", "protocol.epochs=3", *WORDS.get(method, ()))
+    expected = contents(start(configuration(*words)))
+    request.getfixturevalue("replaying")
+    replayed = start(configuration(*words, f"output_root={tmp_path / 'replayed'}"))
+    assert replayed.result()["step_mode"] == "graph"
+    assert Recomputed.made >= 3  # whole batches, the last one, and evaluation
+    assert_same(contents(replayed), expected)
+
+
+def test_a_key_is_captured_once_and_capturing_changes_nothing():
+    total, warm = torch.zeros(()), []
+
+    def add(given):
+        warm.append(float(given["value"]))
+        total.add_(given["value"].sum())
+        return {"total": total * 1}
+
+    graphs = Graphs(Recomputed)
+    seen = [
+        float(graphs.run("add", {"value": torch.tensor(value)}, add, lambda: [total])["total"])
+        for value in (1.0, 2.0, 4.0)
+    ]
+    assert seen == [1.0, 3.0, 7.0]
+    assert warm == [1.0, 1.0, 1.0, 1.0, 2.0, 4.0]
+    graphs.run("add", {"value": torch.ones(1)}, add, lambda: [total])  # another shape is another graph
+    assert len(warm) == 10
+
+
+def test_a_graph_is_refused_without_a_gpu(configuration):
+    with pytest.raises(UserError, match=r"runtime\.step_mode=graph: is for a run of one process on a CUDA device"):
+        start(configuration("method=ce", "runtime.step_mode=graph", "runtime.device=cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_run_differs_by_rounding(configuration, tmp_path):
+    words = ("method=ce", "backbone=lenet", "protocol.drop_last=true", *FP32)  # one shape to compile
+    eager = start(configuration(*words))
+    compiled = start(configuration(*words, "runtime.step_mode=compiled", f"output_root={tmp_path / 'compiled'}"))
+    assert compiled.result()["step_mode"] == "compiled"
+    assert compiled.folder.name == eager.folder.name  # no part of the identity
+    assert largest_difference(eager, compiled) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["ce", "csa", "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
+def test_a_real_graph_is_the_same_run(method, configuration, tmp_path):
+    words = (f"method={method}", *FP32, *WORDS.get(method, ()), "runtime.device=cuda")
+    eager = start(configuration(*words, "runtime.step_mode=eager"))
+    graph = start(configuration(*words, f"output_root={tmp_path / 'graph'}"))
+    assert eager.result()["step_mode"] == "eager"
+    assert graph.result()["step_mode"] == "graph"
+    assert largest_difference(eager, graph) <= 1e-4
+
+
+# --- where the time goes --------------------------------------------------------------------
+
+
+def test_a_profile_is_kept_in_the_record(configuration, tmp_path):
+    record = start(configuration("method=ce", "backbone=lenet", "runtime.profile=true", "protocol.epochs=6"))
+    table = (record.folder / "profile" / "operations.txt").read_text()
+    assert "aten::convolution_backward" in table or "aten::mkldnn_convolution" in table
+    assert len([line for line in table.splitlines() if "::" in line or "Optimizer" in line]) <= 10
+    trace = json.loads((record.folder / "profile" / "trace.json").read_text())
+    assert any(event.get("name", "").startswith("aten::") for event in trace["traceEvents"])
+    plain = start(configuration("method=ce", "backbone=lenet", f"output_root={tmp_path / 'plain'}"))
+    assert not (plain.folder / "profile").exists()
