@@ -1,7 +1,7 @@
 """MLflow beside the training, in a process of its own: nothing that ails MLflow slows or ends a run.
 
     training process                      follower (python -m csa.tracking.follower)
-    Follower.follow(folder)   --stdin-->  looks at the folder every few seconds, pushes what is new
+    Follower.start()          --stdin-->  looks at the folder every few seconds, pushes what is new
     Follower.close()          --EOF---->  pushes the rest, gives up a minute after the last success
 
 The end of the pipe is also the end of a training process that was killed.
@@ -54,23 +54,36 @@ class Follower:
     def __init__(self, uri: str | None, experiment: str, log: Path, model: str | None = None) -> None:
         self._settings = {"uri": uri or DEFAULT_URI, "experiment": experiment, "model": model}
         self._log = log
+        self._expected: list[Path] = []
         self._folders: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._trouble = ""
 
-    def follow(self, folder: Path) -> None:
-        """Mirror this run from now on; the first call starts the process."""
+    def expect(self, folder: Path) -> None:
+        """This run is to be mirrored, from ``start`` on; ``close`` does not forget it."""
+        self._expected.append(folder)
+
+    def start(self) -> None:
+        """Mirror what is expected; the first call starts the process, whose imports are heavy."""
         try:
-            if self._process is None:
-                self._process = self._start()
-                self._tell(self._settings)
-            self._tell({"folder": str(folder.resolve())})
-            self._folders.append(folder)
+            while self._expected:
+                if self._process is None:
+                    self._process = self._started()
+                    self._tell(self._settings)
+                self._tell({"folder": str(self._expected[0].resolve())})
+                self._folders.append(self._expected.pop(0))
         except OSError as error:  # no memory, no disk, or the process is gone
             self._trouble = str(error)
+            self._expected.clear()
+
+    def follow(self, folder: Path) -> None:
+        """Mirror this run from now on."""
+        self.expect(folder)
+        self.start()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> str | None:
         """Let it finish, waiting at most so long; what is to be said about it, or None where all is sent."""
+        self.start()
         if self._process is None:
             return f"MLflow was not written ({self._trouble}); {SYNC}" if self._trouble else None
         assert self._process.stdin is not None
@@ -88,7 +101,7 @@ class Follower:
         reason = self._trouble or self._noted_trouble() or f"see {self._log}"
         return f"MLflow could not be written ({reason}); {SYNC}"
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> subprocess.Popen[bytes]:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             process = subprocess.Popen(

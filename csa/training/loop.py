@@ -24,7 +24,7 @@ from csa.training.standing import History, OpenEpoch, Position, Standing, arithm
 from csa.training.stepping import Stepping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 250
 """Images of one forward pass in evaluation; the result does not depend on it."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class NotFiniteError(Exception):
@@ -75,10 +79,13 @@ class Training:
         shared_stages: SharedStages,
         progress: Progress,
         interruption: Interruption,
+        underway: Callable[[], None] = _nothing,
     ) -> None:
+        """underway: called once, after the first step."""
         self._config, self._data, self._split, self._machine = config, loader, split, machine
         self._method = method
         self._record, self._shared, self._progress, self._interruption = record, shared_stages, progress, interruption
+        self._underway = underway
         self._history = History()
         self._at = Position()
         self._loader: Loader  # of the stage: the data, and what the method adds to it
@@ -198,6 +205,8 @@ class Training:
             rows = {name: row[step] for name, row in draws.items()}
             self._step(epoch, step, rows, clock)
             self._profiling.step()
+            self._underway()
+            self._underway = _nothing
             self._progress.step(epoch.sizes[step])
             self._at.step = step + 1
             if step + 1 < epoch.steps and self._wants_checkpoint():

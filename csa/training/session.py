@@ -31,6 +31,8 @@ from csa.training.shared_stages import SharedStages
 from csa.training.together import LOST, LostProcessError, telling_lost_processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from csa.config.schema import Config
     from csa.data.split import Split
     from csa.tracking.record import Record
@@ -59,8 +61,8 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
         with Lease(record.folder), Interruption() as interruption:
             _begin(config, identity, record)
             if tracking.mlflow:
-                mirror.follow(record.folder)
-            _train(config, identity, split, record, console, interruption)
+                mirror.expect(record.folder)
+            _train(config, identity, split, record, console, interruption, underway=mirror.start)
         print_result(console, record.result(), record.folder)
     except HeldError as held:
         console.print(f"{held}; nothing was started", highlight=False, soft_wrap=True)
@@ -97,7 +99,7 @@ def _help(config: Config, identity: dict[str, Any], split: Split, record: Record
     """Train beside the process that writes the record; only a failure is told by this one too."""
     try:
         with Interruption() as interruption:
-            _train(config, identity, split, record, Console(quiet=True), interruption)
+            _train(config, identity, split, record, Console(quiet=True), interruption, underway=lambda: None)
     except StoppedError as stopped:
         raise SystemExit(stopped.status) from stopped
     except Exception as error:
@@ -112,6 +114,7 @@ def _train(
     record: Record,
     console: Console,
     interruption: Interruption,
+    underway: Callable[[], None],
 ) -> None:
     machine = choose(config.runtime, config.protocol)
     record.log(f"started: {machine.describe()}")
@@ -125,7 +128,7 @@ def _train(
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
-            shared_stages=stages, progress=progress, interruption=interruption,
+            shared_stages=stages, progress=progress, interruption=interruption, underway=underway,
         )  # fmt: skip
         with telling_lost_processes(machine.together):
             outcome = training.run()

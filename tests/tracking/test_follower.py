@@ -32,6 +32,19 @@ def status_in(folder: Path) -> str | None:
     return json.loads(path.read_text())["status"] if path.exists() else None
 
 
+def test_nothing_starts_before_it_is_under_way_and_closing_forgets_nothing(tmp_path, uri, client):
+    """A run that fails before its first step is in MLflow as well."""
+    follower = Follower(uri, "csa", tmp_path / "mlflow.log")
+    record = miniature.begin(tmp_path, epochs=0)
+    follower.expect(record.folder)
+    assert follower._process is None
+    record.fail({"reason": "no image could be read"})
+    assert follower.close(180) is None, (tmp_path / "mlflow.log").read_text()
+    assert status_in(record.folder) == "FAILED"
+    (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    assert run.info.status == "FAILED"
+
+
 def test_two_runs_live_to_their_end(tmp_path, uri, client):
     """One follower for several folders, one of which does not exist yet; then close() has nothing to say."""
     follower = Follower(uri, "csa", tmp_path / "mlflow.log")
