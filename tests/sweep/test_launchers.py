@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from started import LENET, ended, folder_of, start, training, wait_for
 
-WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=400")
+WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=200")
 LOCAL = ("hydra/launcher=local", "sweep.slots=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")

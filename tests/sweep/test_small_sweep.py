@@ -15,7 +15,7 @@ from csa.tracking.mirror import STATUS
 from csa.tracking.record import Record
 
 URI = "sqlite:///mlflow.db"
-EPOCHS = 400
+EPOCHS = 200
 LEARNS, KILLED, FAILS = "lr: 0.011\n", "lr: 0.012\n", "lr: 1000000000000.0\n"
 WORDS = ("-m", *LENET, f"protocol.epochs={EPOCHS}", "sweep.slots=2")
 SWEEP = (*WORDS, "protocol.lr=0.011,0.012,1e12", "sweep.name=killed")
