@@ -1,0 +1,130 @@
+"""The product's own epochs: its loop, loader, draws, optimiser, evaluation and a record that is thrown away."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from benchmarks.table import Row
+from csa.config.identity import identity
+from csa.data.loader import ResidentEpoch, ResidentLoader
+from csa.methods.build import build_method
+from csa.tracking.record import Record
+from csa.training.interruption import Interruption
+from csa.training.loop import EVALUATION_BATCH, Training
+from csa.training.progress import Progress
+from csa.training.shared_stages import SharedStages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from csa.config.schema import Config, SamplerConfig
+    from csa.data.batch import Batch
+    from csa.data.split import Split
+    from csa.methods.method import Method
+    from csa.training.machine import Machine
+
+WARM_STEPS = 2
+
+
+class ShortLoader(ResidentLoader):
+    """The product's loader; the first epoch, and with ``most_steps`` every one, ends after a few steps."""
+
+    most_steps: int | None = None
+
+    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
+        whole = super().epoch(streams, stage, epoch)
+        return replace(whole, global_sizes=whole.global_sizes[: WARM_STEPS if epoch == 0 else self.most_steps])
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        return islice(super().test_batches(batch_size), self.most_steps)
+
+
+class Stopwatch(Progress):
+    """Notes when each epoch was over, its evaluation, checkpoint and line in the record included."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(Console(quiet=True), method.stages, method.primary_head, bars=False)
+        self.ends: list[float] = []
+        self.lines: list[dict[str, Any]] = []
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
+        super().end_epoch(line)
+        self.ends.append(time.perf_counter())
+        self.lines.append(line)
+
+
+@dataclass(frozen=True)
+class ProductEpoch:
+    """Seconds of a whole epoch and of a whole evaluation, extrapolated where steps were left out."""
+
+    images: int
+    training_seconds: float
+    test_images: int
+    evaluation_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.training_seconds + self.evaluation_seconds
+
+
+def product_epoch(config: Config, split: Split, machine: Machine, steps: int | None) -> ProductEpoch:
+    """Train a fresh network for an epoch of a few steps and then, measured, for one of ``steps`` or all of its steps.
+
+    What an epoch does beside its steps (draws, a checkpoint, the record) counts once, however many steps there are.
+    """
+    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    loader = ShortLoader(split, config.protocol, machine.device, config.seed)
+    loader.most_steps = steps
+    watch = Stopwatch(method)
+    with TemporaryDirectory() as folder:
+        stages = SharedStages(Path(folder), identity(config, split.hash), machine)
+        training = Training(
+            config, method, loader, split, machine=machine, record=Record(Path(folder)),
+            shared_stages=stages, progress=watch, interruption=Interruption(),
+        )  # fmt: skip
+        training.run()
+    line = watch.lines[1]
+    stepping, evaluation = line["seconds"], line["evaluation_seconds"]
+    beside = watch.ends[1] - watch.ends[0] - stepping - evaluation
+    images, tests = len(split.train_labels), len(split.test_labels)
+    tested = tests if steps is None else min(tests, steps * EVALUATION_BATCH)
+    return ProductEpoch(images, beside + stepping * images / line["images"], tests, evaluation * tests / tested)
+
+
+class Product:
+    """An epoch and an evaluation of every variant."""
+
+    rows = (
+        Row("product_ce", "product: training, ce", "images/s", "bare_train"),
+        Row("product_csa", "product: training, csa", "images/s", "passes_csa"),
+        Row("product_csa_reused", "product: training, csa, pass re-used", "images/s", "passes_csa_reused"),
+        Row("evaluation_ce", "product: evaluation, ce", "images/s", "bare_evaluation"),
+        Row("evaluation_csa", "product: evaluation, csa (3 heads)", "images/s", "bare_evaluation"),
+        Row("epoch_ce", "product: epoch, evaluation, ce", "s"),
+        Row("epoch_csa", "product: epoch, evaluation, csa", "s"),
+        Row("epoch_csa_reused", "product: epoch, evaluation, csa, re-used", "s"),
+    )
+
+    def __init__(self, configs: Mapping[str, Config], split: Split, machine: Machine, steps: int | None) -> None:
+        self._configs, self._split, self._machine, self._steps = configs, split, machine, steps
+
+    def measure(self) -> dict[str, float]:
+        epochs = {
+            variant: product_epoch(config, self._split, self._machine, self._steps)
+            for variant, config in self._configs.items()
+        }
+        return {
+            **{f"product_{variant}": epoch.images / epoch.training_seconds for variant, epoch in epochs.items()},
+            **{
+                f"evaluation_{variant}": epochs[variant].test_images / epochs[variant].evaluation_seconds
+                for variant in ("ce", "csa")
+            },
+            **{f"epoch_{variant}": epoch.seconds for variant, epoch in epochs.items()},
+        }
