@@ -6,12 +6,13 @@ step is spent waiting for the host. A graph reads and writes fixed places: input
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     Compute = Callable[[Tensors], Tensors]
 
 WARM_UPS = 3
+
+
+class NotCapturedError(Exception):
+    """A computation cannot be a graph; nothing has changed. The message says why."""
 
 
 class Captured(Protocol):
@@ -51,12 +56,18 @@ class Graphs:
 
         state: the tensors that ``compute`` changes. Libraries choose and load their kernels while it runs for the
         first times; afterwards the state is as it was, so that capturing is no step.
+
+        Raises:
+            NotCapturedError: the device refuses to capture it.
         """
         key = key, *((name, value.shape) for name, value in inputs.items())
         if key not in self._known:
             places = {name: value.clone() for name, value in inputs.items()}
             _warm_up(places, compute, state())
-            self._known[key] = places, self._capture(compute, places)
+            try:
+                self._known[key] = places, self._capture(compute, places)
+            except RuntimeError as error:
+                raise NotCapturedError(str(error)) from error
         static, captured = self._known[key]
         for name, value in inputs.items():
             static[name].copy_(value)
@@ -66,8 +77,22 @@ class Graphs:
 @torch.no_grad()
 def _warm_up(inputs: Tensors, compute: Compute, state: Sequence[Tensor]) -> None:
     before = [tensor.clone() for tensor in state]
-    for _ in range(WARM_UPS):
-        with torch.enable_grad():
+    with torch.enable_grad(), _beside(next(iter(inputs.values())).device):
+        for _ in range(WARM_UPS):
             compute(inputs)
     for tensor, value in zip(state, before, strict=True):
         tensor.copy_(value)
+
+
+@contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """On a stream of its own, as capturing is: autograd and the libraries keep things for each stream."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    current = torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)

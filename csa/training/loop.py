@@ -55,13 +55,17 @@ class NotFiniteError(Exception):
 
 @dataclass
 class Outcome:
-    """The trained method's last evaluation; holdout: on the validation images, empty without any."""
+    """The trained method's last evaluation; holdout: on the validation images, empty without any.
+
+    step_mode: how the steps of the last stage were launched.
+    """
 
     scores: dict[str, Scores]
     holdout: dict[str, Scores]
     logits: dict[str, Tensor]
     labels: Tensor
     history: History
+    step_mode: str
 
 
 class Training:
@@ -122,7 +126,7 @@ class Training:
         holdout = (
             self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
         )
-        return Outcome(scores, holdout, logits, labels, self._history)
+        return Outcome(scores, holdout, logits, labels, self._history, self._stepping.mode)
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
         logits, labels = head_logits(self._method, self._stepping.logits, batches, self._together)
@@ -215,6 +219,9 @@ class Training:
                 self._save()
         losses = self._together.summed(self._open.losses).cpu()  # the epoch's one wait for the device
         self._open.seconds += time.monotonic() - started
+        if self._stepping.trouble:
+            self._record.log(f"steps are launched kernel by kernel: {self._stepping.trouble}")
+            self._stepping.trouble = ""
         self._end_epoch(stage, clock, losses, epoch.global_sizes)
 
     def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:

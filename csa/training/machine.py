@@ -28,7 +28,7 @@ class Machine:
     """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
 
     workers: processes that decode images, where these stay in their files. together: with the run's other processes.
-    step_mode: how a step is launched; ``graph`` where it can be, see ``Method.reads_device`` and ``Epoch.inputs``.
+    step_mode: how a step is to be launched; ``graph`` where it can be, see ``training.stepping``.
     """
 
     device: torch.device
@@ -49,7 +49,6 @@ class Machine:
             "hardware": hardware_name(self.device),
             "precision": self.precision,
             "threads": self.threads,
-            "step_mode": self.step_mode,
             **({} if self.together.alone else {"processes": self.together.share.processes}),
         }
 

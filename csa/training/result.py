@@ -38,6 +38,7 @@ def result(config: Config, fingerprint: str, split: Split, method: Method, outco
         "seconds": training_seconds + sum(line["evaluation_seconds"] for line in own),
         "training_seconds": training_seconds,
         "images_per_second": sum(line["images"] for line in own) / training_seconds if own else None,
+        "step_mode": outcome.step_mode,
         "run": {
             "dataset": config.dataset.name,
             "method": config.method.name,

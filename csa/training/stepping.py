@@ -9,7 +9,7 @@ import torch
 
 from csa.methods.method import Step
 from csa.training.evaluation import plain_logits
-from csa.training.graphs import Graphs
+from csa.training.graphs import Graphs, NotCapturedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +26,15 @@ MEASURE = "measure "
 
 
 class Stepping:
-    """Of one stage: its method, and the optimiser that trains it."""
+    """Of one stage: its method, and the optimiser that trains it.
+
+    mode: how its steps are launched, ``graph`` only once one was; trouble: why they are not, though they should be.
+    """
 
     def __init__(self, method: Method, optimiser: torch.optim.Optimizer, machine: Machine) -> None:
         self._method, self._optimiser, self._machine = method, optimiser, machine
+        self.mode = "compiled" if machine.step_mode == "compiled" else "eager"
+        self.trouble = ""
         self._step_of = machine.together.wrapped(method, machine.device)
         if machine.step_mode == "compiled":
             self._step_of = torch.compile(self._step_of, dynamic=False)  # type: ignore[assignment]
@@ -50,10 +55,16 @@ class Stepping:
 
     def step(self, epoch: Epoch, number: int, rows: Mapping[str, Tensor], clock: Clock) -> Step:
         """Loss, gradients, update. What it returns is overwritten by the next step."""
-        inputs = epoch.inputs(number) if self._graphs and not self._method.reads_device(clock) else None
-        if inputs is None:
-            return self._update(epoch.batches(number), rows, clock, epoch.weights[number])
+        capturable = self._graphs is not None and not self._method.reads_device(clock)
+        inputs = epoch.inputs(number) if capturable else None
+        if inputs is not None:
+            try:
+                return self._replayed(epoch, inputs, rows, clock)
+            except NotCapturedError as error:
+                self._give_up(error)
+        return self._update(epoch.batches(number), rows, clock, epoch.weights[number])
 
+    def _replayed(self, epoch: Epoch, inputs: dict[str, Tensor], rows: Mapping[str, Tensor], clock: Clock) -> Step:
         def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
             self._optimiser.zero_grad(set_to_none=True)  # a graph has gradients of its own, and adds to none
             step = self._update(epoch.batches_of(given), {name: given[name] for name in rows}, clock, 1.0)
@@ -62,6 +73,7 @@ class Stepping:
         assert self._graphs is not None
         key = clock.stage, self._method.phase(clock)
         outputs = self._graphs.run(key, {**inputs, **rows}, compute, self._state)
+        self.mode = "graph"
         measures = {name.removeprefix(MEASURE): value for name, value in outputs.items() if name != "loss"}
         return Step(outputs["loss"], measures)
 
@@ -69,10 +81,19 @@ class Stepping:
         """Of each head, float32 [B, K]; the method is in evaluation mode."""
         if self._graphs is None:
             return self._plain_logits(images)
-        outputs = self._graphs.run(
-            "evaluation", {"images": images}, lambda given: self._plain_logits(given["images"]), list
-        )
+        try:
+            outputs = self._graphs.run(
+                "evaluation", {"images": images}, lambda g: self._plain_logits(g["images"]), list
+            )
+        except NotCapturedError as error:
+            self._give_up(error)
+            return self._plain_logits(images)
         return {head: value.clone() for head, value in outputs.items()}
+
+    def _give_up(self, error: NotCapturedError) -> None:
+        """From here on kernel by kernel."""
+        self._graphs, self.mode, self.trouble = None, "eager", str(error)
+        self._optimiser.zero_grad(set_to_none=True)
 
     def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
         with self._machine.autocast():

@@ -125,3 +125,18 @@ def test_a_profile_is_kept_in_the_record(configuration, tmp_path):
     assert any(event.get("name", "").startswith("aten::") for event in trace["traceEvents"])
     plain = start(configuration("method=ce", "backbone=lenet", f"output_root={tmp_path / 'plain'}"))
     assert not (plain.folder / "profile").exists()
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(configuration, tmp_path, replaying, monkeypatch):
+    class Refused:
+        def __init__(self, *_) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    words = ("method=ce", "backbone=lenet")
+    replayed = start(configuration(*words))
+    monkeypatch.setattr(stepping, "Graphs", functools.partial(Graphs, Refused))
+    eager = start(configuration(*words, f"output_root={tmp_path / 'eager'}"))
+    assert eager.result()["step_mode"] == "eager"
+    said = "steps are launched kernel by kernel: operation not permitted when stream is capturing"
+    assert (eager.folder / "log.txt").read_text().count(said) == 1
+    assert_same(contents(eager), contents(replayed))
