@@ -64,7 +64,7 @@ def _decode_rest(
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     starts = range(len(done) * CHUNK, len(files), CHUNK)
     asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
-    decoder = Decoder({part: replace(files, side=files.cover)}, labels, None, seed=0)
+    decoder = Decoder({part: replace(files, side=files.cover)}, labels)
     chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=lambda chunk: chunk)
     sums = path.with_suffix(".sums")
     sums.write_text("".join(_line(told) for told in done))
@@ -72,7 +72,7 @@ def _decode_rest(
         for place, reason in damaged:
             if not files.skip_unreadable:
                 raise UnreadableImageError(f"{files.path(start + place)} cannot be read as an image ({reason})")
-        pixels[start : start + len(group)] = images.permute(0, 2, 3, 1).numpy()
+        pixels[start : start + len(group)] = images.numpy()
         pixels.flush()
         digest = _digest(pixels[start : start + len(group)])
         done.append({"sha256": digest, "damaged": [start + place for place, _ in damaged]})
