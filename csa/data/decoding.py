@@ -33,11 +33,19 @@ class Ask(NamedTuple):
     wishes: np.ndarray | None
 
 
+class Damage(NamedTuple):
+    """An image that could not be read: its place in a chunk, why, and whether another of its class stands there."""
+
+    place: int
+    reason: str
+    replaced: bool
+
+
 class Chunk(NamedTuple):
-    """images: uint8 [n, side, side, 3]. damaged: which of them (their places) could not be read, and why."""
+    """images: uint8 [n, side, side, 3], black where nothing was read."""
 
     images: Tensor
-    damaged: list[tuple[int, str]]
+    damaged: list[Damage]
 
 
 def evaluation_transform(side: int, cover: int) -> v2.Transform:
@@ -61,6 +69,20 @@ def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarr
     return np.concatenate(pictures)
 
 
+def refuse(files: ImageFiles, ask: Ask, damage: Damage, class_name: str) -> None:
+    """Stop at a damaged image that may not be passed over.
+
+    Raises:
+        UnreadableImageError: damage is not to be skipped, or a class has nothing else to train on.
+    """
+    path = files.path(ask.position)
+    if not files.skip_unreadable:
+        raise UnreadableImageError(f"{path} cannot be read as an image ({damage.reason})")
+    if ask.part == TRAIN and not damage.replaced:
+        problem = "has no training image that can be read, so it cannot be passed over"
+        raise UnreadableImageError(f"class {class_name} {problem}; one of them: {path} ({damage.reason})")
+
+
 class Decoder(Dataset[Chunk]):
     """Answers lists of ``Ask``; holds no state, so that it does not matter which worker is asked, and when."""
 
@@ -80,8 +102,8 @@ class Decoder(Dataset[Chunk]):
             try:
                 image = self._read(ask)
             except UnreadableImageError as error:
-                damaged.append((place, str(error)))
                 image = self._another(ask) if ask.part == TRAIN else None
+                damaged.append(Damage(place, str(error), image is not None))
             if image is not None:
                 images[place] = image[0].permute(1, 2, 0)
         return Chunk(images, damaged)

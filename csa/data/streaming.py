@@ -7,7 +7,7 @@ colours are changed on the device, a batch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader
 from csa.config.faults import Fault, UserError
 from csa.data.augmentation import as_floats
 from csa.data.batch import Batch
-from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Decoder
+from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Damage, Decoder, refuse
 from csa.data.image_files import ImageFiles
 from csa.data.loader import batch_sizes, epoch_positions, in_order, resized_crop
-from csa.data.pictures import UnreadableImageError
 from csa.data.share import ALONE, Share, SharedSteps
 from csa.randomness import torch_generator
 
@@ -44,8 +43,8 @@ class LostWorkerError(Exception):
 class Decoding:
     """Worker processes and what they read; ``workers`` of them, kept until the end, 0: decode in this process.
 
-    ahead: images that are decoded before they are asked for. damaged: files that could not be read so far, with the
-    reason.
+    ahead: images that are decoded before they are asked for. classes: names, of data that is trained on. damaged:
+    files that could not be read so far, with the reason.
     """
 
     def __init__(
@@ -56,8 +55,9 @@ class Decoding:
         device: torch.device,
         workers: int,
         ahead: int = STEPS_AHEAD * 256,
+        classes: Sequence[str] = (),
     ) -> None:
-        self.files, self.labels, self.device = files, labels, device
+        self.files, self.labels, self.device, self._classes = files, labels, device, classes
         self.damaged: dict[str, str] = {}
         self._asked = _Asked()
         self._decoded: DataLoader[Chunk] = DataLoader(
@@ -81,17 +81,15 @@ class Decoding:
     def is_current(self, reading: Reading) -> bool:
         return reading.number == self._reading
 
-    def note(self, ask: Ask, reason: str) -> None:
+    def note(self, ask: Ask, damage: Damage) -> None:
         """Count a damaged file, or stop at it.
 
         Raises:
-            UnreadableImageError: the data set's damaged files are not to be skipped.
+            UnreadableImageError: see ``refuse``.
         """
-        files = self.files[ask.part]
-        path = str(files.path(ask.position))
-        if not files.skip_unreadable:
-            raise UnreadableImageError(f"{path} cannot be read as an image ({reason})")
-        self.damaged[path] = reason
+        name = self._classes[self.labels[TRAIN][ask.position]] if ask.part == TRAIN else ""
+        refuse(self.files[ask.part], ask, damage, name)
+        self.damaged[str(self.files[ask.part].path(ask.position))] = damage.reason
 
     def to_device(self, part: str, asks: list[Ask], images: Tensor) -> tuple[Tensor, Tensor]:
         """Images, uint8 [n, H, W, C], and their labels there; does not wait for the device."""
@@ -134,7 +132,7 @@ class StreamingLoader:
             {name: images for name, images in parts.items() if isinstance(images, ImageFiles)},
             {TRAIN: split.train_labels, TEST: split.test_labels, HOLDOUT: split.holdout_labels},
             device=torch.device(device), workers=workers,
-            ahead=STEPS_AHEAD * self.batch_size // share.processes,
+            ahead=STEPS_AHEAD * self.batch_size // share.processes, classes=split.classes,
         )  # fmt: skip
 
     @property
@@ -195,9 +193,9 @@ class Reading:
                 if "worker" not in str(error):
                     raise
                 raise LostWorkerError(str(error).splitlines()[0]) from error
-            for place, reason in faults:
-                self._decoding.note(chunk[place], reason)
-                damaged.add(CHUNK * len(parts) + place)
+            for damage in faults:
+                self._decoding.note(chunk[damage.place], damage)
+                damaged.add(CHUNK * len(parts) + damage.place)
             parts.append(images)
         return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
 

@@ -229,6 +229,27 @@ def test_or_another_of_its_class_takes_its_place(make, spoilt, streams, cache):
     assert sum(len(batch.labels) for batch in loader.test_batches(5)) == len(split.test_labels) - 1
     if cache == "none":
         assert len(loader.damaged) == 3
+    else:
+        with pytest.raises(UnreadableImageError, match=r"spoilt/train/.*\.JPEG cannot be read as an image"):
+            make(0, root=spoilt, cache=cache)  # what was passed over is not forgotten
+
+
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_but_a_class_without_a_readable_image_stops_with_its_name(make, spoilt, streams, cache):
+    smallest = min(spoilt.glob("train/*"), key=lambda path: len(list(path.iterdir())))
+    for path in smallest.iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+
+    def read():
+        loader, _ = make(1, root=spoilt, unreadable="skip", cache=cache)
+        return [loader.epoch(streams, 0, 0).batches(step) for step in range(5)]
+
+    name = smallest.name
+    told = (
+        rf"class {name} has no training image that can be read, .*; one of them: .*spoilt/train/{name}/{name}_\d+.JPEG"
+    )
+    with pytest.raises(UnreadableImageError, match=told):
+        read()
 
 
 def test_a_lost_worker_is_told(make, streams):
@@ -271,7 +292,7 @@ def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch
 
     def again():
         asked.clear()
-        pixels, damaged = decoded(split.train_images, split.train_labels, workers=0)
+        pixels, damaged = decoded(split.train_images, split.train_labels, split.classes, workers=0)
         assert pixels.tobytes() == whole
         assert damaged == []
         return len(asked)
