@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from csa.data.decoding import TRAIN, Ask, Decoder
+from csa.data.decoding import TRAIN, Ask, Decoder, refuse
 from csa.data.pictures import UnreadableImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from csa.data.image_files import ImageFiles
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 CHUNK = 256
 
 
-def decoded(files: ImageFiles, labels: np.ndarray, *, workers: int, part: str = TRAIN) -> tuple[np.ndarray, list[int]]:
+def decoded(
+    files: ImageFiles, labels: np.ndarray, classes: Sequence[str], *, workers: int, part: str = TRAIN
+) -> tuple[np.ndarray, list[int]]:
     """Squares of ``cover`` pixels, uint8 [N, cover, cover, 3], mapped from the file; and which could not be read.
 
     What the file lacks is decoded first; other processes that ask for the same wait. In place of a damaged training
-    image stands another of its class. labels: [N], sorted if ``part`` is ``train``.
+    image stands another of its class. labels: [N], sorted if ``part`` is ``train``. classes: their names.
 
     Raises:
-        UnreadableImageError: a damaged file is not to be skipped.
+        UnreadableImageError: a damaged file is not to be skipped, or a class has nothing else to train on.
     """
     assert files.cache is not None
     files.cache.mkdir(parents=True, exist_ok=True)
@@ -45,13 +47,17 @@ def decoded(files: ImageFiles, labels: np.ndarray, *, workers: int, part: str = 
     with _alone(path.with_suffix(".lock")):
         done = _whole_chunks(path, shape)
         if len(done) * CHUNK < len(files):
-            done = _decode_rest(files, labels, path, shape, done, part, workers)
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape), [place for line in done for place in line["damaged"]]
+            done = _decode_rest(files, labels, classes, path, shape, done, part, workers)
+    damaged = [place for line in done for place in line["damaged"]]
+    if damaged and not files.skip_unreadable:  # the file is from a run that passed over them
+        raise UnreadableImageError(f"{files.path(damaged[0])} cannot be read as an image")
+    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape), damaged
 
 
 def _decode_rest(
     files: ImageFiles,
     labels: np.ndarray,
+    classes: Sequence[str],
     path: Path,
     shape: tuple[int, ...],
     done: list[dict[str, Any]],
@@ -64,18 +70,17 @@ def _decode_rest(
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
     starts = range(len(done) * CHUNK, len(files), CHUNK)
     asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
-    decoder = Decoder({part: replace(files, side=files.cover)}, labels, None, seed=0)
+    decoder = Decoder({part: replace(files, side=files.cover)}, labels)
     chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=lambda chunk: chunk)
     sums = path.with_suffix(".sums")
     sums.write_text("".join(_line(told) for told in done))
     for start, group, (images, damaged) in zip(starts, asks, chunks, strict=True):
-        for place, reason in damaged:
-            if not files.skip_unreadable:
-                raise UnreadableImageError(f"{files.path(start + place)} cannot be read as an image ({reason})")
-        pixels[start : start + len(group)] = images.permute(0, 2, 3, 1).numpy()
+        for damage in damaged:
+            refuse(files, group[damage.place], damage, classes[labels[start + damage.place]])
+        pixels[start : start + len(group)] = images.numpy()
         pixels.flush()
         digest = _digest(pixels[start : start + len(group)])
-        done.append({"sha256": digest, "damaged": [start + place for place, _ in damaged]})
+        done.append({"sha256": digest, "damaged": [start + damage.place for damage in damaged]})
         with sums.open("a") as stream:
             stream.write(_line(done[-1]))
     return done

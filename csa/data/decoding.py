@@ -1,4 +1,4 @@
-"""What the loader's worker processes do: decode files and augment each image with random numbers of its own."""
+"""What the loader's worker processes do: decode files, and cut and resize what was drawn for each image."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from csa.data.pictures import UnreadableImageError, decode
-from csa.randomness import seed_at
+from csa.data.pictures import UnreadableImageError, decode, decode_crop
+from csa.data.resized_crop import fitting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
 
-    from csa.config.schema import ProtocolConfig
     from csa.data.image_files import ImageFiles
     from csa.data.split import Images
 
@@ -26,38 +26,36 @@ TRAIN, TEST, HOLDOUT = "train", "test", "holdout"
 
 
 class Ask(NamedTuple):
-    """An image of a part, and the address of its augmentation (stream, stage, epoch, draw); None: as in evaluation."""
+    """An image of a part, and the wishes of its crop [22] (``ResizedCrop.wishes``); None: as evaluation sees it."""
 
     part: str
     position: int
-    address: tuple[str, int, int, int] | None
+    wishes: np.ndarray | None
+
+
+class Damage(NamedTuple):
+    """An image that could not be read: its place in a chunk, why, and whether another of its class stands there."""
+
+    place: int
+    reason: str
+    replaced: bool
 
 
 class Chunk(NamedTuple):
-    """images: uint8 [n, 3, side, side]. damaged: which of them (their places) could not be read, and why."""
+    """images: uint8 [n, side, side, 3], black where nothing was read."""
 
     images: Tensor
-    damaged: list[tuple[int, str]]
-
-
-def training_transform(side: int, protocol: ProtocolConfig) -> v2.Transform:
-    """Upright picture -> uint8 [3, side, side]."""
-    assert protocol.resized_crop is not None
-    least, greatest = protocol.resized_crop
-    jitter = protocol.colour_jitter
-    return v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.RandomResizedCrop(side, scale=(least, greatest), antialias=True),
-            *([v2.RandomHorizontalFlip()] if protocol.flip else []),
-            *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
-        ]
-    )
+    damaged: list[Damage]
 
 
 def evaluation_transform(side: int, cover: int) -> v2.Transform:
-    """Upright picture -> uint8 [3, side, side]: shorter side to ``cover``, then the centre."""
-    return v2.Compose([v2.PILToTensor(), v2.Resize(cover, antialias=True), v2.CenterCrop(side)])
+    """``in_rows`` -> uint8 [1, 3, side, side]: shorter side to ``cover``, then the centre."""
+    return v2.Compose([v2.Resize(cover, antialias=True), v2.CenterCrop(side)])
+
+
+def in_rows(picture: Image) -> Tensor:
+    """uint8 [1, 3, H, W] in the memory of [1, H, W, 3], which is resized twice as fast as any other."""
+    return torch.from_numpy(np.array(picture))[None].permute(0, 3, 1, 2)
 
 
 def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -67,60 +65,66 @@ def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarr
         pixels: np.ndarray = images[chosen]
         return pixels
     files, transform = images[chosen], evaluation_transform(images.side, images.cover)
-    pictures = [transform(decode(files.path(place))).permute(1, 2, 0).numpy() for place in range(len(files))]
-    return np.stack(pictures)
+    pictures = [transform(in_rows(decode(files.path(place)))).permute(0, 2, 3, 1) for place in range(len(files))]
+    return np.concatenate(pictures)
+
+
+def refuse(files: ImageFiles, ask: Ask, damage: Damage, class_name: str) -> None:
+    """Stop at a damaged image that may not be passed over.
+
+    Raises:
+        UnreadableImageError: damage is not to be skipped, or a class has nothing else to train on.
+    """
+    path = files.path(ask.position)
+    if not files.skip_unreadable:
+        raise UnreadableImageError(f"{path} cannot be read as an image ({damage.reason})")
+    if ask.part == TRAIN and not damage.replaced:
+        problem = "has no training image that can be read, so it cannot be passed over"
+        raise UnreadableImageError(f"class {class_name} {problem}; one of them: {path} ({damage.reason})")
 
 
 class Decoder(Dataset[Chunk]):
     """Answers lists of ``Ask``; holds no state, so that it does not matter which worker is asked, and when."""
 
-    def __init__(
-        self, parts: Mapping[str, ImageFiles], train_labels: np.ndarray, protocol: ProtocolConfig | None, seed: int
-    ) -> None:
+    def __init__(self, parts: Mapping[str, ImageFiles], train_labels: np.ndarray) -> None:
         any_part = next(iter(parts.values()))
-        self._parts, self._seed = dict(parts), seed
-        self._train = None if protocol is None else training_transform(any_part.side, protocol)
+        self._parts = dict(parts)
         self._plain = evaluation_transform(any_part.side, any_part.cover)
         self._side = any_part.side
         self._labels = train_labels
         self._starts = np.searchsorted(train_labels, np.arange(int(train_labels.max(initial=0)) + 2))
 
     def __getitems__(self, asks: Sequence[Ask]) -> Chunk:
-        images = torch.zeros(len(asks), 3, self._side, self._side, dtype=torch.uint8)
+        images = torch.zeros(len(asks), self._side, self._side, 3, dtype=torch.uint8)
         damaged = []
         for place, ask in enumerate(asks):
+            image: Tensor | None
             try:
-                picture = decode(self._parts[ask.part].path(ask.position))
+                image = self._read(ask)
             except UnreadableImageError as error:
-                damaged.append((place, str(error)))
-                found = self._another(ask) if ask.part == TRAIN else None
-                if found is None:
-                    continue
-                picture = found
-            images[place] = self._transformed(picture, ask)
+                image = self._another(ask) if ask.part == TRAIN else None
+                damaged.append(Damage(place, str(error), image is not None))
+            if image is not None:
+                images[place] = image[0].permute(1, 2, 0)
         return Chunk(images, damaged)
 
-    def _transformed(self, picture: Image, ask: Ask) -> Tensor:
-        if ask.address is None or self._train is None:
-            return self._plain(picture)  # type: ignore[no-any-return]
-        # torchvision draws from torch's own generator. Its state is put back: nobody else's numbers move.
-        before = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(seed_at(self._seed, "augment", *ask.address))
-        try:
-            return self._train(picture)  # type: ignore[no-any-return]
-        finally:
-            torch.default_generator.set_state(before)
+    def _read(self, ask: Ask) -> Tensor:
+        """uint8 [1, 3, side, side]."""
+        path, wishes = self._parts[ask.part].path(ask.position), ask.wishes
+        if wishes is None:
+            return self._plain(in_rows(decode(path)))  # type: ignore[no-any-return]
+        crop = decode_crop(path, lambda height, width: fitting(wishes[None], height, width)[0].tolist(), self._side)
+        return interpolate(in_rows(crop), (self._side, self._side), mode="bilinear", antialias=True)
 
-    def _another(self, ask: Ask) -> Image | None:
-        """The next readable training image of the same class; labels are sorted. None where damage stops the run."""
-        files = self._parts[TRAIN]
-        if not files.skip_unreadable:
+    def _another(self, ask: Ask) -> Tensor | None:
+        """Of the next readable training image of the same class; labels are sorted. None where damage stops the run."""
+        if not self._parts[TRAIN].skip_unreadable:
             return None
         label = self._labels[ask.position]
         first, last = self._starts[label], self._starts[label + 1]
         for further in range(1, last - first):
             try:
-                return decode(files.path(first + (ask.position - first + further) % (last - first)))
+                return self._read(ask._replace(position=int(first + (ask.position - first + further) % (last - first))))
             except UnreadableImageError:
                 continue
         return None

@@ -231,6 +231,12 @@ def augmentation(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) ->
     """What the protocol does to images in memory; image_shape: channels, height, width that the network takes."""
     if protocol.resized_crop is None:
         return CropFlip(protocol.crop_padding, protocol.flip)
+    return resized_crop(protocol, image_shape)
+
+
+def resized_crop(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) -> ResizedCrop:
+    """Of a protocol that has one, as files need it."""
+    assert protocol.resized_crop is not None
     least, greatest = protocol.resized_crop
     return ResizedCrop(*image_shape[1:], (least, greatest), protocol.colour_jitter, protocol.flip)
 

@@ -14,6 +14,8 @@ from csa.data.share import ALONE, Share
 from csa.data.streaming import StreamingLoader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from csa.config.schema import ProtocolConfig
@@ -33,7 +35,7 @@ def open_loader(
     """Images in memory, in a file of decoded ones, or decoded by ``workers`` processes as they are needed.
 
     Raises:
-        UnreadableImageError: images are decoded now, and one is damaged and not to be skipped.
+        UnreadableImageError: images are decoded now, and one is damaged that may not be passed over.
     """
     if not isinstance(split.train_images, ImageFiles):
         return ResidentLoader(split, protocol, device, seed, share=share)
@@ -46,9 +48,9 @@ def open_loader(
 
 def decoded_split(split: Split, workers: int) -> Split:
     """The same split with arrays for images; damaged test and validation images are left out."""
-    train, _ = _decoded(split.train_images, split.train_labels, workers, TRAIN)
-    test, test_whole = _decoded(split.test_images, split.test_labels, workers, TEST)
-    held, held_whole = _decoded(split.holdout_images, split.holdout_labels, workers, HOLDOUT)
+    train, _ = _decoded(split.train_images, split.train_labels, split.classes, workers, TRAIN)
+    test, test_whole = _decoded(split.test_images, split.test_labels, split.classes, workers, TEST)
+    held, held_whole = _decoded(split.holdout_images, split.holdout_labels, split.classes, workers, HOLDOUT)
     return replace(
         split, train_images=train,
         test_images=test[test_whole], test_labels=split.test_labels[test_whole],
@@ -56,12 +58,14 @@ def decoded_split(split: Split, workers: int) -> Split:
     )  # fmt: skip
 
 
-def _decoded(images: Images, labels: np.ndarray, workers: int, part: str) -> tuple[np.ndarray, slice | np.ndarray]:
+def _decoded(
+    images: Images, labels: np.ndarray, classes: Sequence[str], workers: int, part: str
+) -> tuple[np.ndarray, slice | np.ndarray]:
     """Squares [N, S, S, 3] of a part, and which are whole: all, as a slice that copies nothing, or positions."""
     from csa.data.decoded_once import decoded
 
     assert isinstance(images, ImageFiles)
     if not len(images):
         return np.zeros((0, images.cover, images.cover, 3), np.uint8), slice(None)
-    pixels, damaged = decoded(images, labels, workers=workers, part=part)
+    pixels, damaged = decoded(images, labels, classes, workers=workers, part=part)
     return pixels, np.delete(np.arange(len(pixels)), damaged) if damaged else slice(None)

@@ -1,9 +1,10 @@
-"""The ImageNet augmentation of a whole batch at once, on the device: resized crop, flip and colour jitter."""
+"""The ImageNet augmentation: a resized crop, flip and colour jitter; of a whole batch at once, on the device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,15 +14,18 @@ from csa.data.augmentation import as_floats
 ASPECTS = 3 / 4, 4 / 3
 TRIES = 10
 GREY = 0.299, 0.587, 0.114
-HEIGHT, WIDTH, DOWN, RIGHT, FLIP, FACTORS, ORDER = 0, 1, 2, 3, 4, slice(5, 8), slice(8, 11)
+SHARES, RATIOS, CORNER = slice(0, TRIES), slice(TRIES, 2 * TRIES), slice(2 * TRIES, 2 * TRIES + 2)
+HEIGHT, WIDTH, DOWN, RIGHT, CHANGES = 0, 1, 2, 3, slice(4, 11)
+FLIP, FACTORS, ORDER = 0, slice(1, 4), slice(4, 7)
 
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter (no hue) on squares that are in memory.
+    """torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter (no hue).
 
-    The squares may be larger than what the network takes, [height, width]. shares: least and greatest share of the
-    area that a crop has. Unlike torchvision's, edges of a crop are not rounded to pixels.
+    Of squares that are in memory, all three; of files, whose crops the workers cut, the last two. The squares may be
+    larger than what the network takes, [height, width]; unlike torchvision's, edges of their crops are not rounded to
+    pixels. shares: least and greatest share of the area that a crop has.
     """
 
     height: int
@@ -40,28 +44,28 @@ class ResizedCrop:
         return images[:, down : down + self.height, right : right + self.width]
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """Of ``size`` images, float32 [size, 11], on the CPU.
+        """Of ``size`` squares, float32 [size, 11], on the CPU: a box as ``fitting`` has it, and ``changes``."""
+        wishes = self.wishes(size, generator)
+        return torch.cat([torch.from_numpy(fitting(wishes, 1, 1)), self.changes(size, generator)], dim=1)
 
-        Height, width, top and left of the crop in [0, 1]; whether it is flipped; factors of brightness, contrast
-        and saturation; and in which order these three come.
-        """
-        box = self._boxes(size, generator)
-        corner = torch.rand(size, 2, generator=generator) * (1 - box)
-        flips = torch.randint(0, 2, (size, 1), generator=generator) * int(self.flip)
-        factors = 1 + self.jitter * (2 * torch.rand(size, 3, generator=generator) - 1)
-        order = torch.rand(size, 3, generator=generator).argsort(1)
-        return torch.cat([box, corner, flips, factors, order], dim=1)
-
-    def _boxes(self, size: int, generator: torch.Generator) -> Tensor:
-        """Height and width [size, 2]: the first of ten tries that fits, else the whole image."""
+    def wishes(self, size: int, generator: torch.Generator) -> np.ndarray:
+        """What ``fitting`` makes crops of, whatever shape the images have: float32 [size, 22]."""
         least, greatest = self.shares
         share = least + (greatest - least) * torch.rand(size, TRIES, generator=generator)
         low, high = (torch.tensor(aspect).log() for aspect in ASPECTS)
         aspect = (low + (high - low) * torch.rand(size, TRIES, generator=generator)).exp()
-        boxes = torch.stack([(share / aspect).sqrt(), (share * aspect).sqrt()], dim=2)
-        fits = (boxes <= 1).all(2)
-        first = boxes[torch.arange(size), fits.int().argmax(1)]
-        return torch.where(fits.any(1, keepdim=True), first, torch.ones(()))
+        corner = torch.rand(size, 2, generator=generator)
+        return torch.cat([share, aspect, corner], dim=1).numpy()
+
+    def changes(self, size: int, generator: torch.Generator) -> Tensor:
+        """Float32 [size, 7], on the CPU.
+
+        Whether an image is flipped; factors of brightness, contrast and saturation; and in which order these come.
+        """
+        flips = torch.randint(0, 2, (size, 1), generator=generator) * int(self.flip)
+        factors = 1 + self.jitter * (2 * torch.rand(size, 3, generator=generator) - 1)
+        order = torch.rand(size, 3, generator=generator).argsort(1)
+        return torch.cat([flips, factors, order], dim=1)
 
     def __call__(self, images: Tensor, positions: Tensor, draws: Tensor) -> Tensor:
         """Images at ``positions`` [B] of uint8 [N, H, W, C], with their ``draws`` [B, 11].
@@ -70,13 +74,21 @@ class ResizedCrop:
         """
         crops = self._cropped(as_floats(images[positions]), draws)
         if self.jitter:
-            crops = _jittered(crops, draws)
+            crops = _jittered(crops.contiguous(), draws[:, CHANGES])
         return crops.contiguous(memory_format=torch.channels_last)
+
+    def changed(self, crops: Tensor, changes: Tensor) -> Tensor:
+        """Crops uint8 [B, height, width, C] with their ``changes`` [B, 7], on one device; returned as by a call."""
+        turned = torch.where(changes[:, FLIP].view(-1, 1, 1, 1) > 0, crops.flip(2), crops) if self.flip else crops
+        if not self.jitter:
+            return as_floats(turned)
+        images = turned.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+        return _jittered(images, changes).contiguous(memory_format=torch.channels_last)
 
     def _cropped(self, images: Tensor, draws: Tensor) -> Tensor:
         """Bilinear; a crop is seldom larger than the output, so that nothing is averaged over more pixels."""
         height, width = draws[:, HEIGHT], draws[:, WIDTH]
-        turned = torch.where(draws[:, FLIP] > 0, -width, width)
+        turned = torch.where(draws[:, CHANGES][:, FLIP] > 0, -width, width)
         across, along = 2 * draws[:, RIGHT] + width - 1, 2 * draws[:, DOWN] + height - 1
         none = torch.zeros_like(width)
         affine = torch.stack([turned, none, across, none, height, along], dim=1).view(-1, 2, 3)
@@ -84,15 +96,36 @@ class ResizedCrop:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _jittered(images: Tensor, draws: Tensor) -> Tensor:
-    """Each of the three moves an image away from, or towards, something: black, its mean grey, its own grey."""
-    weights = torch.tensor(GREY if images.shape[1] == 3 else [1 / images.shape[1]] * images.shape[1])
-    weights = weights.to(images.device).view(1, -1, 1, 1)
+def fitting(wishes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Crops of images of this size, as their shares: height, width, top and left, float32 [n, 4].
+
+    The first of the tries that fits; else the centre, of the nearest ratio that a crop may have. wishes: [n, 22].
+    """
+    share, aspect = wishes[:, SHARES], wishes[:, RATIOS]
+    boxes = np.sqrt(
+        np.stack([share / aspect * np.float32(width / height), share * aspect * np.float32(height / width)])
+    )
+    fits = (boxes <= 1).all(0)
+    box = boxes[:, np.arange(len(wishes)), fits.argmax(1)].T
+    corner = wishes[:, CORNER] * (1 - box)
+    narrow, wide = ASPECTS
+    largest = np.array([min(1, width / height / narrow), min(1, height / width * wide)], np.float32)
+    centre = np.concatenate([largest, (1 - largest) / 2])
+    return np.where(fits.any(1)[:, None], np.concatenate([box, corner], axis=1), centre)
+
+
+def _jittered(images: Tensor, changes: Tensor) -> Tensor:
+    """Each of the three moves an image away from, or towards, something: black, its mean grey, its own grey.
+
+    images: float32 [B, C, H, W], changed in place; row by row in memory, where this is several times faster.
+    """
+    channels, height, width = images.shape[1:]
+    weights = torch.tensor([GREY if channels == 3 else [1 / channels] * channels], device=images.device)
     for step in range(3):
-        which = draws[:, ORDER][:, step].long()
-        factor = draws[:, FACTORS].gather(1, which[:, None]).view(-1, 1, 1, 1)
+        which = changes[:, ORDER][:, step].long()
+        factor = changes[:, FACTORS].gather(1, which[:, None]).view(-1, 1, 1, 1)
         which = which.view(-1, 1, 1, 1)
-        grey = (images * weights).sum(1, keepdim=True)
+        grey = (weights @ images.flatten(2)).view(-1, 1, height, width)
         target = torch.where(which == 1, grey.mean((2, 3), keepdim=True), torch.where(which == 2, grey, 0.0))
-        images = (factor * images + (1 - factor) * target).clamp(0, 1)
+        images.mul_(factor).add_((1 - factor) * target).clamp_(0, 1)
     return images

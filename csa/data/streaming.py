@@ -1,12 +1,13 @@
-"""Batches of images that stay in their files: decoded and augmented by worker processes, a few steps ahead.
+"""Batches of images that stay in their files: decoded and cropped by worker processes, a few steps ahead.
 
-The same index streams as in memory, and every image's augmentation drawn at an address of its own, so that
-neither the number of workers nor where an epoch is taken up again moves a random number.
+The same index streams and the same draws as in memory. A worker is told what was drawn for an image and draws nothing
+itself, so that neither the number of workers nor where an epoch is taken up again moves a random number. Flip and
+colours are changed on the device, a batch at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from csa.config.faults import Fault, UserError
+from csa.data.augmentation import as_floats
 from csa.data.batch import Batch
-from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Decoder
+from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Damage, Decoder, refuse
 from csa.data.image_files import ImageFiles
-from csa.data.loader import batch_sizes, epoch_positions, in_order
-from csa.data.pictures import UnreadableImageError
+from csa.data.loader import batch_sizes, epoch_positions, in_order, resized_crop
 from csa.data.share import ALONE, Share, SharedSteps
+from csa.randomness import torch_generator
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
@@ -41,26 +43,25 @@ class LostWorkerError(Exception):
 class Decoding:
     """Worker processes and what they read; ``workers`` of them, kept until the end, 0: decode in this process.
 
-    protocol: what training does to images; None: they are only read as evaluation sees them. ahead: images that are
-    decoded before they are asked for. damaged: files that could not be read so far, with the reason.
+    ahead: images that are decoded before they are asked for. classes: names, of data that is trained on. damaged:
+    files that could not be read so far, with the reason.
     """
 
     def __init__(
         self,
         files: Mapping[str, ImageFiles],
         labels: Mapping[str, np.ndarray],
-        protocol: ProtocolConfig | None,
         *,
         device: torch.device,
         workers: int,
-        seed: int = 0,
         ahead: int = STEPS_AHEAD * 256,
+        classes: Sequence[str] = (),
     ) -> None:
-        self.files, self.labels, self.device = files, labels, device
+        self.files, self.labels, self.device, self._classes = files, labels, device, classes
         self.damaged: dict[str, str] = {}
         self._asked = _Asked()
         self._decoded: DataLoader[Chunk] = DataLoader(
-            Decoder(files, labels.get(TRAIN, np.zeros(0, np.int64)), protocol, seed),
+            Decoder(files, labels.get(TRAIN, np.zeros(0, np.int64))),
             batch_sampler=self._asked,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -80,26 +81,20 @@ class Decoding:
     def is_current(self, reading: Reading) -> bool:
         return reading.number == self._reading
 
-    def note(self, ask: Ask, reason: str) -> None:
+    def note(self, ask: Ask, damage: Damage) -> None:
         """Count a damaged file, or stop at it.
 
         Raises:
-            UnreadableImageError: the data set's damaged files are not to be skipped.
+            UnreadableImageError: see ``refuse``.
         """
-        files = self.files[ask.part]
-        path = str(files.path(ask.position))
-        if not files.skip_unreadable:
-            raise UnreadableImageError(f"{path} cannot be read as an image ({reason})")
-        self.damaged[path] = reason
+        name = self._classes[self.labels[TRAIN][ask.position]] if ask.part == TRAIN else ""
+        refuse(self.files[ask.part], ask, damage, name)
+        self.damaged[str(self.files[ask.part].path(ask.position))] = damage.reason
 
-    def to_device(self, images: Tensor) -> Tensor:
-        """uint8 [n, C, H, W] -> float32 in [0, 1], in channels-last memory; does not wait for the device."""
-        there = images.to(self.device, non_blocking=True)
-        return there.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-    def batch(self, part: str, asks: list[Ask], images: Tensor) -> Batch:
+    def to_device(self, part: str, asks: list[Ask], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images, uint8 [n, H, W, C], and their labels there; does not wait for the device."""
         labels = torch.from_numpy(self.labels[part][[ask.position for ask in asks]])
-        return Batch(self.to_device(images), labels.to(self.device, non_blocking=True))
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def in_order(self, part: str, batch_size: int, share: Share) -> Iterator[Batch]:
         """This process's share of a part, not augmented; damaged images are left out."""
@@ -112,7 +107,8 @@ class Decoding:
             images, whole = reading.take(asks)
             if len(whole) < len(asks):
                 asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
-            yield self.batch(part, asks, images)
+            there, labels = self.to_device(part, asks, images)
+            yield Batch(as_floats(there), labels)
 
 
 class StreamingLoader:
@@ -130,13 +126,13 @@ class StreamingLoader:
     ) -> None:
         self.seed, self.share, self.counts = seed, share, split.counts
         self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
+        self.augmentation = resized_crop(protocol, split.image_shape)
         parts = {TRAIN: split.train_images, TEST: split.test_images, HOLDOUT: split.holdout_images}
         self.decoding = Decoding(
             {name: images for name, images in parts.items() if isinstance(images, ImageFiles)},
             {TRAIN: split.train_labels, TEST: split.test_labels, HOLDOUT: split.holdout_labels},
-            protocol,
-            device=torch.device(device), workers=workers, seed=seed,
-            ahead=STEPS_AHEAD * self.batch_size // share.processes,
+            device=torch.device(device), workers=workers,
+            ahead=STEPS_AHEAD * self.batch_size // share.processes, classes=split.classes,
         )  # fmt: skip
 
     @property
@@ -146,16 +142,20 @@ class StreamingLoader:
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> StreamedEpoch:
         """As of a loader in memory: the first stream decides the steps and their sizes."""
-        positions: dict[str, np.ndarray] = {}
+        drawn: dict[str, FileStream] = {}
         length: int | None = None
         for name, sampler in streams.items():
             address = (self.seed, name, stage, epoch)
-            positions[name] = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
-            length = len(positions[name])
+            positions = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
+            length = len(positions)
+            generator = torch_generator(self.seed, "augment", name, stage, epoch)
+            wishes = self.augmentation.wishes(length, generator)
+            changes = self.augmentation.changes(length, generator).to(self.decoding.device)
+            drawn[name] = FileStream(positions, wishes, changes)
         if length is None:
             raise ValueError("an epoch needs at least one stream")
         sizes = batch_sizes(length, self.batch_size, self.drop_last)
-        return StreamedEpoch(self.share, self.batch_size, sizes, self, positions, (stage, epoch))
+        return StreamedEpoch(self.share, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return self.decoding.in_order(TRAIN, batch_size, ALONE)
@@ -178,7 +178,7 @@ class Reading:
         self.number, self._decoding, self._chunks = number, decoding, chunks
 
     def take(self, asks: list[Ask]) -> tuple[Tensor, list[int]]:
-        """The images of the next asks, uint8 [n, C, H, W], and the places of those that could be read themselves.
+        """The images of the next asks, uint8 [n, H, W, C], and the places of those that could be read themselves.
 
         Raises:
             UnreadableImageError: a damaged file stops the run.
@@ -193,11 +193,20 @@ class Reading:
                 if "worker" not in str(error):
                     raise
                 raise LostWorkerError(str(error).splitlines()[0]) from error
-            for place, reason in faults:
-                self._decoding.note(chunk[place], reason)
-                damaged.add(CHUNK * len(parts) + place)
+            for damage in faults:
+                self._decoding.note(chunk[damage.place], damage)
+                damaged.add(CHUNK * len(parts) + damage.place)
             parts.append(images)
         return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
+
+
+@dataclass(frozen=True)
+class FileStream:
+    """What one stream draws in an epoch: positions [draws], wishes of crops [draws, 22], changes [draws, 7]."""
+
+    positions: np.ndarray
+    wishes: np.ndarray
+    changes: Tensor
 
 
 @dataclass
@@ -205,21 +214,21 @@ class StreamedEpoch(SharedSteps):
     """An epoch of a ``StreamingLoader``; steps in a row are decoded ahead, any other step starts anew from there."""
 
     loader: StreamingLoader
-    positions: dict[str, np.ndarray]
-    address: tuple[int, int]
+    streams: dict[str, FileStream]
     _reading: Reading | None = field(default=None, init=False)
     _next: int = field(default=0, init=False)
 
     def batches(self, step: int) -> dict[str, Batch]:
-        decoding = self.loader.decoding
+        loader, decoding = self.loader, self.loader.decoding
         if self._reading is None or self._next != step or not decoding.is_current(self._reading):
-            lists = (self.asks(name, later) for later in range(step, self.steps) for name in self.positions)
+            lists = (self.asks(stream, later) for later in range(step, self.steps) for stream in self.streams.values())
             self._reading = decoding.read(chain.from_iterable(map(_chunks, lists)))
         batches = {}
-        for name in self.positions:
-            asks = self.asks(name, step)
+        for name, stream in self.streams.items():
+            asks = self.asks(stream, step)
             images, _ = self._reading.take(asks)  # in place of a damaged image stands another of its class
-            batches[name] = decoding.batch(TRAIN, asks, images)
+            crops, labels = decoding.to_device(TRAIN, asks, images)
+            batches[name] = Batch(loader.augmentation.changed(crops, stream.changes[self.draws(step)]), labels)
         self._next = step + 1
         return batches
 
@@ -229,12 +238,11 @@ class StreamedEpoch(SharedSteps):
     def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
         raise NotImplementedError
 
-    def asks(self, stream: str, step: int) -> list[Ask]:
+    def asks(self, stream: FileStream, step: int) -> list[Ask]:
         """The images of this process in one step of a stream."""
-        positions, draws = self.positions[stream], self.draws(step)
-        return [
-            Ask(TRAIN, int(positions[draw]), (stream, *self.address, draw)) for draw in range(draws.start, draws.stop)
-        ]
+        draws = self.draws(step)
+        positions = stream.positions[draws].tolist()
+        return [Ask(TRAIN, *of_one) for of_one in zip(positions, stream.wishes[draws], strict=True)]
 
 
 class _Asked:
@@ -253,7 +261,7 @@ def plain_batches(
     if not isinstance(images, ImageFiles):
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         return in_order(pixels, torch.from_numpy(labels).to(device), batch_size)
-    decoding = Decoding({TEST: images}, {TEST: labels}, None, device=device, workers=workers)
+    decoding = Decoding({TEST: images}, {TEST: labels}, device=device, workers=workers)
     return decoding.in_order(TEST, batch_size, ALONE)
 
 

@@ -45,6 +45,10 @@ EVALUATION_BATCH = 250
 """Images of one forward pass in evaluation; the result does not depend on it."""
 
 
+ASK_EVERY = 8
+"""Steps after which the processes of one run ask each other whether to save; each step would wait for the slowest."""
+
+
 def _nothing() -> None:
     pass
 
@@ -295,6 +299,9 @@ class Training:
     # --- checkpoints ----------------------------------------------------------------------
 
     def _wants_checkpoint(self) -> bool:
+        """Whether to save now: the same answer in all processes of a run, since they ask at the same steps."""
+        if not self._together.alone and self._at.step % ASK_EVERY:  # 0: an epoch has ended
+            return False
         waited = time.monotonic() - self._saved_at
         due = int(self._together.first and waited >= self._config.runtime.checkpoint_seconds)
         wanted = self._together.greatest(self._interruption.status or due)

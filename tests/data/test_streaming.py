@@ -16,8 +16,8 @@ from csa.data.build import load_split
 from csa.data.decoded_once import CHUNK, decoded
 from csa.data.loader import ResidentLoader
 from csa.data.opening import open_loader
-from csa.data.pictures import UnreadableImageError, decode
-from csa.data.resized_crop import ResizedCrop
+from csa.data.pictures import UnreadableImageError, decode, decode_crop
+from csa.data.resized_crop import ResizedCrop, fitting
 from csa.data.share import Share
 from csa.data.streaming import LostWorkerError, StreamingLoader
 
@@ -83,7 +83,32 @@ def test_streams_are_those_of_a_loader_in_memory(make, streams, protocol_config)
     for stage, epoch in ((0, 0), (1, 4)):
         one, other = here.epoch(streams, stage, epoch), resident.epoch(streams, stage, epoch)
         for name in streams:
-            assert one.positions[name].tolist() == other.streams[name].positions.tolist()
+            mine, theirs = one.streams[name], other.streams[name]
+            assert mine.positions.tolist() == theirs.positions.tolist()
+            of_squares = torch.from_numpy(fitting(mine.wishes, 1, 1))
+            assert torch.equal(torch.cat([of_squares, mine.changes], 1), theirs.crops)
+
+
+def test_crops_are_torchvision_s_flipped_and_jittered_on_the_device(make, streams):
+    loader, split = make()
+    epoch = loader.epoch(streams, 0, 0)
+    stream, found = epoch.streams["uniform"], torch.cat([epoch.batches(step)["uniform"].images for step in range(5)])
+    sizes = set()
+    for draw in range(len(found)):
+        picture = decode(split.train_images.path(stream.positions[draw]))
+        shares = fitting(stream.wishes[draw : draw + 1], picture.height, picture.width)[0].tolist()
+        high, wide = round(shares[0] * picture.height), round(shares[1] * picture.width)
+        sizes.add((high, wide))
+        top, left = round(shares[2] * picture.height), round(shares[3] * picture.width)
+        top, left = min(top, picture.height - high), min(left, picture.width - wide)
+        crop = reference.resized_crop(reference.pil_to_tensor(picture), top, left, high, wide, [SIDE, SIDE])
+        flip, *factors_and_order = stream.changes[draw].tolist()
+        image = (crop.flip(2) if flip else crop).float() / 255
+        adjust = reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation
+        for which in map(int, factors_and_order[3:]):
+            image = adjust[which](image, factors_and_order[which])
+        assert torch.allclose(found[draw], image, atol=1e-3)
+    assert len(sizes) > 60
 
 
 def test_augmentation_has_an_address(make, streams):
@@ -129,6 +154,43 @@ def test_the_processes_together_see_the_single_process_s_epoch(make, streams, pr
         assert torch.cat(tests).tolist() == torch.cat([batch.labels for batch in alone.test_batches(4)]).tolist()
 
 
+def test_a_large_jpeg_is_decoded_at_a_smaller_scale(tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    large = Image.fromarray(coarse).resize((1280, 960), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    part = (0.5, 0.75, 0.25, 0.125)
+    for pixels, size in ((64, (180, 160)), (80, (180, 160)), (100, (360, 320)), (200, (720, 640))):
+        crop = decode_crop(tmp_path / "turned.jpg", lambda height, width: part, pixels)
+        assert crop.size == size
+        exact = decode(tmp_path / "turned.jpg").crop((120, 320, 840, 960))
+        resized = [np.asarray(one.resize((pixels, pixels), Image.Resampling.BILINEAR), float) for one in (crop, exact)]
+        assert abs(resized[0] - resized[1]).max() <= 4
+    whole = (tmp_path / "turned.jpg").read_bytes()
+    (tmp_path / "turned.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        decode_crop(tmp_path / "turned.jpg", lambda height, width: part, 64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 400), (400, 100), (90, 90)])
+def test_an_image_no_try_fits_in_gives_its_centre(height, width):
+    """Nine tenths of a very wide image are wider than a crop may be: then 4/3, the nearest ratio."""
+    wishes = ResizedCrop(8, 8, (0.9, 1.0), 0.0, flip=False).wishes(500, torch.Generator().manual_seed(0))
+    boxes = fitting(wishes, height, width)
+    in_pixels = boxes * [height, width, height, width]
+    ratios = in_pixels[:, 1] / in_pixels[:, 0]
+    assert ratios.min() > 0.749
+    assert ratios.max() < 1.334
+    assert (boxes[:, :2] + boxes[:, 2:]).max() < 1 + 1e-5
+    if height < width:
+        assert in_pixels == pytest.approx(np.tile([100, 400 / 3, 0, 400 / 3], (500, 1)), rel=1e-5)
+    elif width < height:
+        assert in_pixels == pytest.approx(np.tile([400 / 3, 100, 400 / 3, 0], (500, 1)), rel=1e-5)
+    else:
+        assert (boxes[:, 0] * boxes[:, 1]).min() >= 0.9 - 1e-5
+
+
 # --- damage -----------------------------------------------------------------------------------
 
 
@@ -167,6 +229,27 @@ def test_or_another_of_its_class_takes_its_place(make, spoilt, streams, cache):
     assert sum(len(batch.labels) for batch in loader.test_batches(5)) == len(split.test_labels) - 1
     if cache == "none":
         assert len(loader.damaged) == 3
+    else:
+        with pytest.raises(UnreadableImageError, match=r"spoilt/train/.*\.JPEG cannot be read as an image"):
+            make(0, root=spoilt, cache=cache)  # what was passed over is not forgotten
+
+
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_but_a_class_without_a_readable_image_stops_with_its_name(make, spoilt, streams, cache):
+    smallest = min(spoilt.glob("train/*"), key=lambda path: len(list(path.iterdir())))
+    for path in smallest.iterdir():
+        path.write_bytes(path.read_bytes()[:300])
+
+    def read():
+        loader, _ = make(1, root=spoilt, unreadable="skip", cache=cache)
+        return [loader.epoch(streams, 0, 0).batches(step) for step in range(5)]
+
+    name = smallest.name
+    told = (
+        rf"class {name} has no training image that can be read, .*; one of them: .*spoilt/train/{name}/{name}_\d+.JPEG"
+    )
+    with pytest.raises(UnreadableImageError, match=told):
+        read()
 
 
 def test_a_lost_worker_is_told(make, streams):
@@ -209,7 +292,7 @@ def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch
 
     def again():
         asked.clear()
-        pixels, damaged = decoded(split.train_images, split.train_labels, workers=0)
+        pixels, damaged = decoded(split.train_images, split.train_labels, split.classes, workers=0)
         assert pixels.tobytes() == whole
         assert damaged == []
         return len(asked)

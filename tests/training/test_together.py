@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from same_run import assert_same, contents
 from tiny_words import TINY
 
 from csa.config.processes import Processes, started_together
+from csa.data.share import ALONE, Share
 from csa.tracking.record import Record
+from csa.training.interruption import Interruption
+from csa.training.loop import Training
+from csa.training.standing import Position
+from csa.training.together import Together
 
 HERE = Path(__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -53,6 +61,29 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(tmp_path):
     assert [line["images"] for line in two.metrics()] == [62] * 10
     assert two.result()["processes"] == 2
     assert sum(map(sum, confusion(two))) == two.result()["split"]["test_images"] == 50
+
+
+def test_processes_ask_each_other_every_eighth_step_and_alone_at_each():
+    """Whether to save, so that all save or none; at an epoch's end (no step of the next one taken) they always ask."""
+    steps = [*range(1, 29), 0]
+    runtime = SimpleNamespace(runtime=SimpleNamespace(checkpoint_seconds=math.inf))
+    for share, asked in ((Share(0, 2), [8, 16, 24, 0]), (ALONE, steps)):
+        training: Any = object.__new__(Training)
+        training._together, training._interruption = Together(share), Interruption()
+        training._config, training._saved_at = runtime, 0.0
+        training._interruption.status = 75
+        told = []
+
+        def greatest(value, told=told, training=training):
+            told.append(training._at.step)
+            return value
+
+        training._together.greatest = greatest
+        answers = []
+        for step in steps:
+            training._at = Position(step=step)
+            answers.append(training._wants_checkpoint())
+        assert told == [step for step, answer in zip(steps, answers, strict=True) if answer] == asked
 
 
 def confusion(record: Record) -> list[list[int]]:
