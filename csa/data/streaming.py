@@ -8,6 +8,7 @@ colours are changed on the device, a batch at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,17 @@ STEPS_AHEAD = 2
 
 class LostWorkerError(Exception):
     """A worker process ended, and with it the images that it was to decode."""
+
+
+@contextmanager
+def telling_lost_workers() -> Iterator[None]:
+    """Turns what torch raises when a worker has ended into ``LostWorkerError``; it does so at any line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LostWorkerError(str(error).splitlines()[0]) from error
 
 
 class Decoding:
@@ -182,17 +194,12 @@ class Reading:
 
         Raises:
             UnreadableImageError: a damaged file stops the run.
-            LostWorkerError: a worker process has ended.
+            RuntimeError: a worker process has ended; see ``telling_lost_workers``.
         """
         parts: list[Tensor] = []
         damaged = set()
         for chunk in _chunks(asks):
-            try:
-                images, faults = next(self._chunks)
-            except RuntimeError as error:
-                if "worker" not in str(error):
-                    raise
-                raise LostWorkerError(str(error).splitlines()[0]) from error
+            images, faults = next(self._chunks)
             for damage in faults:
                 self._decoding.note(chunk[damage.place], damage)
                 damaged.add(CHUNK * len(parts) + damage.place)

@@ -15,7 +15,7 @@ from csa.config.identity import fingerprint
 from csa.config.processes import started_together
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError
-from csa.data.streaming import LostWorkerError, StreamingLoader
+from csa.data.streaming import LostWorkerError, StreamingLoader, telling_lost_workers
 from csa.methods.build import build_method
 from csa.summary import print_result
 from csa.tracking.environment import software
@@ -130,7 +130,7 @@ def _train(
             config, method, loader, split, machine=machine, record=record,
             shared_stages=stages, progress=progress, interruption=interruption, underway=underway,
         )  # fmt: skip
-        with telling_lost_processes(machine.together):
+        with telling_lost_processes(machine.together), telling_lost_workers():
             outcome = training.run()
     damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
     for path, reason in damaged.items():
