@@ -136,6 +136,11 @@ def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:
     return [f"protocol={config.protocol.name}" if word == f"protocol={PUBLISHED}" else word for word in words]
 
 
+def left_to_cells(words: Sequence[str]) -> list[str]:
+    """The words of a sweep: what only each cell can spell out looks to Hydra like a choice of one, which it leaves."""
+    return [f"protocol=choice({PUBLISHED})" if word == f"protocol={PUBLISHED}" else word for word in words]
+
+
 def _asks_for_published(word: Override) -> bool:
     return word.key_or_group == "protocol" and word.value() == PUBLISHED
 

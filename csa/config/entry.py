@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from csa.cli import reporting_faults
-from csa.config.composition import register_sweep_files, spelt_out
+from csa.config.composition import left_to_cells, register_sweep_files, spelt_out
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.preflight import preflight
@@ -63,7 +63,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             words = _words_meant(options.overrides)
             first = preflight(words, options.config_name or PRIMARY, multirun=options.multirun)
             multirun = _sweeps(options, first)
-            words = words if multirun else spelt_out(words, first.config)
+            words = left_to_cells(words) if multirun else spelt_out(words, first.config)
             search = prepare_search(first) if multirun else None
             _rewrite_arguments(options, [*words, *(search.words if search else [])], multirun=multirun)
             if multirun:

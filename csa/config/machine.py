@@ -8,15 +8,19 @@ from pathlib import Path
 from csa.config.faults import Fault
 
 
-def device_fault(device: str) -> Fault | None:
-    """Imports torch only where ``cuda`` is asked for."""
-    if device != "cuda":
+def device_fault(device: str, step_mode: str) -> Fault | None:
+    """Imports torch only where a CUDA device is asked for."""
+    if device != "cuda" and step_mode != "graph":
         return None
     import torch
 
-    if torch.cuda.is_available():
-        return None
-    return Fault("runtime.device", device, "this machine has no CUDA device that torch can use", "auto, cpu")
+    problem = "this machine has no CUDA device that torch can use"
+    if device == "cuda" and not torch.cuda.is_available():
+        return Fault("runtime.device", device, problem, "auto, cpu")
+    if step_mode == "graph" and (device == "cpu" or not torch.cuda.is_available()):
+        return Fault("runtime.step_mode", step_mode, problem if device != "cpu" else "runtime.device=cpu has no graphs",
+                     "auto, eager, compiled")  # fmt: skip
+    return None
 
 
 def output_fault(output_root: str) -> Fault | None:

@@ -17,6 +17,7 @@ from csa.sweep.calibration import calibrate
 from csa.sweep.machine import visible_gpus
 from csa.sweep.processes import WALL_NAME
 from csa.sweep.progress import epochs_so_far
+from csa.sweep.spans import counting
 from csa.sweep.splits import question
 from csa.tracking.files import read_json, write_json
 from csa.tracking.record import OldRecordError, Record
@@ -74,7 +75,7 @@ def kind(identity: Mapping[str, Any], threads: int, device: str) -> str:
         identity["method"]["name"],
         identity["backbone"]["name"],
         f"batch {identity['protocol']['batch_size']}",
-        "GPU" if device == "cuda" else f"{threads} threads",
+        "GPU" if device == "cuda" else counting(threads, "thread"),
     )
     return " ".join(words)
 

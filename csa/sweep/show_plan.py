@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NOT_AVAILABLE = "not available"
 BLANK = "blank in the paper"
-MOST_MERGED = 10
+MOST_MERGED, MOST_UNKNOWN = 10, 4
 
 
 def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
@@ -96,5 +96,7 @@ def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
     elif not told.unknown:
         lines.append("nothing is left to do")
     if told.unknown:
-        lines.append(f"no time is known of: {'; '.join(told.unknown)}")
+        more = len(told.unknown) - MOST_UNKNOWN
+        others = f"; and {more} other kinds of run" if more > 0 else ""
+        lines.append(f"no time is known of: {'; '.join(told.unknown[:MOST_UNKNOWN])}{others}")
     return "\n".join(lines)

@@ -76,7 +76,9 @@ def accuracy_table(plan: Plan) -> Table:
     table.add_column("seeds", justify="right")
     for names, results in rows.items():
         cells = [_mean([result[group] for result in results]) for group in GROUPS]
-        table.add_row(*(names or (results[0]["run"]["method"],)), *cells, str(len(results)))
+        collapsed = sum(bool(result.get("collapsed")) for result in results)
+        seeds = f"{len(results)}, {collapsed} collapsed" if collapsed else str(len(results))
+        table.add_row(*(names or (results[0]["run"]["method"],)), *cells, seeds)
     return table
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 FAILED_STATUS = 1
 IN_PROCESS = "basic"
 LOOK_SECONDS = 1.0
+LOG_WIDTH = 140  # columns where nobody says how many there are: in a file, in a pipe
 
 
 class CellsSweeper(Sweeper):
@@ -45,7 +48,8 @@ class CellsSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=CellTask(task_function), config=config
         )
-        self._console = Console()
+        told = sys.stdout.isatty() or "COLUMNS" in os.environ
+        self._console = Console(width=None if told else LOG_WIDTH)
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, run what is missing, summarise.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -83,3 +86,14 @@ def test_it_is_an_option_like_the_others():
     (fault,) = faults_of("protocol=publishd", "dataset=mnist_lt")
     assert "did you mean 'published'?" in fault
     assert faults_of("protocol=cifar,published", "dataset=mnist_lt", "method=csa", multirun=True) == []
+
+
+def test_a_sweep_takes_the_word_too(tmp_path):
+    """Alone, where Hydra would look for an option of that name; each cell has its method's own recipe."""
+    words = ("smoke=true", "plan=true", "sweep.calibrate=false", "tracking=none", "dataset=cifar10_lt", "seed=0")
+    words += ("method=ldam_drw,bbn", "protocol=published")
+    done = subprocess.run(
+        [sys.executable, "-m", "csa.run", "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 cells, 2 runs: 0 done" in done.stdout

@@ -156,7 +156,7 @@ def test_times_come_from_finished_runs_of_the_same_kind(tmp_path):
     assert told.seconds[plan.runs[1].fingerprint] == pytest.approx(5 + 1 * 2.5, rel=0.05)
     assert told.seconds[plan.runs[2].fingerprint] == pytest.approx(5 + 4 * 2.5, rel=0.05)
     other = plan_of(tmp_path, "method=csa", "seed=0")
-    assert estimate(other.runs, threads=1, measure=False).unknown == ["digits_lt csa resnet32 batch 16 1 threads"]
+    assert estimate(other.runs, threads=1, measure=False).unknown == ["digits_lt csa resnet32 batch 16 1 thread"]
 
 
 def test_a_first_stage_that_another_run_trains_costs_nothing(tmp_path):
