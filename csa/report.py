@@ -195,6 +195,11 @@ def _show_tables(order: Order, found: Found) -> None:
     chosen = order.own["table"] or "format" in order.named
     shown = tables if chosen else [table for table in tables if any(table.measured())]
     _print(order.own["format"], shown, [one for one in comparisons if one.rows])
+    shown_runs = {run.fingerprint for table in tables for one in table.measured() for run in one.runs}
+    others = sum(run.fingerprint not in shown_runs for run in found.runs)
+    if others and not order.own["table"]:
+        why = "shortened (include=reduced shows them), or of settings that the paper's tables have not"
+        print(f"note: of {len(found.runs)} runs {others} stand in no table: {why}", file=sys.stderr)
     if not chosen or order.own["to"]:
         figures = _figures(order, found)
         print(write_report(order.to, tables, comparisons, figures))
