@@ -65,8 +65,8 @@ def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarr
         pixels: np.ndarray = images[chosen]
         return pixels
     files, transform = images[chosen], evaluation_transform(images.side, images.cover)
-    pictures = [transform(in_rows(decode(files.path(place)))).permute(0, 2, 3, 1) for place in range(len(files))]
-    return np.concatenate(pictures)
+    pictures = [transform(in_rows(decode(files.path(place)))) for place in range(len(files))]
+    return torch.cat(pictures).permute(0, 2, 3, 1).numpy()
 
 
 def refuse(files: ImageFiles, ask: Ask, damage: Damage, class_name: str) -> None:

@@ -1,4 +1,7 @@
-"""Cross-entropy whose batch-norm is frozen at the training set's statistics: a step treats every image by itself."""
+"""Cross-entropy whose batch-norm is frozen at the training set's statistics: a step treats every image by itself.
+
+In two arithmetics, to tell the rounding of one from a mistake, which is the same in both.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from torch import nn
 from csa.methods.cross_entropy import CrossEntropy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from csa.data.loader import Loader
 
 
@@ -23,3 +28,14 @@ class Frozen(CrossEntropy):
 
     def train_stage(self, stage: int) -> None:
         self.eval()
+
+
+class Precise(Frozen):
+    """In double precision; only the recorded losses are in single."""
+
+    def enter_stage(self, stage: int) -> None:
+        super().enter_stage(stage)
+        self.double()
+
+    def outputs(self, images: Tensor) -> Tensor:
+        return super().outputs(images.double())
