@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from csa.data.augmentation import as_floats
 
 ASPECTS = 3 / 4, 4 / 3
 TRIES = 10
+AT_ONCE = 8
 GREY = 0.299, 0.587, 0.114
 SHARES, RATIOS, CORNER = slice(0, TRIES), slice(TRIES, 2 * TRIES), slice(2 * TRIES, 2 * TRIES + 2)
 HEIGHT, WIDTH, DOWN, RIGHT, CHANGES = 0, 1, 2, 3, slice(4, 11)
@@ -72,18 +74,24 @@ class ResizedCrop:
 
         Returns float32 [B, C, height, width] in [0, 1], in channels-last memory.
         """
-        crops = self._cropped(as_floats(images[positions]), draws)
-        if self.jitter:
-            crops = _jittered(crops.contiguous(), draws[:, CHANGES])
-        return crops.contiguous(memory_format=torch.channels_last)
+        done = self._empty(images, len(positions))
+        for part in _parts(done):
+            crops = self._cropped(as_floats(images[positions[part]]), draws[part])
+            done[part] = _jittered(crops.contiguous(), draws[part, CHANGES]) if self.jitter else crops
+        return done
 
     def changed(self, crops: Tensor, changes: Tensor) -> Tensor:
         """Crops uint8 [B, height, width, C] with their ``changes`` [B, 7], on one device; returned as by a call."""
-        turned = torch.where(changes[:, FLIP].view(-1, 1, 1, 1) > 0, crops.flip(2), crops) if self.flip else crops
-        if not self.jitter:
-            return as_floats(turned)
-        images = turned.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
-        return _jittered(images, changes).contiguous(memory_format=torch.channels_last)
+        done = self._empty(crops, len(crops))
+        for part in _parts(done):
+            turned = torch.where(changes[part, FLIP].view(-1, 1, 1, 1) > 0, crops[part].flip(2), crops[part])
+            floats = turned.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+            done[part] = _jittered(floats, changes[part]) if self.jitter else floats
+        return done
+
+    def _empty(self, images: Tensor, size: int) -> Tensor:
+        shape = size, images.shape[-1], self.height, self.width
+        return torch.empty(shape, device=images.device, memory_format=torch.channels_last)
 
     def _cropped(self, images: Tensor, draws: Tensor) -> Tensor:
         """Bilinear; a crop is seldom larger than the output, so that nothing is averaged over more pixels."""
@@ -112,6 +120,12 @@ def fitting(wishes: np.ndarray, height: int, width: int) -> np.ndarray:
     largest = np.array([min(1, width / height / narrow), min(1, height / width * wide)], np.float32)
     centre = np.concatenate([largest, (1 - largest) / 2])
     return np.where(fits.any(1)[:, None], np.concatenate([box, corner], axis=1), centre)
+
+
+def _parts(images: Tensor) -> Iterator[slice]:
+    """All at once, but a few at a time on a processor, whose caches and allocator dislike whole batches of floats."""
+    step = AT_ONCE if images.device.type == "cpu" else max(1, len(images))
+    return (slice(start, start + step) for start in range(0, len(images), step))
 
 
 def _jittered(images: Tensor, changes: Tensor) -> Tensor:
