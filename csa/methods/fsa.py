@@ -39,7 +39,7 @@ class Fsa(Classifier):
     """Stage one is ``ce`` to the last bit. A batch of stage two is made of groups: a tail image, N_a of its confusing
     classes, and 1 + N_a head images; half of what the classifier sees is tail.
 
-    confusing: [K, N_f], the classes that a class is mistaken for.
+    confusing: [K, N_f], the classes that a class is mistaken for; there is none before stage two.
     """
 
     confusing: Tensor
@@ -57,7 +57,6 @@ class Fsa(Classifier):
         self.head_classes = np.array(head_classes(context.counts, self.config.head_share))
         self.tail_classes = np.setdiff1d(np.arange(context.num_classes), self.head_classes)
         self.places = places_of_map(self.backbone, context.image_shape)[1]
-        self.register_buffer("confusing", torch.zeros(context.num_classes, self.number, dtype=torch.int64))
         self.stages = (
             training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),
             Stage("classifier", self.config.epochs, lambda _: self.config.lr),
@@ -65,6 +64,8 @@ class Fsa(Classifier):
 
     def enter_stage(self, stage: int) -> None:
         self.backbone.requires_grad_(stage != CLASSIFIER)
+        if stage == CLASSIFIER:
+            self.register_buffer("confusing", torch.zeros(len(self.counts), self.number, dtype=torch.int64))
 
     def train_stage(self, stage: int) -> None:
         self.train()

@@ -75,6 +75,12 @@ def test_what_starts_from_a_finished_stage_takes_it(configuration):
         assert start(configuration(f"method={method}")).result()["reused_epochs"] == 2, method
 
 
+@pytest.mark.parametrize(("first", "second"), [("ce", "fsa"), ("fsa", "crt")])
+def test_a_stage_that_is_shared_holds_nothing_of_what_follows(configuration, first, second):
+    start(configuration(f"method={first}", "backbone=resnet32"))
+    assert start(configuration(f"method={second}", "backbone=resnet32")).result()["reused_epochs"] == 2
+
+
 def test_runs_that_differ_behind_a_stage_share_it(configuration):
     start(configuration("method=cam_bs"))
     record = start(configuration("method=cam_bs", "method.max_angle=10"))
