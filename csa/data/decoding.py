@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
 from csa.data.resized_crop import fitting
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
+    from torchvision.transforms import v2
 
     from csa.data.image_files import ImageFiles
     from csa.data.split import Images
@@ -50,6 +50,8 @@ class Chunk(NamedTuple):
 
 def evaluation_transform(side: int, cover: int) -> v2.Transform:
     """``in_rows`` -> uint8 [1, 3, side, side]: shorter side to ``cover``, then the centre."""
+    from torchvision.transforms import v2  # two seconds, which runs on images in memory need not spend
+
     return v2.Compose([v2.Resize(cover, antialias=True), v2.CenterCrop(side)])
 
 

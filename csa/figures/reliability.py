@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.figures.panels import draw_panels
+from csa.training.metrics import calibration_bins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from csa.figures.store import Panel
     from csa.reporting.runs import Run
-
-BINS = 15  # as the recorded calibration error
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
@@ -54,15 +53,9 @@ def confidences(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean confidence, share of right ones and number of images of each bin that holds any."""
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    sizes = np.bincount(bins, minlength=BINS)
+    bins = calibration_bins(confidence)
+    sizes = np.bincount(bins)
     held = sizes > 0
-    mean = np.bincount(bins, weights=confidence, minlength=BINS)[held] / sizes[held]
-    share = np.bincount(bins, weights=right, minlength=BINS)[held] / sizes[held]
+    mean = np.bincount(bins, weights=confidence)[held] / sizes[held]
+    share = np.bincount(bins, weights=right)[held] / sizes[held]
     return mean, share, sizes[held]
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error in percent."""
-    mean, share, sizes = binned(confidence, right)
-    return float(100 * (sizes * np.abs(mean - share)).sum() / sizes.sum())

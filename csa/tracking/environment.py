@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "csa", "torch", "torchvision", "numpy", "lightning", "torchmetrics",
+    "csa", "torch", "torchvision", "numpy", "lightning-fabric",
     "hydra-core", "omegaconf", "mlflow", "pandas", "scikit-learn",
 )  # fmt: skip
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
 from csa.config.processes import Processes, started_together
@@ -63,10 +64,11 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
     device = _device(runtime, processes)
     threads = runtime.threads or max(1, len(os.sched_getaffinity(0)) // processes.local_count)
     torch.set_num_threads(threads)
+    _keep_freed_memory()
     # Bit-exact resuming needs the same algorithm at every start, not the fastest one found by timing.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it announces its precision at every start
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every start
     precision = _precision(protocol.precision, device)
     fabric = Fabric(
         accelerator="cuda" if device.type == "cuda" else "cpu",
@@ -80,6 +82,18 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
     workers = threads if runtime.workers is None else runtime.workers
     together = Together(Share(processes.rank, processes.count))
     return Machine(device, precision, threads, workers, fabric, together, _step_mode(runtime, device, together))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step has freed for the next one.
+
+    It would give the kernel most of it back, and then fault in some ten thousand zeroed pages at every step.
+    """
+    trim_threshold, map_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(map_threshold, 2**25)  # bytes; the largest that is allowed
 
 
 def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,10 +47,9 @@ class Scores:
 def scores(logits: Tensor, labels: Tensor, by_rank: Groups, by_count: Groups) -> Scores:
     """Scores of logits [N, K] (float32) against labels [N]; one transfer to the host."""
     classes = logits.shape[1]
-    matrix = multiclass_confusion_matrix(logits.argmax(1), labels, num_classes=classes)
-    ece = multiclass_calibration_error(
-        logits.softmax(1), labels, num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1"
-    )
+    told = torch.stack([labels.double(), logits.argmax(1).double(), logits.softmax(1).amax(1).double()]).cpu().numpy()
+    truth, chosen = told[:2].astype(np.int64)
+    matrix = np.bincount(truth * classes + chosen, minlength=classes**2).reshape(classes, classes)
     confusion: list[list[int]] = matrix.tolist()
     images = [sum(row) for row in confusion]
     correct = [confusion[k][k] for k in range(classes)]
@@ -63,10 +63,25 @@ def scores(logits: Tensor, labels: Tensor, by_rank: Groups, by_count: Groups) ->
         few=_accuracy(correct, images, by_rank.few),
         by_count={name: _accuracy(correct, images, getattr(by_count, name)) for name in ("many", "medium", "few")},
         per_class=[_accuracy(correct, images, (k,)) for k in everyone],
-        ece=100 * float(ece),
+        ece=100 * calibration_error(told[2], truth == chosen),
         predicted_classes=sum(any(row[k] for row in confusion) for k in everyone),
         confusion=confusion,
     )
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error in [0, 1] of probabilities [N] of what was predicted, and whether it was right [N].
+
+    A bin's share of the images times its gap is the sum of its images' gaps over N.
+    """
+    gaps = np.bincount(calibration_bins(confidence), weights=confidence - right)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def calibration_bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each probability; an edge belongs to the bin below it."""
+    bins: np.ndarray = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    return bins
 
 
 def _accuracy(correct: list[int], images: list[int], classes: tuple[int, ...]) -> float | None:

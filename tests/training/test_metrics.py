@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from csa.data.split import Groups
-from csa.training.metrics import scores
+from csa.training.metrics import calibration_error, scores
 
 BY_RANK = Groups(many=(0,), medium=(1, 2), few=(3,))
 BY_COUNT = Groups(many=(0, 1), medium=(2, 3), few=())
@@ -57,3 +59,18 @@ def test_calibration_uses_fifteen_bins():
     groups = Groups(many=(0,), medium=(), few=(1,))
     result = scores(logits, torch.tensor([0, 1]), groups, groups)
     assert result.ece == pytest.approx(100 * (0.34 + 0.68) / 2, abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
+def test_calibration_error_bin_by_bin(images):
+    """Guo et al. 2017, equation 3, with the bins ((m - 1) / 15, m / 15]."""
+    confidence, right = np.array([p for p, _ in images]), np.array([hit for _, hit in images])
+    edges = 15 * confidence
+    assume(np.all((edges == 0) | (np.abs(edges - edges.round()) > 1e-9)))  # on an edge rounding decides
+    expected = 0.0
+    for m in range(1, 16):
+        held = ((m - 1) / 15 < confidence) & (confidence <= m / 15)
+        held |= (m == 1) & (confidence == 0)
+        if held.any():
+            expected += held.sum() / len(images) * abs(right[held].mean() - confidence[held].mean())
+    assert calibration_error(confidence, right) == pytest.approx(expected, abs=1e-12)
