@@ -26,8 +26,8 @@ class Block(nn.Module):
         self.padding = (channels_out - channels_in) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.convolution2(F.relu(self.norm1(self.convolution1(x)))))
-        return F.relu(residual + self.shortcut(x))
+        residual = self.norm2(self.convolution2(F.relu_(self.norm1(self.convolution1(x)))))
+        return F.relu_(residual.add_(self.shortcut(x)))  # in place: no backward pass needs what stood there
 
     def shortcut(self, x: Tensor) -> Tensor:
         if self.stride == 1:
@@ -46,7 +46,8 @@ class ResNet32(StagedBackbone):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        convolution = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(16), nn.ReLU(inplace=True))
         self.stages = nn.Sequential(_stage(16, 16, stride=1), _stage(16, 32, stride=2), _stage(32, 64, stride=2))
         kaiming_normal(self)
 
