@@ -1,6 +1,6 @@
 """The speed of csa, each number beside a reference that is measured in the same process.
 
-python -m benchmarks                                           everything, whole epochs: about an hour on two cores
+python -m benchmarks                                           everything, whole epochs: 45 minutes on two cores
 python -m benchmarks rows=bare,product repeats=3 threads=2
 python -m benchmarks steps=20 to=speed.json                    20 steps of an epoch, the others extrapolated
 
