@@ -117,7 +117,10 @@ class Tree:
         for name in method.published:
             if name == family or name.startswith(f"{family}_"):
                 return [*others, self.parse(f"protocol={name}")]
-        raise NotPublishedError(f"method={method.name} names no recipe of its own for dataset={config.dataset.name}")
+        named = f" (only {', '.join(method.published)})" if method.published else ""
+        raise NotPublishedError(
+            f"method={method.name} names no recipe of its own for dataset={config.dataset.name}{named}"
+        )
 
     def compose(self, words: Sequence[Override]) -> Composed:
         """Raises one of COMPOSITION_ERRORS at the first fault."""

@@ -37,6 +37,10 @@ def shown_only() -> Any:
     return field(metadata={"shown_only": True})
 
 
+WIRING = ("schema", "target", "source", "streams", "published")
+"""Keys by which a file of ``conf/`` names its code; no word of a command is meant to be one of them."""
+
+
 # --- dataset --------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.rules import broken_rules
-from csa.config.schema import Config
+from csa.config.schema import WIRING, Config
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
@@ -144,7 +144,8 @@ def _block(schema: type, values: Any, at: str) -> Iterator[Fault]:
     hints = _hints(schema)
     for key in (key for key in values if key not in hints):
         near = nearest(str(key), hints)
-        yield Fault(_join(at, key), shown(values[key]), "unknown key", ", ".join(hints), near and _join(at, near))
+        allowed = ", ".join(name for name in hints if name not in WIRING)
+        yield Fault(_join(at, key), shown(values[key]), "unknown key", allowed, near and _join(at, near))
     for field in fields(schema):
         path, hint = _join(at, field.name), hints[field.name]
         if field.name not in values:

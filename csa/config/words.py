@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from csa.config.composition import COMPOSITION_ERRORS, PUBLISHED, NotPublishedError
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.schema import WIRING
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -139,7 +140,9 @@ def _published_spelt_out(tree: Tree, words: Sequence[Override]) -> tuple[list[Ov
     try:
         return tree.published_spelt_out(words), []
     except NotPublishedError as error:
-        faults = [Fault("protocol", PUBLISHED, str(error), "the data set's own protocol, or one by its name")]
+        names = ", ".join(name for name in tree.options("protocol") if name != PUBLISHED)
+        allowed = f"the data set's own protocol (no word about it), or one by its name: {names}"
+        faults = [Fault("protocol", PUBLISHED, str(error), allowed)]
     except COMPOSITION_ERRORS:
         faults = []  # told word by word
     return [word for word in words if word.key_or_group != "protocol"], faults
@@ -186,7 +189,8 @@ def _unknown_key(composed: Composed, word: Override) -> Fault:
     else:
         meant = "" if siblings else nearest(key, everywhere)
         meant = meant or next((other for other in everywhere if other.rpartition(".")[2] == name), "")
-    return Fault(key, word.get_value_string(), "unknown key", ", ".join(siblings or blocks[""]), meant)
+    allowed = ", ".join(name for name in siblings or blocks[""] if name not in WIRING)
+    return Fault(key, word.get_value_string(), "unknown key", allowed, meant)
 
 
 def _blocks(config: Any, at: str) -> dict[str, list[str]]:

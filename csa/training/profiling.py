@@ -17,6 +17,13 @@ SKIPPED_STEPS, WARM_STEPS, SEEN_STEPS = 3, 2, 10
 DEAREST = 10
 
 
+def where_profiled(folder: Path) -> str:
+    """A line for the user about the profile of the run in ``folder``."""
+    if (folder / FOLDER).is_dir():
+        return f"profile: {folder / FOLDER} ({OPERATIONS}: the dearest operations; {TRACE}: for Perfetto)"
+    return f"no profile: it needs {SKIPPED_STEPS + WARM_STEPS + SEEN_STEPS} steps of training"
+
+
 class Profiling:
     """A few steps of the run's first epoch; does nothing unless ``wanted``.
 

@@ -25,6 +25,7 @@ from csa.tracking.record import SecondRecord
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
 from csa.training.machine import choose
+from csa.training.profiling import where_profiled
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
 from csa.training.shared_stages import SharedStages
@@ -132,6 +133,8 @@ def _train(
         )  # fmt: skip
         with telling_lost_processes(machine.together), telling_lost_workers():
             outcome = training.run()
+    if config.runtime.profile:
+        console.print(where_profiled(record.folder), highlight=False, soft_wrap=True)
     damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")

@@ -70,6 +70,8 @@ def test_a_method_without_a_recipe_for_the_data_is_a_fault_whatever_comes_first(
     words = ["dataset=mnist_lt", "method=ldam_drw", "protocol=published", "download=true"]
     (fault,) = [fault for fault in faults_of(*words[::order]) if "protocol" in fault]
     assert fault.startswith("protocol=published: method=ldam_drw names no recipe of its own for dataset=mnist_lt")
+    assert "(only cifar_ldam); allowed: the data set's own protocol " in fault
+    assert "or one by its name: cifar, cifar_bbn, " in fault
 
 
 def test_other_faults_are_told_beside_it():

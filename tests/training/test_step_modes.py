@@ -14,6 +14,7 @@ from test_resuming import EAGER, start
 from csa.config.faults import UserError
 from csa.training import checkpoint, machine, stepping
 from csa.training.graphs import Graphs
+from csa.training.profiling import where_profiled
 
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
 SOON_FULL = ("delta=0.1", "method.bank_size=4", "method.start_epoch=0")
@@ -123,8 +124,10 @@ def test_a_profile_is_kept_in_the_record(configuration, tmp_path):
     assert len([line for line in table.splitlines() if "::" in line or "Optimizer" in line]) <= 10
     trace = json.loads((record.folder / "profile" / "trace.json").read_text())
     assert any(event.get("name", "").startswith("aten::") for event in trace["traceEvents"])
+    assert where_profiled(record.folder).startswith(f"profile: {record.folder / 'profile'} (operations.txt")
     plain = start(configuration("method=ce", "backbone=lenet", f"output_root={tmp_path / 'plain'}"))
     assert not (plain.folder / "profile").exists()
+    assert where_profiled(plain.folder) == "no profile: it needs 15 steps of training"
 
 
 def test_what_cannot_be_captured_runs_eagerly_and_says_so(configuration, tmp_path, replaying, monkeypatch):
