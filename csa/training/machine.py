@@ -93,7 +93,7 @@ def _keep_freed_memory() -> None:
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(trim_threshold, 2**31 - 1)
-        mallopt(map_threshold, 2**25)  # bytes; the largest that is allowed
+        mallopt(map_threshold, 2**25)  # bytes; the most that mallopt(3) names
 
 
 def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:

@@ -130,7 +130,7 @@ from csa.config.entry import hydra_main
 try:
     hydra_main(lambda config: None)
 finally:
-    heavy = {"torch", "mlflow", "lightning", "optuna", "sklearn", "pandas"} & set(sys.modules)
+    heavy = {"torch", "mlflow", "lightning_fabric", "optuna", "sklearn", "pandas"} & set(sys.modules)
     print(f"\\nheavy: {sorted(heavy)} {time.process_time():.2f}")
 """
 

@@ -85,7 +85,7 @@ def test_other_faults_are_told_beside_it():
 
 
 def test_it_is_an_option_like_the_others():
-    (fault,) = faults_of("protocol=publishd", "dataset=mnist_lt")
+    (fault,) = faults_of("protocol=publishd", "dataset=mnist_lt", "method=tau_norm")
     assert "did you mean 'published'?" in fault
     assert faults_of("protocol=cifar,published", "dataset=mnist_lt", "method=csa", multirun=True) == []
 

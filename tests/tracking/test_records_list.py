@@ -157,7 +157,7 @@ from csa import records
 try:
     records.main(sys.argv[1:])
 finally:
-    heavy = {"torch", "mlflow", "lightning", "sklearn", "pandas"} & set(sys.modules)
+    heavy = {"torch", "mlflow", "lightning_fabric", "sklearn", "pandas"} & set(sys.modules)
     print(f"\\nheavy: {sorted(heavy)} {time.process_time():.2f}")
 """
 
