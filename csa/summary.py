@@ -19,6 +19,8 @@ def print_result(console: Console, result: dict[str, Any], folder: Path) -> None
     print_accuracies(console, result, f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %")
     if result["collapsed"]:
         console.print("[bold red]collapsed[/]: the network predicts a single class; the tables will mark this run")
+    if skipped := result.get("unreadable_images"):
+        console.print(f"{skipped} images that cannot be read were skipped; log.txt names them", highlight=False)
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
     console.print(f"epochs: {result['epochs']} in {result['seconds']:.1f} s{speed}", highlight=False)

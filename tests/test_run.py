@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shaped_tree import write_tree
 from tiny_words import TINY
 
 WORDS = (*TINY, "method=ce")
@@ -137,3 +138,23 @@ def test_the_data_entry_prints_json(tmp_path):
     assert described["counts"] == [120, 92, 71, 55, 43, 33, 25, 20, 15, 12]
     assert described["total"] == 486
     assert {"groups", "hash"} <= described.keys()
+
+
+def test_an_image_that_cannot_be_read_stops_with_its_path_or_is_skipped_and_counted(tmp_path):
+    write_tree(tmp_path / "tree", classes=3, largest=8, smallest=4, of_each=2, side=40)
+    damaged = min((tmp_path / "tree" / "train").glob("*/*.JPEG"))
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    words = ("dataset=imagenet_lt", "dataset.root=tree", "dataset.lists=tree", "dataset.groups=null", "method=ce")
+    words += ("dataset.image_size=16", "backbone=resnet32", "protocol.epochs=1", "protocol.batch_size=4")
+    words += ("runtime.device=cpu", "runtime.threads=1", "runtime.workers=1", "tracking=none")
+    stopped = csa(*words, cwd=tmp_path)
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stdout + stopped.stderr
+    told = " ".join(stopped.stdout.split())
+    assert f"failed: {damaged.relative_to(tmp_path)} cannot be read as an image (" in told
+    done = csa(*words, "dataset.unreadable=skip", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 images that cannot be read were skipped; log.txt names them" in done.stdout
+    (result,) = tmp_path.glob("outputs/*/*/*/result.json")
+    assert json.loads(result.read_text())["unreadable_images"] == 1
+    assert f"skipped {damaged.relative_to(tmp_path)}, which cannot" in result.with_name("log.txt").read_text()
