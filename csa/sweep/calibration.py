@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from csa.config.schema import Config
@@ -27,20 +29,25 @@ EVALUATION_BATCHES = 3
 AROUND_SECONDS = 2.5  # of a run: reading the command line, writing the record
 
 
-def calibrate(configs: dict[str, Config], threads: int) -> dict[str, dict[str, Any]]:
-    """By the names given: ``stages`` (images, seconds, evaluation seconds of an epoch), ``total`` images, ``beyond``.
+def calibrate(configs: dict[str, Config], threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each name as it is measured: ``stages`` (images, seconds, evaluation seconds of an epoch), ``total``, ``beyond``.
 
     A kind that cannot be measured is left out.
     """
     question = {"configs": configs, "threads": threads, "started": time.time()}
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "csa.sweep.calibration"],
-        input=pickle.dumps(question), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    answers: dict[str, dict[str, Any]] = {}
-    for line in done.stdout.decode().splitlines():
-        answers |= json.loads(line)
-    return answers
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin as stdin:
+                stdin.write(pickle.dumps(question))
+            for line in process.stdout:
+                yield from json.loads(line).items()
+        finally:
+            process.kill()  # it has ended, or nobody asks any longer
 
 
 def main() -> None:

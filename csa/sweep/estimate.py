@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import track
+
 from csa.sweep.calibration import calibrate
 from csa.sweep.machine import visible_gpus
 from csa.sweep.processes import WALL_NAME
@@ -210,15 +213,23 @@ def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
             asked[name] = run
     if not asked:
         return costs
+    aside = Console(stderr=True)  # standard output is the plan's
+    kinds = counting(len(asked), "kind")
+    aside.print(f"measuring a few steps of {kinds} of run; sweep.calibrate=false leaves it out", highlight=False)
     answers = calibrate({name: run.config for name, run in asked.items()}, threads)
-    for name, answer in answers.items():
+    for name, answer in track(
+        answers, "", total=len(asked), console=aside, transient=True, disable=not aside.is_terminal
+    ):
         costs[name] = Cost(tuple(StageCost(*stage) for stage in answer["stages"]), answer["total"], answer["beyond"])
-        path = Path(asked[name].config.output_root).expanduser() / MEMORY_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path, {**{key: asdict(cost) for key, cost in _memory(asked[name]).items()}, name: asdict(costs[name])}
-        )
+        _remember(asked[name], name, costs[name])
     return costs
+
+
+def _remember(run: Run, name: str, cost: Cost) -> None:
+    """At once: whoever stops the measuring has it go on next time."""
+    path = Path(run.config.output_root).expanduser() / MEMORY_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**{key: asdict(known) for key, known in _memory(run).items()}, name: asdict(cost)})
 
 
 def _memory(run: Run) -> dict[str, Cost]:

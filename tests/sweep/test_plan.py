@@ -188,6 +188,31 @@ def test_kinds_are_measured_where_nothing_is_known(tmp_path):
     assert estimate(plan.runs, threads=1, measure=True).seconds == told.seconds  # not measured again
 
 
+def test_measuring_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    runs = plan_of(tmp_path, "method=ce,cbrs,focal").runs
+    asked = []
+
+    def calibrated(configs, _threads):
+        asked.append([config.method.name for config in configs.values()])
+        for number, name in enumerate(configs):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield name, {"stages": [[64, 2.0, 1.0]], "total": 64, "beyond": 0.0}
+
+    monkeypatch.setattr("csa.sweep.estimate.calibrate", calibrated)
+    with pytest.raises(KeyboardInterrupt):
+        estimate(runs, threads=1, measure=True)
+    seconds = estimate(runs, threads=1, measure=True).seconds
+    assert sorted(asked[0]) == ["cbrs", "ce", "focal"]
+    assert asked[1] == asked[0][2:]
+    assert len(seconds) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" of run;")[0] for line in told] == [
+        "measuring a few steps of 3 kinds",
+        "measuring a few steps of 1 kind",
+    ]
+
+
 # --- slots ----------------------------------------------------------------------------------
 
 
