@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MEASURE = "measure "
 """Before the names of a graph's outputs but the loss."""
+MOST_VARIANTS = 64
+"""Of a function that is compiled; beyond, torch runs it eagerly. Four phases of two batch sizes are past its own 8."""
 
 
 class Stepping:
@@ -36,7 +38,9 @@ class Stepping:
         self.mode = "compiled" if machine.step_mode == "compiled" else "eager"
         self.trouble = ""
         self._step_of = machine.together.wrapped(method, machine.device)
+        self._first_clocks: dict[tuple[int, str], Clock] = {}  # of each phase
         if machine.step_mode == "compiled":
+            torch._dynamo.config.recompile_limit = MOST_VARIANTS
             self._step_of = torch.compile(self._step_of, dynamic=False)  # type: ignore[assignment]
         self._plain_logits = plain_logits(method, machine)
         self._graphs = Graphs() if machine.step_mode == "graph" else None
@@ -96,6 +100,9 @@ class Stepping:
         self._optimiser.zero_grad(set_to_none=True)
 
     def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
+        if self.mode == "compiled":
+            # The epoch's number would be compiled in, and every epoch compiled anew; within a phase the step is the same.
+            clock = self._first_clocks.setdefault((clock.stage, self._method.phase(clock)), clock)
         with self._machine.autocast():
             loss, measures = self._step_of(batches, rows, clock)
         if not self._machine.together.alone:

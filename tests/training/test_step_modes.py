@@ -102,6 +102,26 @@ def test_a_compiled_run_differs_by_rounding(configuration, tmp_path):
     assert largest_difference(eager, compiled) <= 1e-4
 
 
+@pytest.mark.parametrize(("method", "backbone"), [("csa", "resnet32"), ("ldam_drw", "lenet")])
+def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone, configuration, tmp_path, monkeypatch):
+    compiled, compile_ = [], torch.compile
+
+    def counting(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(compile_, backend=counting))
+    words = (f"method={method}", f"backbone={backbone}", "protocol.drop_last=true", "runtime.step_mode=compiled")
+    words += WORDS.get(method, ())
+    found = []
+    for epochs in (4, 10):
+        torch._dynamo.reset()
+        compiled.clear()
+        start(configuration(*words, f"protocol.epochs={epochs}", f"output_root={tmp_path / str(epochs)}"))
+        found.append(len(compiled))
+    assert found[0] == found[1] > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("method", ["ce", "csa", "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
