@@ -101,7 +101,7 @@ class Stepping:
 
     def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
         if self.mode == "compiled":
-            # The epoch's number would be compiled in, and every epoch compiled anew; within a phase the step is the same.
+            # The epoch's number would be compiled in, anew for every epoch; within a phase the step is the same.
             clock = self._first_clocks.setdefault((clock.stage, self._method.phase(clock)), clock)
         with self._machine.autocast():
             loss, measures = self._step_of(batches, rows, clock)
