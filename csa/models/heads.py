@@ -16,12 +16,24 @@ if TYPE_CHECKING:
     from csa.models.backbone import Backbone
 
 
+class LinearHead(nn.Linear):
+    """Logits [B, K] in float32 whatever the backbone computes in.
+
+    Rounded to bf16 the two largest logits of some images are equal (of 1.5 in 100 on CIFAR-100-LT, where it
+    cost 0.1 of the accuracy), and the first of the two, the class with more images, would be taken.
+    """
+
+    def forward(self, feature: Tensor) -> Tensor:
+        with torch.autocast(feature.device.type, enabled=False):
+            return super().forward(feature.float())
+
+
 def linear_head(backbone: Backbone, num_classes: int, features: int = 1) -> nn.Linear:
     """A linear classifier for ``backbone``'s feature, its weights drawn by the backbone's own rule.
 
     features: how many features, one after the other, it reads.
     """
-    head = nn.Linear(features * backbone.feature_dim, num_classes)
+    head = LinearHead(features * backbone.feature_dim, num_classes)
     if backbone.initial_weights == "kaiming_normal":
         kaiming_normal(head)
     return head

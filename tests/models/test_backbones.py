@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from csa.config.faults import UserError
 from csa.config.schema import BackboneConfig
@@ -53,6 +54,17 @@ def test_shapes(name: str, shape: tuple[int, int, int], feature_map: tuple[int, 
     assert network.global_pooling == (name != "lenet")
     if network.global_pooling:
         torch.testing.assert_close(network.embed(maps), maps.mean((2, 3)))
+
+
+def test_a_head_s_logits_are_not_rounded():
+    head = linear_head(backbone("resnet32", (3, 32, 32)), 100)
+    feature = torch.rand(512, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(feature)
+    assert torch.equal(logits, F.linear(feature.float(), head.weight, head.bias))
+    first, second = logits.topk(2).values.unbind(1)
+    assert int((first == second).sum()) == 0
+    assert int((first.bfloat16() == second.bfloat16()).sum()) > 5
 
 
 def test_parameter_counts():
