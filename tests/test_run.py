@@ -63,7 +63,9 @@ def test_every_accuracy_can_be_recomputed_from_the_stored_predictions(finished):
             assert accuracy == pytest.approx(100 * right[labels == k].mean())
         assert outputs[f"logits_{head}"].dtype == np.float16
     mean = (outputs["logits_uniform"].astype(float) + outputs["logits_balanced"]) / 2
-    np.testing.assert_allclose(outputs["logits_mean"], mean, rtol=1e-3, atol=1e-3)
+    # Half a float16 step between 16 and 32, once for the mean of two and once for the mean itself.
+    assert abs(mean).max() < 32
+    np.testing.assert_allclose(outputs["logits_mean"], mean, rtol=0, atol=2 * 2**-7)
 
 
 def test_a_finished_run_is_reported_not_repeated(finished):

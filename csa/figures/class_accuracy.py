@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from csa.figures.store import several
-from csa.figures.style import COLOURS, canvas, percent_axis, shared_legend
+from csa.figures.style import COLOURS, canvas, percent_axis, shared_legend, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HATCHES = ("", "////", "\\\\\\\\", "xxxx")
 GROUP = 0.8  # share of a class's room that its bars take
 PANEL_HEIGHT = 1.55
+WIDE = 86  # letters over a panel of the paper's whole width
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
@@ -56,7 +57,8 @@ def _panel(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         )
     seeds = sorted({len(runs) for runs in panel.methods.values()})
     several_seeds = f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}"
-    axes.set_title("; ".join([panel.name, several_seeds, *_collapsed(panel)]), loc="left")
+    title = "; ".join([panel.name, several_seeds, *_collapsed(panel)])
+    axes.set_title(wrapped(title, WIDE), loc="left")
     axes.set_xticks(range(len(order)), [f"{split['classes'][k]}\n{split['counts'][k]}" for k in order])
     axes.grid(axis="x", visible=False)
     percent_axis(axes, "accuracy (%)")

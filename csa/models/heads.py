@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LinearHead(nn.Linear):
-    """Logits [B, K] in float32 whatever the backbone computes in.
+    """Logits [B, K] in its weights' precision, float32, whatever the backbone computes in.
 
     Rounded to bf16 the two largest logits of some images are equal (of 1.5 in 100 on CIFAR-100-LT, where it
     cost 0.1 of the accuracy), and the first of the two, the class with more images, would be taken.
@@ -25,7 +25,7 @@ class LinearHead(nn.Linear):
 
     def forward(self, feature: Tensor) -> Tensor:
         with torch.autocast(feature.device.type, enabled=False):
-            return super().forward(feature.float())
+            return super().forward(feature.to(self.weight.dtype))
 
 
 def linear_head(backbone: Backbone, num_classes: int, features: int = 1) -> nn.Linear:

@@ -57,8 +57,10 @@ def test_shapes(name: str, shape: tuple[int, int, int], feature_map: tuple[int, 
 
 
 def test_a_head_s_logits_are_not_rounded():
-    head = linear_head(backbone("resnet32", (3, 32, 32)), 100)
-    feature = torch.rand(512, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = linear_head(backbone("resnet32", (3, 32, 32)), 100)
+        feature = torch.rand(4096, 64).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(feature)
     assert torch.equal(logits, F.linear(feature.float(), head.weight, head.bias))
