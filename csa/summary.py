@@ -20,7 +20,7 @@ def print_result(console: Console, result: dict[str, Any], folder: Path) -> None
     if result["collapsed"]:
         console.print("[bold red]collapsed[/]: the network predicts a single class; the tables will mark this run")
     if skipped := result.get("unreadable_images"):
-        console.print(f"{skipped} images that cannot be read were skipped; log.txt names them", highlight=False)
+        console.print(f"skipped images that cannot be read: {skipped}; log.txt names them", highlight=False)
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
     console.print(f"epochs: {result['epochs']} in {result['seconds']:.1f} s{speed}", highlight=False)

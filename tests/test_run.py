@@ -156,7 +156,7 @@ def test_an_image_that_cannot_be_read_stops_with_its_path_or_is_skipped_and_coun
     assert f"failed: {damaged.relative_to(tmp_path)} cannot be read as an image (" in told
     done = csa(*words, "dataset.unreadable=skip", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 images that cannot be read were skipped; log.txt names them" in done.stdout
+    assert "skipped images that cannot be read: 1; log.txt names them" in done.stdout
     (result,) = tmp_path.glob("outputs/*/*/*/result.json")
     assert json.loads(result.read_text())["unreadable_images"] == 1
     assert f"skipped {damaged.relative_to(tmp_path)}, which cannot" in result.with_name("log.txt").read_text()
