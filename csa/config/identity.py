@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csa.config.schema import METHOD_WIRING
 from csa.config.switches import resolved
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
 
-RESULTS_VERSION = 1  # raised when the correction of an error changes results
+RESULTS_VERSION = {"fp32": 1, "bf16": 2, "auto": 2}
+"""By the protocol's precision; raised where the correction of an error changes results.
+
+2 in bf16: classifiers compute in fp32, logits are not rounded (``csa.models.heads``).
+"""
 SIGNIFICANT_DIGITS = 12
-NOT_OF_THE_METHOD = ("schema", "target", "streams", "published")
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
 BACKBONE = ("name", "stem")
 PROTOCOL = (
@@ -51,10 +55,10 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
     split_hash: of the data set's content. The hash has the pixels; how they are normalised stands beside it.
     """
     method = resolved(config.method, config.protocol)
-    own = [field.name for field in fields(method) if field.name not in NOT_OF_THE_METHOD]
+    own = [field.name for field in fields(method) if field.name not in METHOD_WIRING]
     normalisation = {"mean": canonical(config.dataset.mean), "std": canonical(config.dataset.std)}
     parts = {
-        "results_version": RESULTS_VERSION,
+        "results_version": RESULTS_VERSION[config.protocol.precision],
         "dataset": {"name": config.dataset.name, "split": split_hash, **normalisation},
         "method": _counted(method, own),
         "backbone": _counted(config.backbone, BACKBONE),

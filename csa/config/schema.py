@@ -37,7 +37,8 @@ def shown_only() -> Any:
     return field(metadata={"shown_only": True})
 
 
-WIRING = ("schema", "target", "source", "streams", "published")
+METHOD_WIRING = ("schema", "target", "streams", "published")
+WIRING = (*METHOD_WIRING, "source")
 """Keys by which a file of ``conf/`` names its code; no word of a command is meant to be one of them."""
 
 

@@ -42,12 +42,17 @@ def test_golden():
     assert [fingerprint_of(config) for config in (CSA, MIXUP, CE)] == GOLDEN
 
 
-GOLDEN = ["c42e292a208c", "67912a967dee", "57e04d6bc883"]
+GOLDEN = ["50eab89577bb", "b6c41055323a", "f403f63ae455"]
+
+
+@pytest.mark.parametrize(("precision", "version"), [("fp32", 1), ("bf16", 2), ("auto", 2)])
+def test_results_changed_where_bf16_may_be_in_use(precision, version):
+    assert identity(changed(CE, "protocol.precision", precision), "ab")["results_version"] == version
 
 
 def test_the_identity_of_cross_entropy_in_full():
     assert identity(CE, "ab") == {
-        "results_version": 1,
+        "results_version": 2,
         "dataset": {
             "name": "cifar100_lt",
             "split": "ab",
