@@ -136,8 +136,9 @@ def print_overview(entries: Sequence[Overview]) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in states)
     console.print(f"{_count(len(entries))}: {counts}; {total}", highlight=False)
     for entry in entries:
-        if entry.note:
-            console.print(Text(f"{entry.fingerprint} {entry.state}: {entry.note}"), soft_wrap=True)
+        variant = f"variant {entry.variant}" if entry.variant else ""
+        if said := "; ".join(filter(None, (variant, entry.note))):
+            console.print(Text(f"{entry.fingerprint} {entry.state}: {said}"), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,10 @@ def print_result(console: Console, result: dict[str, Any], folder: Path) -> None
         console.print(f"skipped images that cannot be read: {skipped}; log.txt names them", highlight=False)
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
-    console.print(f"epochs: {result['epochs']} in {result['seconds']:.1f} s{speed}", highlight=False)
+    reused = result["reused_epochs"]
+    taken_over = f"; {reused} taken over from a finished run" if reused else ""
+    trained = f"epochs: {result['epochs'] - reused} in {result['seconds']:.1f} s{speed}{taken_over}"
+    console.print(trained, highlight=False, soft_wrap=True)
     console.print(f"record: {folder}", highlight=False, soft_wrap=True)
 
 

@@ -25,7 +25,8 @@ LAST_WRITTEN = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
 class Overview:
     """One recorded run.
 
-    accuracy: percent, of the primary head at the last epoch; None before the end. bytes: of all its
+    variant: the word that sets it apart from the usual run, such as ``smoke``; mostly empty. accuracy:
+    percent, of the primary head at the last epoch; None before the end. bytes: of all its
     files. age_seconds: since it last got further. note: why it failed, who is training it, or why
     its result cannot be read.
     """
@@ -34,6 +35,7 @@ class Overview:
     dataset: str
     method: str
     seed: int
+    variant: str
     folder: str
     state: State
     epochs: int
@@ -52,6 +54,7 @@ def overview(record: Record) -> Overview:
         dataset=record.folder.parents[1].name,
         method=record.folder.parents[0].name,
         seed=who["identity"]["seed"],
+        variant=who["identity"].get("variant", ""),
         folder=str(record.folder),
         state=state,
         epochs=_epochs(record),

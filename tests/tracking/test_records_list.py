@@ -62,11 +62,21 @@ def test_json(output_root, capsys):
     assert 0 <= done.pop("age_seconds") < 60
     folder = output_root / "dots_lt" / "csa" / f"ir10-tiny-s3-{DONE}"
     assert done == {
-        "fingerprint": DONE, "dataset": "dots_lt", "method": "csa", "seed": 3, "state": "done", "epochs": 1,
-        "folder": str(folder.relative_to(output_root.parent)), "accuracy": 75.0, "note": "",
+        "fingerprint": DONE, "dataset": "dots_lt", "method": "csa", "seed": 3, "variant": "", "state": "done",
+        "epochs": 1, "folder": str(folder.relative_to(output_root.parent)), "accuracy": 75.0, "note": "",
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
     }  # fmt: skip
     assert listed["bytes"] == sum(run["bytes"] for run in listed["runs"])
+
+
+def test_a_run_of_a_variant_is_told_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    smoke = finish(begin(tmp_path / "outputs", DONE))
+    content = json.loads((smoke.folder / "identity.json").read_text())
+    content["identity"]["variant"] = "smoke"
+    write_json(smoke.folder / "identity.json", content)
+    records.main([])
+    assert lines(capsys)[-1] == f"{DONE} done: variant smoke"
 
 
 @pytest.mark.parametrize(
