@@ -188,13 +188,15 @@ def tables_of(order: Order, found: Found) -> list[Table]:
 
 def _show_tables(order: Order, found: Found) -> None:
     from csa.reporting.comparisons import compare_table
+    from csa.reporting.heads import heads_table
     from csa.reporting.writing import write_report
 
     tables = tables_of(order, found)
+    heads = [] if order.own["head"] else [by_head for table in tables if (by_head := heads_table(table))]
     comparisons = [compare_table(table) for table in tables]
     chosen = order.own["table"] or "format" in order.named
     shown = tables if chosen else [table for table in tables if any(table.measured())]
-    _print(order.own["format"], shown, [one for one in comparisons if one.rows])
+    _print(order.own["format"], [*shown, *heads], [one for one in comparisons if one.rows])
     shown_runs = {run.fingerprint for table in tables for one in table.measured() for run in one.runs}
     others = sum(run.fingerprint not in shown_runs for run in found.runs)
     if others and not order.own["table"]:
@@ -202,7 +204,7 @@ def _show_tables(order: Order, found: Found) -> None:
         print(f"note: of {len(found.runs)} runs {others} stand in no table: {why}", file=sys.stderr)
     if not chosen or order.own["to"]:
         figures = _figures(order, found)
-        print(write_report(order.to, tables, comparisons, figures))
+        print(write_report(order.to, [*tables, *heads], comparisons, figures))
         _send(order, figures)
 
 

@@ -199,6 +199,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     from csa.reporting.cells import View
     from csa.reporting.comparisons import compare_table
     from csa.reporting.fitting import fitting
+    from csa.reporting.heads import heads_table
     from csa.reporting.published import load_published, paper_folder
     from csa.reporting.tables import build_tables
     from csa.reporting.terminal import print_comparisons, print_table
@@ -208,6 +209,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     with fitting() as judge:
         tables = build_tables(published, runs, judge, View(), reduced=True)
     comparisons = [compare_table(tables[0])]
+    tables += [by_head for table in tables if (by_head := heads_table(table))]
     endings = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
     texts = {f"report.{ending}": as_text(form, tables, comparisons) for form, ending in endings.items()}
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

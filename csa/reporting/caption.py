@@ -30,13 +30,13 @@ def sentences(table: Table, orders: Mapping[str, str] | None = None) -> list[str
     orders: of each known training subset (hash) the file order it was drawn from.
     """
     runs = _runs(table)
-    told = [f"Table {table.number}. {table.title}."]
+    told = [f"{table.heading}. {table.title}."]
     if not runs:
         return [*told, "No run of it is recorded: the published values only.", DASHES]
     orders = known_orders() if orders is None else orders
     return [
         *told,
-        _rows_sentence(),
+        _rows_sentence("head" if table.by_head else "method"),
         DASHES,
         _protocols(runs),
         _heads(table, runs),
@@ -55,9 +55,9 @@ def _runs(table: Table) -> list[Run]:
     return [found[fingerprint] for fingerprint in sorted(found)]
 
 
-def _rows_sentence() -> str:
+def _rows_sentence(what: str) -> str:
     return (
-        "Of each method: the published value; test accuracy at the last epoch and at the epoch that was best on the "
+        f"Of each {what}: the published value; test accuracy at the last epoch and at the epoch that was best on the "
         "test set, mean ± sample standard deviation over seeds; "
         f"“{DIFFERENCE}” compares under the rule of the published values (best epoch on the test set, wherever the "
         f"released code says); “{INTERVAL}” is half the width of the t interval around “{BEST}”; seeds, and minutes "
@@ -83,11 +83,12 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
 
 def _heads(table: Table, runs: Sequence[Run]) -> str:
     heads: dict[str, set[str]] = {}
-    for run in runs:
+    for run in runs:  # of a table by head: those that stand for the runs in the other tables
         heads.setdefault(run.head(table.view.head), set()).add(printed(run.method))
     parts = [f"{head} ({', '.join(sorted(methods))})" for head, methods in sorted(heads.items())]
     chosen = "" if not table.view.head else f", {table.view.head} where a method has it"
-    return f"Head{chosen}: {', '.join(parts)}."
+    named = "The head that stands for a run elsewhere" if table.by_head else f"Head{chosen}"
+    return f"{named}: {', '.join(parts)}."
 
 
 def _groups(table: Table, runs: Sequence[Run]) -> str:

@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """Runs of one configuration, by seed, and one metric of them.
+    """Runs of one configuration, by seed, and one metric of them, as ``view`` shows it.
 
     difference: mean minus published value, both under the published value's rule; outside: whether the
     published value lies outside the 95 % t interval of that mean, None below three seeds or without one.
@@ -51,6 +51,7 @@ class Measured:
     difference: float | None
     outside: bool | None
     reduced: str
+    view: View
 
     @property
     def n(self) -> int:
@@ -109,6 +110,7 @@ def measure(
         difference=None if value is None else fmean(numbers[rule]) - value,
         outside=None if value is None or interval is None else not interval.holds(value),
         reduced=reduced,
+        view=view,
     )
 
 

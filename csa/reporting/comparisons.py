@@ -154,7 +154,7 @@ def discordance(first: Run, second: Run, view: View) -> Discordance:
 
 def _columns(table: Table) -> Iterator[tuple[str, dict[str, Sequence[Run]]]]:
     """Each place of the table, and the runs of its rows; in a turned table the columns are what varies."""
-    if len(table.rows) == 1:
+    if table.turned:
         cells = zip(table.columns, table.rows[0].cells, strict=True)
         yield (
             table.columns[0].group,
@@ -170,7 +170,7 @@ def _columns(table: Table) -> Iterator[tuple[str, dict[str, Sequence[Run]]]]:
 
 
 def _label(table: Table, place: int) -> str:
-    if len(table.rows) == 1:
+    if table.turned:
         return table.columns[place].heading
     return [row.label for row in table.rows if row.in_paper][place]
 

@@ -30,7 +30,7 @@ def table_frame(table: Table) -> pd.DataFrame:
     for row, column, cell in table.cells():
         found: list[Measured | None] = [measured for measured in (cell.measured, *cell.others) if measured]
         paper = _of_the_paper(table, row, column, cell)
-        lines += [{**paper, **_of_the_runs(table, measured)} for measured in found or [None]]
+        lines += [{**paper, **_of_the_runs(measured)} for measured in found or [None]]
     return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"collapsed": "Int64"})
 
 
@@ -60,8 +60,8 @@ def _csv(frame: pd.DataFrame) -> str:
 def _of_the_paper(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, Any]:
     place, published = cell.place, cell.published
     return {
-        "table": table.number,
-        "row": plain(row.label if len(table.rows) > 1 else column.heading),
+        "table": table.number + (" by head" if table.by_head else ""),
+        "row": plain(column.heading if table.turned else row.label),
         "in_paper": published is not None and published.value is not None,
         "method": plain(place.method),
         "dataset": plain(place.dataset),
@@ -75,14 +75,14 @@ def _of_the_paper(table: Table, row: Row, column: Column, cell: Cell) -> dict[st
     }
 
 
-def _of_the_runs(table: Table, measured: Measured | None) -> dict[str, Any]:
+def _of_the_runs(measured: Measured | None) -> dict[str, Any]:
     if measured is None:
         return {"n": 0}
     runs = measured.runs
     return {
         "reduced": measured.reduced or None,
-        "head": _joined(run.head(table.view.head) for run in runs),
-        "groups": "by_count" if table.view.by_count else "by_rank",
+        "head": _joined(run.head(measured.view.head) for run in runs),
+        "groups": "by_count" if measured.view.by_count else "by_rank",
         "n": measured.n,
         "seeds": " ".join(map(str, measured.seeds)),
         "last_mean": measured.last.mean,

@@ -39,7 +39,7 @@ def table_text(table: Table) -> str:
     head = [_grouping(groups), _row(["Method", "", *(column.heading for column in table.columns)])]
     _, *rest = sentences(table)
     caption = [f"{table.title}.", *rest]
-    return _long(f"table{table.number}", "ll" + "r" * len(table.columns), head, lines[:-1], caption)
+    return _long(table.name, "ll" + "r" * len(table.columns), head, lines[:-1], caption)
 
 
 def comparisons_text(comparisons: Comparisons) -> str:

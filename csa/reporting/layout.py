@@ -104,7 +104,7 @@ def _measured_lines(found: Sequence[Measured | None], table: Table, digits: int,
 
 def _first_of_each_place(table: Table) -> list[bool]:
     """Seeds and minutes are the same for all metrics of a place: they stand under the first."""
-    if len(table.rows) == 1:
+    if table.turned:
         return [True] * len(table.columns)
     keys = [column.key for column in table.columns]
     return [key not in keys[:place] for place, key in enumerate(keys)]

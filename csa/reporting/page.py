@@ -43,7 +43,7 @@ class Drawn:
 
 def page(tables: Sequence[Table], comparisons: Sequence[Comparisons], figures: Sequence[Drawn]) -> str:
     sections = [
-        *((f"table{table.number}", f"Table {table.number}", _table(table)) for table in tables),
+        *((table.name, table.heading, _table(table)) for table in tables),
         *((f"comparisons{one.number}", f"Comparisons {one.number}".strip(), _comparisons(one)) for one in comparisons),
         *((f"figure-{drawn.name}", drawn.title, _figure(drawn)) for drawn in figures),
     ]
@@ -71,7 +71,7 @@ def _beside(name: str) -> str:
 def _table(table: Table) -> str:
     title, *rest = sentences(table)
     rows = "".join(_row(table, row, block) for row, block in zip(table.rows, blocks(table), strict=True))
-    name = f"title-table{table.number}"
+    name = f"title-{table.name}"
     return _section(name, title, _head(table), rows, rest)
 
 

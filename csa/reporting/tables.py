@@ -25,7 +25,7 @@ TITLES = {
     "5": "Test accuracy (%) of CSA under several thresholds δ",
 }
 OF_ONE_METHOD = ("4", "5")  # vary a method's settings; other methods have no row in them
-TURNED = ("5",)  # what varies stands in the columns
+TURNED = ("5",)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass
 class Table:
-    """notes: what a reader must know of single cells."""
+    """notes: what a reader must know of single cells; by_head: whether its rows are heads (``csa.reporting.heads``)."""
 
     number: str
     title: str
@@ -57,6 +57,21 @@ class Table:
     rows: list[Row]
     view: View
     notes: list[str] = field(default_factory=list)
+    by_head: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its files: ``table4``, ``heads4``."""
+        return f"{'heads' if self.by_head else 'table'}{self.number}"
+
+    @property
+    def heading(self) -> str:
+        return f"Table {self.number} by head" if self.by_head else f"Table {self.number}"
+
+    @property
+    def turned(self) -> bool:
+        """Whether what varies stands in the columns."""
+        return self.number in TURNED
 
     def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
         for row in self.rows:

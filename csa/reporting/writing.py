@@ -36,7 +36,7 @@ def write_report(
     shown = [one for one in comparisons if one.rows]
     for form, ending in ENDINGS.items():
         renderer = RENDERERS[form]
-        files |= {f"tables/table{one.number}.{ending}": renderer.table_text(one).encode() for one in tables}
+        files |= {f"tables/{one.name}.{ending}": renderer.table_text(one).encode() for one in tables}
         files |= {f"tables/comparisons{one.number}.{ending}": renderer.comparisons_text(one).encode() for one in shown}
     fragments = [name.removeprefix("tables/") for name in files if name.endswith(".tex")]
     files["tables/all.tex"] = latex.document(fragments).encode()

@@ -18,6 +18,7 @@ from csa.reporting.cells import View, measure
 from csa.reporting.comparisons import compare_methods, compare_table
 from csa.reporting.fitting import Fit, fitting
 from csa.reporting.frame import printed_frame, table_frame
+from csa.reporting.heads import heads_table
 from csa.reporting.layout import blocks, signed, spans
 from csa.reporting.published import Place, load_published, paper_folder
 from csa.reporting.tables import build_tables
@@ -58,6 +59,24 @@ def test_runs_under_a_papers_own_recipe_have_a_row_of_their_own(tmp_path):
     assert plain[0].last.mean > own[0].last.mean
 
 
+def test_every_head_has_a_row_with_its_own_numbers(runs):
+    by_head = heads_table(table_1(runs))
+    assert (by_head.name, by_head.heading) == ("heads1", "Table 1 by head")
+    assert {column.group for column in by_head.columns} == {"MNIST-LT"}
+    assert [row.label for row in by_head.rows] == ["CSA, balanced", "CSA, mean", "CSA, uniform"]
+    for row in by_head.rows:
+        head = row.label.split(", ")[1]
+        (same,) = [other for other in table_1(runs, View(head)).rows if other.label == "CSA"]
+        assert [cell.measured for cell in row.cells] == [cell.measured for cell in same.cells if cell.measured]
+        assert {cell.measured.view.head for cell in row.cells} == {head}
+    first, second, _ = by_head.rows
+    assert first.cells[0].measured.last != second.cells[0].measured.last
+
+
+def test_methods_of_one_head_have_no_table_by_head(runs):
+    assert heads_table(table_1([run for run in runs if run.method != "csa"])) is None
+
+
 @pytest.mark.parametrize("ending", ["md", "tex", "csv", "html", "txt"])
 def test_the_expected_output(rendered, ending):
     assert rendered[f"report.{ending}"] == (EXPECTED / f"report.{ending}").read_text()
@@ -95,7 +114,8 @@ def test_every_number_follows_from_the_recorded_predictions(rendered):
             if line["published"]:
                 assert line["outside"] == str(not low <= float(line["published"]) <= high)
         checked += 1
-    assert checked == 4 * 4 + 4 + 4 + 1  # four methods on MNIST-LT, a reduced one, Fashion-LT, Table 5
+    tables = 4 * 4 + 4 + 4 + 1  # four methods on MNIST-LT, a reduced one, Fashion-LT, Table 5
+    assert checked == tables + 3 * (4 + 1)  # three heads of CSA on MNIST-LT and in Table 5
 
 
 def test_comparisons_follow_from_the_recorded_predictions(runs):
@@ -198,7 +218,7 @@ def test_the_page_is_whole_and_asks_for_nothing(rendered):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "@import" not in page
     assert "url(" not in page
-    assert page.count("<table") == page.count("</table>") == 3
+    assert page.count("<table") == page.count("</table>") == 5
     assert "<sons>" not in page
     assert "&lt;sons&gt;" in page
     for number in ("1", "5"):
