@@ -12,7 +12,7 @@ from csa.reporting.names import printed
 from csa.reporting.page import Drawn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -106,8 +106,8 @@ def _from_records(wanted: Wish, runs: Sequence[Run], judge: Fitting) -> Drawn | 
     chosen = panels(runs, judge, dataset=wanted.dataset, methods=methods, reduced=wanted.reduced)
     if wanted.name == "4" and not wanted.dataset:
         chosen = [panel for name in FIGURE_4_DATASETS for panel in chosen if panel.runs[0].dataset == name]
-    if wanted.name == "reliability":
-        chosen = _with_logits(chosen)
+    if wanted.name in NEEDED:
+        chosen = _those(NEEDED[wanted.name], chosen)
     if not chosen:
         return None
     caption = CAPTIONS[wanted.name]
@@ -173,13 +173,25 @@ def _seeds(chosen: Sequence[Panel]) -> str:
     return f"Seeds {spans(numbers)}."
 
 
-def _with_logits(chosen: Sequence[Panel]) -> list[Panel]:
+def _has_logits(run: Run) -> bool:
     """Exported records have predictions only."""
+    return run.folder is not None
+
+
+def _has_curve(run: Run) -> bool:
+    """A head that is computed after training was evaluated once, at the end."""
+    return all(run.head() in line["heads"] for line in run.evidence.metrics())
+
+
+NEEDED = {"reliability": _has_logits, "curves": _has_curve}
+
+
+def _those(can_be_shown: Callable[[Run], bool], chosen: Sequence[Panel]) -> list[Panel]:
     from csa.figures.store import Panel
 
     found = []
     for panel in chosen:
-        methods = {method: [run for run in runs if run.folder] for method, runs in panel.methods.items()}
+        methods = {method: [run for run in runs if can_be_shown(run)] for method, runs in panel.methods.items()}
         if any(methods.values()):
             found.append(Panel(panel.name, {method: runs for method, runs in methods.items() if runs}))
     return found

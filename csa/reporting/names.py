@@ -1,4 +1,4 @@
-"""How data sets, backbones and metrics are called in print; what is not listed keeps its own name."""
+"""How data sets, backbones, methods and metrics are called in print; what is not listed keeps its own name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,25 @@ PRINTED = {
     "cbrs": "CB-RS",
     "csa": "CSA",
     "csa_mixup": "CSA + mixup",
+    "focal": "Focal loss",
+    "cb_focal": "CB-Focal",
+    "ce_drs": "CE-DRS",
+    "ce_drw": "CE-DRW",
+    "ldam_drw": "LDAM-DRW",
+    "lws": "LWS",
+    "tau_norm": "tau-normalisation",
+    "bbn": "BBN",
+    "remix": "Remix",
+    "m2m": "M2m",
+    "cam_bs": "CAM-BS",
+    "cmo": "CMO",
+    "crt_mixup": "cRT + mixup",
+    "lws_mixup": "LWS + mixup",
+    "oltr": "OLTR",
+    "fsa": "FSA",
+    "logit_adjustment": "Logit adjustment",
+    "logit_adjustment_post_hoc": "Post-hoc logit adjustment",
+    "balanced_softmax": "Balanced softmax",
     "all": "All",
     "many": "Many",
     "medium": "Med.",

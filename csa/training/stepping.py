@@ -12,7 +12,8 @@ from csa.training.evaluation import plain_logits
 from csa.training.graphs import Graphs, NotCapturedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from torch import Tensor
 
@@ -41,7 +42,7 @@ class Stepping:
         self._first_clocks: dict[tuple[int, str], Clock] = {}  # of each phase
         if machine.step_mode == "compiled":
             torch._dynamo.config.recompile_limit = MOST_VARIANTS
-            self._step_of = torch.compile(self._step_of, dynamic=False)  # type: ignore[assignment]
+            self._compiled = torch.compile(self._step_of, dynamic=False)
         self._plain_logits = plain_logits(method, machine)
         self._graphs = Graphs() if machine.step_mode == "graph" else None
         for group in optimiser.param_groups:
@@ -100,11 +101,13 @@ class Stepping:
         self._optimiser.zero_grad(set_to_none=True)
 
     def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
-        if self.mode == "compiled":
+        step_of: Callable[..., Any] = self._step_of
+        if self.mode == "compiled" and not self._method.reads_device(clock):
+            step_of = self._compiled
             # The epoch's number would be compiled in, anew for every epoch; within a phase the step is the same.
             clock = self._first_clocks.setdefault((clock.stage, self._method.phase(clock)), clock)
         with self._machine.autocast():
-            loss, measures = self._step_of(batches, rows, clock)
+            loss, measures = step_of(batches, rows, clock)
         if not self._machine.together.alone:
             loss = weight * loss
         self._machine.fabric.backward(loss)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,16 @@ def test_curves_are_the_recorded_ones(shown):
     recorded = [step["heads"]["classifier"]["all"] for step in panel.methods["CE"][0].evidence.metrics()]
     assert list(line.get_ydata()) == pytest.approx(recorded)
     assert list(line.get_xdata()) == list(range(1, 9))
+
+
+def test_a_head_that_training_did_not_evaluate_has_no_curve():
+    """As after tau-normalisation: its head is computed from a finished run."""
+    ours, *others = [run for run in stored_runs() if run.method == "csa" and run.dataset == "mnist_lt"]
+    result = ours.result | {"head": "corrected", "heads": {"corrected": ours.result["heads"]["uniform"]}}
+    runs = [replace(ours, result=result, fingerprint="c" * 12), *others]
+    drawn = {drawn.name: drawn.fingerprints for drawn in drawn_from_records(runs)}
+    assert set(drawn["curves"]) == {run.fingerprint for run in others}
+    assert set(drawn["per_class"]) == {run.fingerprint for run in runs}
 
 
 def test_accuracy_over_frequency(shown):
