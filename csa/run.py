@@ -25,7 +25,7 @@ def run(config: Config) -> float:
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
     from csa.data.build import load_split
-    from csa.summary import objective, print_result
+    from csa.summary import let_asked_head_stand, objective, print_result
     from csa.tracking.record import Record
     from csa.tracking.store import DEFAULT_URI
 
@@ -35,6 +35,8 @@ def run(config: Config) -> float:
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
         console.print("this run is done; rerun=true trains it again", highlight=False)
+        if not started_together().rank and let_asked_head_stand(config, record):
+            console.print("another head stands for it now", highlight=False)
         print_result(console, record.result(), record.folder)
     else:
         from csa.training.session import train_and_record

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from csa.config.schema import Config
+    from csa.tracking.record import Record
+
 GROUPS = ("many", "medium", "few", "all")
+
+
+def let_asked_head_stand(config: Config, record: Record) -> bool:
+    """Of a finished run: its numbers become those of the head that ``method.primary_head`` asks for now.
+
+    Every head is measured in every run, so nothing is trained. Whether another head stood for it before.
+    """
+    asked = getattr(config.method, "primary_head", None)
+    return asked is not None and record.let_stand(asked)
 
 
 def print_result(console: Console, result: dict[str, Any], folder: Path) -> None:

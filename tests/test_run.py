@@ -77,6 +77,24 @@ def test_a_finished_run_is_reported_not_repeated(finished):
     assert (only_run(cwd) / "result.json").stat().st_mtime_ns == before
 
 
+def test_another_head_of_a_finished_run_is_shown_without_training(finished):
+    cwd, _ = finished
+    before = json.loads((only_run(cwd) / "result.json").read_text())
+    process = csa(*WORDS, "method=csa", "delta=0.1", "method.primary_head=mean", cwd=cwd)
+    assert process.returncode == 0
+    assert "another head stands for it now" in process.stdout
+    assert "mean *" in process.stdout
+    assert "uniform *" not in process.stdout
+    after = json.loads((only_run(cwd) / "result.json").read_text())
+    assert after["heads"] == before["heads"]
+    assert after["head"] == "mean"
+    assert after["all"] == before["heads"]["mean"]["last"]["all"]
+    process = csa("-m", *WORDS, "method=csa", "delta=0.1", "method.primary_head=uniform", cwd=cwd)  # a sweep asks too
+    assert process.returncode == 0
+    assert "1 run: 1 done" in process.stdout
+    assert json.loads((only_run(cwd) / "result.json").read_text()) == before
+
+
 def start_long(cwd: Path) -> subprocess.Popen[str]:
     words = [*WORDS, "protocol.epochs=3000", "runtime.checkpoint_seconds=0"]
     process = subprocess.Popen(

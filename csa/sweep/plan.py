@@ -1,10 +1,11 @@
 """What a sweep consists of: its cells as runs, duplicates merged, each with its state on the disk.
 
-Torch is not imported and nothing is written (but the memory of the data's hashes).
+Torch is not imported, and making a plan writes nothing (but the memory of the data's hashes).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,12 @@ from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.machine import device_fault, output_fault
 from csa.config.preflight import size_faults
 from csa.data.build import inspect, preview
+from csa.summary import let_asked_head_stand
 from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.lease import holder
-from csa.tracking.record import Record
+from csa.tracking.record import OldRecordError, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -111,6 +113,13 @@ class Plan:
         for run in self.runs:
             states[run.state] += 1
         return states
+
+    def let_asked_heads_stand(self) -> None:
+        """For the runs that are done already, whichever head stood for them."""
+        for run in self.runs:
+            if run.state == "done":
+                with contextlib.suppress(OldRecordError):  # not of this version: it has no numbers to show
+                    let_asked_head_stand(run.config, run.record)
 
 
 def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:

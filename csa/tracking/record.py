@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from csa.tracking import lease
 from csa.tracking.files import read_json, write_bytes, write_json, write_text
@@ -112,6 +113,27 @@ class Record:
         write_json(self.folder / "result.json", {"schema": SCHEMA, **result})
         (self.folder / "checkpoint.pt.previous").unlink(missing_ok=True)
         (self.folder / "failure.json").unlink(missing_ok=True)
+
+    def let_stand(self, head: str) -> bool:
+        """Let ``head`` stand for this finished run from now on; False where it does already.
+
+        Only which of the measured numbers are the run's own changes: of the result those without a
+        head, and the configuration's ``method.primary_head``. What MLflow has been sent stays.
+        """
+        result = self.result()
+        if result["head"] == head:
+            return False
+        scores = result["heads"][head]["last"]
+        own = {group: scores[group] for group in ("all", "many", "medium", "few")}
+        config = OmegaConf.load(self.folder / "config.yaml")
+        OmegaConf.update(config, "method.primary_head", head)
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config))
+        write_json(
+            self.folder / "result.json",
+            result | own | {"head": head, "collapsed": scores["predicted_classes"] == 1},
+        )
+        self.log(f"the head that stood for the run was {result['head']}, now {head}")
+        return True
 
     def fail(self, failure: Mapping[str, Any]) -> None:
         write_json(self.folder / "failure.json", {"schema": SCHEMA, **failure})

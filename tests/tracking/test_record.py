@@ -64,6 +64,24 @@ def test_starting_over_keeps_only_the_log(record):
     assert sorted(path.name for path in record.folder.iterdir()) == ["config.yaml", "identity.json", "log.txt"]
 
 
+def test_another_head_stands_for_a_finished_run(record):
+    record.begin("method: {name: csa, primary_head: uniform}\nseed: 0\n", {"seed": 0}, "abc")
+    uniform = {"all": 40.0, "many": 60.0, "medium": 40.0, "few": None, "predicted_classes": 3}
+    balanced = {"all": 10.0, "many": 0.0, "medium": 10.0, "few": None, "predicted_classes": 1}
+    heads = {"uniform": {"last": uniform}, "balanced": {"last": balanced}}
+    groups = {"all": 40.0, "many": 60.0, "medium": 40.0, "few": None}
+    result = {"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, **groups}
+    record.finish(result, {})
+    assert not record.let_stand("uniform")
+    assert record.result() == {"schema": 1, **result}
+    assert record.let_stand("balanced")
+    groups = {"all": 10.0, "many": 0.0, "medium": 10.0, "few": None}
+    assert record.result() == {"schema": 1, **result, **groups, "head": "balanced", "collapsed": True}
+    config = (record.folder / "config.yaml").read_text()
+    assert config == "method:\n  name: csa\n  primary_head: balanced\nseed: 0\n"
+    assert "the head that stood for the run was uniform, now balanced" in (record.folder / "log.txt").read_text()
+
+
 def test_a_number_that_is_not_finite_never_reaches_a_file(record):
     begin(record)
     with pytest.raises(ValueError, match="not JSON compliant"):
