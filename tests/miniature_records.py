@@ -98,11 +98,12 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
     classes = 100 if config.dataset.name == "cifar100_lt" else 10
     heads = ("uniform", "balanced", "mean") if config.method.name.startswith("csa") else ("classifier",)
     labels = np.arange(classes * PER_CLASS, dtype=np.int32) % classes
+    standing = getattr(config.method, "primary_head", heads[0])
     predictions = {head: _predict(labels, name + head, shares, collapsed) for head in heads}
     split = _split(config, classes)
     scores = {head: score(labels, predicted, split) for head, predicted in predictions.items()}
     record.write_metrics(
-        {"stage": "train", "epoch": epoch, "loss": 2.0 / (epoch + 1), "head": heads[0], "images": 100,
+        {"stage": "train", "epoch": epoch, "loss": 2.0 / (epoch + 1), "head": standing, "images": 100,
          "seconds": 1.5, "evaluation_seconds": 0.5, "lr": 0.1,
          "heads": {head: {group: one[group] for group in ("all", *GROUPS)} for head, one in scores.items()}}
         for epoch in range(config.protocol.epochs)
@@ -110,7 +111,7 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
     result = {
         "status": "done",
         "fingerprint": name,
-        "head": heads[0],
+        "head": standing,
         "collapsed": collapsed,
         "heads": {head: {"last": one, "best_on_test": {"epoch": 1, **better(one)}} for head, one in scores.items()},
         "epochs": config.protocol.epochs,

@@ -84,12 +84,12 @@ def test_another_head_of_a_finished_run_is_shown_without_training(finished):
     assert process.returncode == 0
     assert "another head stands for it now" in process.stdout
     assert "mean *" in process.stdout
-    assert "uniform *" not in process.stdout
+    assert "balanced *" not in process.stdout
     after = json.loads((only_run(cwd) / "result.json").read_text())
     assert after["heads"] == before["heads"]
     assert after["head"] == "mean"
     assert after["all"] == before["heads"]["mean"]["last"]["all"]
-    process = csa("-m", *WORDS, "method=csa", "delta=0.1", "method.primary_head=uniform", cwd=cwd)  # a sweep asks too
+    process = csa("-m", *WORDS, "method=csa", "delta=0.1", "method.primary_head=balanced", cwd=cwd)  # a sweep asks too
     assert process.returncode == 0
     assert "1 run: 1 done" in process.stdout
     assert json.loads((only_run(cwd) / "result.json").read_text()) == before

@@ -102,7 +102,7 @@ IRRELEVANT = {
     "method.target": TEXT,
     "method.schema": TEXT,
     "method.published": st.lists(TEXT),
-    "method.primary_head": st.sampled_from(["balanced", "mean"]),
+    "method.primary_head": st.sampled_from(["uniform", "mean"]),
     "backbone.target": TEXT,
     "protocol.name": TEXT,
     "protocol.deferral_epoch": st.integers(0, 300),  # its effect is in the method's own start

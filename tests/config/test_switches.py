@@ -56,7 +56,7 @@ METHOD = ContextShiftConfig(
     images_per_visit=4,
     mixup_alpha=0.0,
     mixup_off_epochs=None,
-    primary_head="uniform",
+    primary_head="balanced",
 )
 
 
