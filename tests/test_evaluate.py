@@ -184,20 +184,20 @@ def test_a_folder_becomes_csv_with_the_recorded_predictions(run, call, pictures)
         *(f"more/{n:02}.png" for n in range(8, 12)),
     ]
     outputs = np.load(run.folder / "test_outputs.npz")
-    assert [int(line[1]) for line in lines] == outputs["predictions_uniform"][:12].tolist()
+    assert [int(line[1]) for line in lines] == outputs["predictions_balanced"][:12].tolist()
     values = np.array([[float(value) for value in line[2:]] for line in lines])
-    logits = outputs["logits_uniform"][:12].astype(np.float64)
+    logits = outputs["logits_balanced"][:12].astype(np.float64)
     expected = np.exp(logits - logits.max(1, keepdims=True))
     assert values == pytest.approx(expected / expected.sum(1, keepdims=True), abs=0.02)
     assert values.sum(1) == pytest.approx(np.ones(12), abs=1e-5)
 
 
 def test_another_head_and_a_file(run, call, pictures, tmp_path):
-    told = call("images=pictures", "head=balanced", "to=predictions.csv")
+    told = call("images=pictures", "head=uniform", "to=predictions.csv")
     assert told == "12 predictions are in predictions.csv\n"
     _, *lines = predicted((tmp_path / "predictions.csv").read_text())
     outputs = np.load(run.folder / "test_outputs.npz")
-    assert [int(line[1]) for line in lines] == outputs["predictions_balanced"][:12].tolist()
+    assert [int(line[1]) for line in lines] == outputs["predictions_uniform"][:12].tolist()
 
 
 def test_probabilities_of_any_number_of_images(run, split):

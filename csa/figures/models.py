@@ -80,7 +80,7 @@ def features(model: Model, pixels: np.ndarray) -> np.ndarray:
 def class_maps(model: Model, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Grad-CAM of each image's own class under the primary head [N, H, W] in [0, 1], and p(y|x) [N].
 
-    The same map as in training: its mask is (1 - cam)^2.
+    Under CSA's uniform head it is the map of training, whose mask is (1 - cam)^2.
     """
     images = as_images(pixels)
     with torch.no_grad():

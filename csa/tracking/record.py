@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from csa.tracking import lease
 from csa.tracking.files import read_json, write_bytes, write_json, write_text
@@ -120,6 +119,8 @@ class Record:
         Only which of the measured numbers are the run's own changes: of the result those without a
         head, and the configuration's ``method.primary_head``. What MLflow has been sent stays.
         """
+        from omegaconf import OmegaConf
+
         result = self.result()
         if result["head"] == head:
             return False

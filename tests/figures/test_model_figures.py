@@ -45,9 +45,10 @@ def test_features_are_those_that_the_classifier_reads(loaded, split):
     assert models.features(loaded["csa"], split.test_images[:3]).shape == (3, 64)
 
 
-def test_the_class_map_is_the_one_that_the_mask_is_made_of(loaded, split):
-    """Of CSA's own code path, which has a closed form on this backbone."""
+def test_the_class_map_is_the_one_that_the_mask_is_made_of(loaded, split, monkeypatch):
+    """Of CSA's own code path, which has a closed form on this backbone, and reads the uniform head."""
     csa = loaded["csa"]
+    monkeypatch.setattr(csa.method, "primary_head", "uniform")
     pixels, labels = split.test_images[:6], split.test_labels[:6]
     cam, certain = models.class_maps(csa, pixels, labels)
     images = models.as_images(pixels)
