@@ -227,6 +227,8 @@ def _counts_of_a_data_set(config: Config) -> Drawn:
 
 def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
     from csa.figures import from_models
+    from csa.figures.store import model_runs
+    from csa.reporting.fitting import fitting
 
     dataset, methods = MODELS[wanted.name]
     dataset, methods = wanted.dataset or dataset, wanted.methods or methods
@@ -237,4 +239,6 @@ def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
         "11": from_models.draw_class_maps,
         "contexts": from_models.draw_contexts,
     }[wanted.name]
-    return builder(_file_name(wanted), runs, config, dataset, methods)
+    with fitting() as judge:
+        chosen = model_runs(runs, judge, dataset, methods, config.seed)
+    return builder(_file_name(wanted), chosen, config, dataset)

@@ -8,7 +8,7 @@ import numpy as np
 
 from csa.config.faults import Fault, UserError
 from csa.figures import images, representation
-from csa.figures.store import model_runs, told
+from csa.figures.store import told
 from csa.figures.style import files, style
 from csa.reporting.names import printed
 from csa.reporting.page import Drawn
@@ -25,11 +25,11 @@ SHOWN_IMAGES = 6
 LAMBDA = 0.7  # of the blended images that are drawn; in training it is uniform
 
 
-def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str, methods: Sequence[str]) -> Drawn:
+def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
     from csa.data.decoding import pixels_at
     from csa.figures.models import features, load_models, split_of
 
-    models = load_models(model_runs(runs, dataset, methods, config.seed))
+    models = load_models(runs)
     split = split_of(models[0], config.data_dir, config.download)
     classes = representation.shown_classes(split.counts)
     flat = models[0].backbone.feature_dim == 2
@@ -58,11 +58,11 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
     return _drawn(name, caption, content, models)
 
 
-def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str, methods: Sequence[str]) -> Drawn:
+def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
     from csa.data.decoding import pixels_at
     from csa.figures.models import class_maps, load_models, split_of
 
-    models = load_models(model_runs(runs, dataset, methods, config.seed))
+    models = load_models(runs)
     split = split_of(models[0], config.data_dir, config.download)
     positions = first_of_classes(split)
     pixels, labels = pixels_at(split.test_images, positions), split.test_labels[positions]
@@ -77,7 +77,7 @@ def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str
     return _drawn(name, caption, content, models)
 
 
-def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str, methods: Sequence[str]) -> Drawn:
+def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
     """What is in the context bank at the end of training, and how it is blended into tail images."""
     import torch
 
@@ -86,7 +86,7 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str, 
     from csa.methods.context_bank import ContextBank
     from csa.methods.mixing import blend_context
 
-    models = load_models(model_runs(runs, dataset, methods, config.seed))
+    models = load_models(runs)
     bank = getattr(models[0].method, "bank", None)
     held = int(bank.count) if isinstance(bank, ContextBank) else 0
     if not isinstance(bank, ContextBank) or held == 0:

@@ -16,7 +16,7 @@ from csa.training.checkpoint import DamagedCheckpointError
 from csa.training.recorded import load_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from torch import Tensor
@@ -37,7 +37,7 @@ class Model:
     config: Config
 
 
-def load_models(runs: list[Run]) -> list[Model]:
+def load_models(runs: Sequence[Run]) -> list[Model]:
     """Raises UserError where a network cannot be read or has no single backbone."""
     return [_load(run) for run in runs]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
 from csa.reporting.grouping import same_cells
@@ -67,31 +67,57 @@ def several(panels: Sequence[Panel]) -> list[str]:
     return list(dict.fromkeys(method for panel in fullest for method in panel.methods))
 
 
-def model_runs(runs: Sequence[Run], dataset: str, methods: Sequence[str], seed: int) -> list[Run]:
-    """Of each method the run on the data set with that seed whose checkpoint is there.
+def model_runs(runs: Sequence[Run], judge: Fitting, dataset: str, methods: Sequence[str], seed: int) -> list[Run]:
+    """Of each method one run on the data set with that seed whose checkpoint is there, all on the same images.
 
-    Of several the one of most epochs, then the first by fingerprint. Raises UserError with every method
-    that has none.
+    Which images: those that most of the methods were trained on, then those with the plainest runs, then of the
+    highest imbalance ratio. Which run: plain settings before shortened runs, those before variants (CSA without its
+    bank, another delta), then the one of most epochs. Raises UserError with every method that has none.
     """
-    found, faults = [], []
+    here = [
+        run
+        for run in runs
+        if (run.dataset, run.seed) == (dataset, seed)
+        and run.method in methods
+        and run.folder is not None
+        and (run.folder / "checkpoint.pt").exists()
+    ]
+    by_images: dict[str, dict[str, Run]] = {}
+    for run in sorted(here, key=lambda run: (_distance(run, judge), -int(run.result["epochs"]), run.fingerprint)):
+        by_images.setdefault(run.split, {}).setdefault(run.method, run)
+    chosen = min(by_images.values(), key=lambda one: _preference(one, judge), default={})
+    if len(chosen) < len(set(methods)):
+        raise UserError(*_missing([method for method in methods if method not in chosen], chosen, runs, dataset, seed))
+    return [chosen[method] for method in methods]
+
+
+def _distance(run: Run, judge: Fitting) -> int:
+    """From the plain settings of its method: 0 these, 1 these but shortened or of other training images, 2 others."""
+    fit = judge.fit(place_of(run), run)
+    return 2 if fit is None else int(bool(fit.reduced))
+
+
+def _preference(chosen: Mapping[str, Run], judge: Fitting) -> tuple[Any, ...]:
+    """Of runs on the same images; the smallest is preferred."""
+    run = next(iter(chosen.values()))
+    dataset = run.config["dataset"]
+    farthest = max(_distance(one, judge) for one in chosen.values())
+    return -len(chosen), farthest, -dataset["imbalance_ratio"], dataset.get("label_flip") or 0, run.split
+
+
+def _missing(
+    methods: Sequence[str], chosen: Mapping[str, Run], runs: Sequence[Run], dataset: str, seed: int
+) -> list[Fault]:
+    faults = []
     for method in methods:
-        known = [
-            run
-            for run in runs
-            if (run.dataset, run.method, run.seed) == (dataset, method, seed)
-            and run.folder is not None
-            and (run.folder / "checkpoint.pt").exists()
-        ]
-        if known:
-            found.append(min(known, key=lambda run: (-int(run.result["epochs"]), run.fingerprint)))
-            continue
         seeds = sorted({run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and run.folder})
-        problem = f"no run of it on {dataset} with seed {seed} has a checkpoint here"
-        have = f"seed={', '.join(map(str, seeds))}" if seeds else f"python -m csa.run dataset={dataset} method={method}"
-        faults.append(Fault("methods", method, problem, have))
-    if faults:
-        raise UserError(*faults)
-    return found
+        where, command = f"on {dataset} with seed {seed}", f"python -m csa.run dataset={dataset} method={method}"
+        have = f"seed={', '.join(map(str, seeds))}" if seeds else command
+        if chosen and seed in seeds:
+            where += f", on the images of {', '.join(chosen)},"
+            have = f"{command} seed={seed}, with the words for the data of those"
+        faults.append(Fault("methods", method, f"no run of it {where} has a checkpoint here", have))
+    return faults
 
 
 def told(runs: Sequence[Run]) -> str:

@@ -14,6 +14,7 @@ from csa.figures import models
 from csa.figures.from_models import first_of_classes
 from csa.figures.store import model_runs
 from csa.methods.background_mask import background_mask
+from csa.reporting.fitting import fitting
 from csa.reporting.sources import from_folders
 
 
@@ -27,8 +28,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(root):
-    runs = list(from_folders(root))
-    return {model.run.method: model for model in models.load_models(model_runs(runs, "digits_lt", ("csa", "ce"), 0))}
+    return {model.run.method: model for model in models.load_models(chosen(from_folders(root), ("csa", "ce"), 0))}
+
+
+def chosen(runs, methods, seed):
+    with fitting() as judge:
+        return model_runs(list(runs), judge, "digits_lt", methods, seed)
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +115,10 @@ def test_data_that_has_changed_is_told(loaded, monkeypatch):
 def test_a_method_without_a_run_is_named_with_what_there_is(loaded):
     runs = [model.run for model in loaded.values()]
     with pytest.raises(UserError, match="methods=crt: no run of it on digits_lt with seed 0") as error:
-        model_runs(runs, "digits_lt", ("ce", "crt"), 0)
+        chosen(runs, ("ce", "crt"), 0)
     assert len(error.value.faults) == 1
     with pytest.raises(UserError, match="allowed: seed=0"):
-        model_runs(runs, "digits_lt", ("ce",), 7)
+        chosen(runs, ("ce",), 7)
 
 
 def test_one_test_image_of_classes_over_all_ranks(split):

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from miniature_records import SPLIT, from_records, make, stored_runs, write
 
+from csa.config.faults import UserError
 from csa.figures import class_accuracy, counts, curves, delta, delta_curve, per_class, reliability
 from csa.figures.drawing import drawn_from_records
 from csa.figures.representation import LABEL_HEIGHT, LABEL_WIDTH, apart, in_two_dimensions, sample, shown_classes
-from csa.figures.store import panels, place_of
+from csa.figures.store import model_runs, panels, place_of
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
 from csa.reporting.fitting import fitting
 from csa.reporting.sources import from_folders
@@ -69,6 +70,50 @@ def test_figure_4_shows_means_and_deviations(shown):
 def test_whiskers_stay_within_percentages():
     assert class_accuracy._whiskers([0.0, 90.0]) == pytest.approx((45.0, 55.0))
     assert class_accuracy._whiskers([50.0]) == (0.0, 0.0)
+
+
+def with_networks(folder, *wanted):
+    """Runs as handmade folders with a checkpoint, each (images, method, words) on images of its own hash."""
+    runs = {}
+    for images, method, *words in wanted:
+        record = make(folder / images, "cifar100_lt", method, 0, *words)
+        (record.folder / "checkpoint.pt").touch()
+        (run,) = [run for run in from_folders(folder / images) if run.folder == record.folder]
+        own = run.identity | {"dataset": run.identity["dataset"] | {"split": images}}
+        runs[images, method, *words] = replace(run, identity=own)
+    return runs
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_networks_of_one_figure_have_plain_settings_and_the_same_images(tmp_path, backwards):
+    plain = [("ir100", "csa"), ("ir100", "ce")]
+    others = [
+        ("ir100", "csa", "method.bank=false"),
+        ("ir100", "csa", "delta=0.3"),
+        ("ir100", "csa", "delta=0.9"),
+        ("ir100", "ce", "protocol.epochs=10"),
+        ("ir10", "csa", "dataset.imbalance_ratio=10"),
+        ("ir10", "ce", "dataset.imbalance_ratio=10"),
+    ]
+    runs = with_networks(tmp_path, *plain, *others)
+    given = list(runs.values())[:: -1 if backwards else 1]
+
+    def chosen(methods, without=()):
+        left = [run for run in given if run not in [runs[key] for key in without]]
+        with fitting() as judge:
+            found = model_runs(left, judge, "cifar100_lt", methods, 0)
+        return [key for run in found for key in runs if runs[key] is run]
+
+    assert chosen(("csa", "ce")) == plain
+    assert chosen(("ce",)) == [("ir100", "ce")]
+    # The shortened run rather than none, but whole ones of another ratio before it.
+    assert chosen(("ce",), without=[("ir100", "ce")]) == [("ir10", "ce", "dataset.imbalance_ratio=10")]
+    ir10 = [key for key in others if key[0] == "ir10"]
+    assert chosen(("ce",), without=[("ir100", "ce"), *ir10]) == [("ir100", "ce", "protocol.epochs=10")]
+    # Never networks of different images side by side.
+    assert chosen(("csa", "ce"), without=[("ir100", "ce"), ("ir100", "ce", "protocol.epochs=10")]) == ir10
+    with pytest.raises(UserError, match=r"methods=ce: no run of it .* with seed 0, on the images of csa, has"):
+        chosen(("csa", "ce"), without=[("ir10", "csa", "dataset.imbalance_ratio=10"), *others[3:4], ("ir100", "ce")])
 
 
 def test_curves_are_the_recorded_ones(shown):
