@@ -69,6 +69,10 @@ class Order:
     named: frozenset[str]
 
     @property
+    def records(self) -> Path:
+        return Path(self.own["records"] or RECORDS).expanduser()
+
+    @property
     def to(self) -> Path:
         return Path(self.own["to"] or REPORTS).expanduser()
 
@@ -123,7 +127,7 @@ def collect(order: Order) -> Found:
     if source in ("all", "runs"):
         found.add(from_folders(Path(order.config.output_root).expanduser()))
     if source in ("all", "records"):
-        found.add(from_records(Path(order.own["records"] or RECORDS).expanduser()))
+        found.add(from_records(order.records))
     if source in ("all", "mlflow"):
         _add_mlflow(found, order)
     return found
@@ -213,8 +217,12 @@ def _figures(order: Order, found: Found) -> list[Drawn]:
     if order.own["table"]:
         return []
     from csa.figures.drawing import drawn_from_records
+    from csa.figures.points import drawn_from_points
 
-    return drawn_from_records(found.runs, reduced=order.own["include"] == "reduced")
+    kept: list[Drawn] = []
+    if order.own["source"] in ("all", "records"):
+        kept += drawn_from_points(order.records, {run.fingerprint for run in found.runs})
+    return [*kept, *drawn_from_records(found.runs, reduced=order.own["include"] == "reduced")]
 
 
 def _show_comparisons(order: Order, found: Found) -> None:
@@ -255,13 +263,20 @@ def _print(form: str, tables: Sequence[Table], comparisons: Sequence[Comparisons
 
 
 def _draw(order: Order, found: Found) -> None:
-    """What needs networks or images goes beside the runs, where git does not look; the others into the report."""
+    """What needs networks or images goes beside the runs, where git does not look; the others into the report.
+
+    The points of Figures 2 and 10 are kept with the exported records of their runs, if there are such.
+    """
     from csa.figures.drawing import FROM_RECORDS, draw, wish
+    from csa.figures.points import keep
 
     wanted = wish(order.own, order.named, order.config)
     beside = REPORTS if wanted.name in FROM_RECORDS else order.config.output_root
     to = Path(order.own["to"] or f"{beside}/figures").expanduser()
-    _send(order, [draw(wanted, order.config, found.runs, to)])
+    drawn = draw(wanted, order.config, found.runs, to)
+    if kept := keep(drawn, order.records):
+        print(f"{kept}: from it the report draws this figure without networks")
+    _send(order, [drawn])
 
 
 def _send(order: Order, figures: Sequence[Drawn]) -> None:

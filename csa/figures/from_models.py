@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csa.config.faults import Fault, UserError
 from csa.figures import images, representation
+from csa.figures.points import packed
 from csa.figures.store import told
 from csa.figures.style import files, style
 from csa.reporting.names import printed
@@ -50,12 +52,12 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
                 for part, cloud, (_, labels) in zip(parts, points, chosen, strict=True)
             ]
         )
-    with style():
-        figure = representation.draw(rows, classes, split.classes, "feature" if flat else "t-SNE dimension")
-        content = files(figure)
-    what = "2-d features" if flat else "t-SNE of the features"
-    caption = f"{what} of training and test set of {printed(dataset)}; {told([model.run for model in models])}."
-    return _drawn(name, caption, content, models)
+    what, axis = ("2-d features", "feature") if flat else ("t-SNE of the features", "t-SNE dimension")
+    caption = f"{what} of training and test set of {printed(dataset)}; {told(runs)}."
+    shown = representation.Representation(rows, classes, split.classes, axis)
+    fingerprints = [run.fingerprint for run in runs]
+    drawn = representation.drawn_representation(name, caption, fingerprints, shown)
+    return replace(drawn, points=packed(shown, caption, fingerprints))
 
 
 def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:

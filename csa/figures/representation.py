@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.figures.style import COLOURS, MARKERS, canvas
+from csa.figures.style import COLOURS, MARKERS, canvas, files, style
+from csa.reporting.page import Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,15 +32,33 @@ class Cloud:
     labels: np.ndarray
 
 
-def draw(rows: Sequence[Sequence[Cloud]], classes: Sequence[int], names: Sequence[str], axis: str) -> Figure:
+@dataclass(frozen=True)
+class Representation:
+    """rows: of each method the clouds of its training and its test set; classes: those shown, by rank of size;
+    names: of all classes; axis: what the two dimensions are.
+    """
+
+    rows: Sequence[Sequence[Cloud]]
+    classes: Sequence[int]
+    names: Sequence[str]
+    axis: str
+
+
+def drawn_representation(name: str, caption: str, fingerprints: Sequence[str], shown: Representation) -> Drawn:
+    with style():
+        return Drawn(name, caption, caption, files(draw(shown)), tuple(fingerprints))
+
+
+def draw(shown: Representation) -> Figure:
     """A row a method, training set left and test set right; each class named at the median of its points."""
-    figure, axes = canvas(0.4 + PANEL_HEIGHT * len(rows), len(rows), 2)
-    for row, clouds in zip(axes, rows, strict=True):
+    classes, names = shown.classes, shown.names
+    figure, axes = canvas(0.4 + PANEL_HEIGHT * len(shown.rows), len(shown.rows), 2)
+    for row, clouds in zip(axes, shown.rows, strict=True):
         for one, cloud in zip(row, clouds, strict=True):
             _panel(one, cloud, classes)
             one.set_title(cloud.name, loc="left")
-            one.set_xlabel(f"{axis} 1")
-            one.set_ylabel(f"{axis} 2")
+            one.set_xlabel(f"{shown.axis} 1")
+            one.set_ylabel(f"{shown.axis} 2")
     handles = [
         axes[0, 0].plot([], [], linestyle="none", **_look(place), label=f"{k} {names[k]}".strip())[0]
         for place, k in enumerate(classes)

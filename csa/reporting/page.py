@@ -12,6 +12,7 @@ from csa.reporting.caption import sentences
 from csa.reporting.comparison_text import HEADINGS, comparison_caption, comparison_cells
 from csa.reporting.escaping import web
 from csa.reporting.layout import COLLAPSED, DIFFERENCE, LAST, NOT_IN_PAPER, OUTSIDE, PAPER, blocks
+from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,18 +28,25 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: name of its files without ending, caption, text instead of the picture, content by ending."""
+    """A figure: name of its files without ending, caption, text instead of the picture, content by ending.
+
+    points: of a figure of networks what it can be drawn from without them (``csa.figures.points``), else empty.
+    """
 
     name: str
     caption: str
     alternative: str
     files: dict[str, bytes]
     fingerprints: tuple[str, ...] = ()
+    points: bytes = b""
 
     @property
     def title(self) -> str:
-        """``Figure 4``, ``Per class``."""
-        return self.name.replace("figure", "Figure ").replace("_", " ").capitalize()
+        """``Figure 4``, ``Figure 2, MNIST-LT``, ``Per class``."""
+        figure = "per_class" if self.name.startswith("per_class") else self.name.partition("_")[0]
+        dataset = self.name.removeprefix(figure).removeprefix("_")
+        title = figure.replace("figure", "Figure ").replace("_", " ").capitalize()
+        return f"{title}, {printed(dataset)}" if dataset else title
 
 
 def page(tables: Sequence[Table], comparisons: Sequence[Comparisons], figures: Sequence[Drawn]) -> str:

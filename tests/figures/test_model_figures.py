@@ -12,10 +12,13 @@ from csa.config.faults import UserError
 from csa.data.build import load_split
 from csa.figures import models
 from csa.figures.from_models import first_of_classes
+from csa.figures.points import drawn_from_points
 from csa.figures.store import model_runs
 from csa.methods.background_mask import background_mask
 from csa.reporting.fitting import fitting
 from csa.reporting.sources import from_folders
+from csa.tracking.exported import export
+from csa.tracking.record import Record
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,29 @@ def test_figures_on_demand(root, tmp_path, capsys, figure, words):
     assert (tmp_path / f"{name}_digits_lt.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / f"{name}_digits_lt.svg").read_bytes()
     assert "seed 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("figure", "method"), [("2", "ce"), ("10", "csa")])
+def test_points_of_exported_runs_give_the_same_figure_without_networks(root, tmp_path, capsys, figure, method):
+    words = [f"figure={figure}", "dataset=digits_lt", f"methods={method}", f"output_root={root}", "tracking=none"]
+    command = [*words, f"to={tmp_path}", f"records={tmp_path}/records", "source=runs"]
+    assert report.main(command) == 0
+    assert not (tmp_path / "records").exists()  # the run is not exported: nothing is kept of it
+    (run,) = [run for run in from_folders(root) if run.method == method]
+    export(Record(run.folder), tmp_path / "records")
+    assert report.main(command) == 0
+    kept = tmp_path / "records" / "points" / f"figure{figure}_digits_lt.npz"
+    assert f"{kept}: from it the report draws" in capsys.readouterr().out
+    (drawn,) = drawn_from_points(tmp_path / "records", {run.fingerprint})
+    for ending, content in drawn.files.items():
+        assert content == (tmp_path / f"{drawn.name}.{ending}").read_bytes()
+    assert set(drawn.files) == {"png", "svg"}
+    assert drawn.caption.endswith(f"{run.fingerprint} (seed 0).")
+    assert drawn.fingerprints == (run.fingerprint,)
+    assert not list(drawn_from_points(tmp_path / "records", {"0" * 12}))
+    kept.write_bytes(kept.read_bytes()[:-50])
+    with pytest.raises(UserError, match=f"points={kept}: cannot be read"):
+        list(drawn_from_points(tmp_path / "records", {run.fingerprint}))
 
 
 def test_counts_of_a_data_set_need_no_run(tmp_path):

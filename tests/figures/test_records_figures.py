@@ -19,6 +19,7 @@ from csa.figures.representation import LABEL_HEIGHT, LABEL_WIDTH, apart, in_two_
 from csa.figures.store import model_runs, panels, place_of
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
 from csa.reporting.fitting import fitting
+from csa.reporting.page import Drawn
 from csa.reporting.sources import from_folders
 from csa.training.metrics import calibration_error
 
@@ -50,6 +51,21 @@ def test_the_same_records_give_the_same_bytes_in_any_order():
         assert drawn.files["png"].startswith(b"\x89PNG")
         assert b"<dc:date>" not in drawn.files["svg"]
         assert b"Matplotlib" not in drawn.files["png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("figure4", "Figure 4"),
+        ("figure2_mnist_lt", "Figure 2, MNIST-LT"),
+        ("delta", "Delta"),
+        ("delta_cifar10_lt", "Delta, CIFAR-10-LT"),
+        ("per_class", "Per class"),
+        ("per_class_mine", "Per class, mine"),
+    ],
+)
+def test_a_figure_is_called_by_its_number_and_data_set(name, title):
+    assert Drawn(name, "", "", {}).title == title
 
 
 def test_figure_4_shows_means_and_deviations(shown):
