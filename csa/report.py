@@ -18,7 +18,7 @@ head     a head to show instead of the one that stands for each run, where a met
 groups   rank (the paper's), count (many > 100, few < 20 training images)
 methods  those that a figure shows, with commas between them
 records  the folder of exported records (reports/records)
-to       the folder that files go to (reports)
+to       the folder that files go to (reports; of figure=... reports/figures, outputs/figures for networks and images)
 output_root=folder, data_dir=folder, dataset=name, seed=number and tracking.uri=... are as in csa.run.
 """
 
@@ -112,6 +112,9 @@ def _check(order: Order) -> None:
             faults.append(Fault("format", own["format"], "is not used by figure=", "nothing: figures are PNG and SVG"))
     if own["compare"] and len(set(own["compare"].split(","))) < 2:
         faults.append(Fault("compare", own["compare"], "needs methods to compare", "two or more names, as in csa,ce"))
+    reads_records = own["source"] in ("all", "records")
+    if "records" in order.named and reads_records and not order.records.is_dir():
+        faults.append(Fault("records", own["records"], "is no folder", "a folder of exported records"))
     if faults:
         raise UserError(*faults)
 
@@ -218,11 +221,18 @@ def _figures(order: Order, found: Found) -> list[Drawn]:
         return []
     from csa.figures.drawing import drawn_from_records
     from csa.figures.points import drawn_from_points
+    from csa.reporting.fitting import fitting
 
-    kept: list[Drawn] = []
+    figures, reduced = [], order.own["include"] == "reduced"
     if order.own["source"] in ("all", "records"):
-        kept += drawn_from_points(order.records, {run.fingerprint for run in found.runs})
-    return [*kept, *drawn_from_records(found.runs, reduced=order.own["include"] == "reduced")]
+        with fitting() as judge:
+            for one in drawn_from_points(order.records, found.runs, judge, reduced=reduced):
+                if isinstance(one, str):
+                    found.left_out.append(one)
+                    print(f"left out: {one}", file=sys.stderr)
+                else:
+                    figures.append(one)
+    return figures + drawn_from_records(found.runs, reduced=reduced)
 
 
 def _show_comparisons(order: Order, found: Found) -> None:
@@ -263,7 +273,7 @@ def _print(form: str, tables: Sequence[Table], comparisons: Sequence[Comparisons
 
 
 def _draw(order: Order, found: Found) -> None:
-    """What needs networks or images goes beside the runs, where git does not look; the others into the report.
+    """What needs networks goes beside the runs, where git does not look; the others into the report.
 
     The points of Figures 2 and 10 are kept with the exported records of their runs, if there are such.
     """
@@ -274,8 +284,8 @@ def _draw(order: Order, found: Found) -> None:
     beside = REPORTS if wanted.name in FROM_RECORDS else order.config.output_root
     to = Path(order.own["to"] or f"{beside}/figures").expanduser()
     drawn = draw(wanted, order.config, found.runs, to)
-    if kept := keep(drawn, order.records):
-        print(f"{kept}: from it the report draws this figure without networks")
+    if told := keep(drawn, order.records):
+        print(told)
     _send(order, [drawn])
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, nearest
 from csa.figures import delta
 from csa.reporting.names import printed
 from csa.reporting.page import Drawn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from csa.reporting.fitting import Fitting
     from csa.reporting.runs import Run
 
-# From records alone: on the report's page. Of networks and images: drawn when asked for, kept out of the repository.
+# From records alone: on the report's page. Those of networks and images are drawn when asked for.
 FROM_RECORDS = ("4", "delta", "per_class", "curves", "counts")
 NAMES = ("2", "3", "4", "10", "11", "delta", "per_class", "curves", "counts", "reliability", "contexts")
 FIGURE_4_DATASETS, FIGURE_4_METHODS = ("mnist_lt", "cmnist_lt"), ("ce", "crt", "cbrs")
@@ -43,12 +43,14 @@ class Wish:
     dataset: str = ""
     methods: tuple[str, ...] = ()
     reduced: bool = False
+    imbalance_ratio: float | None = None
 
 
 def wish(own: Mapping[str, str], named: Collection[str], config: Config) -> Wish:
-    methods = tuple(own["methods"].split(",")) if own["methods"] else ()
+    methods = tuple(dict.fromkeys(filter(None, own["methods"].split(","))))
     dataset = config.dataset.name if "dataset" in named else ""
-    return Wish(own["figure"], dataset, methods, own["include"] == "reduced")
+    ratio = config.dataset.imbalance_ratio if "dataset.imbalance_ratio" in named else None
+    return Wish(own["figure"], dataset, methods, own["include"] == "reduced", ratio)
 
 
 def draw(wanted: Wish, config: Config, runs: Sequence[Run], to: Path) -> Drawn:
@@ -73,6 +75,11 @@ def _draw(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
         return _from_models(wanted, config, runs)
     if wanted.name == "counts" and wanted.dataset:
         return _counts_of_a_data_set(config)
+    known = sorted({run.method for run in runs})
+    unknown = [method for method in wanted.methods if method not in known]
+    if unknown:
+        problem, allowed = "no run of such a method is recorded", ", ".join(known) or "none yet"
+        raise UserError(*(Fault("methods", one, problem, allowed, nearest(one, known)) for one in unknown))
     with fitting() as judge:
         drawn = _from_records(wanted, runs, judge)
     if drawn is None:
@@ -240,5 +247,5 @@ def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
         "contexts": from_models.draw_contexts,
     }[wanted.name]
     with fitting() as judge:
-        chosen = model_runs(runs, judge, dataset, methods, config.seed)
-    return builder(_file_name(wanted), chosen, config, dataset)
+        chosen = model_runs(runs, judge, dataset, methods, config.seed, wanted.imbalance_ratio)
+    return builder(_file_name(replace(wanted, dataset=dataset)), chosen, config, dataset)

@@ -44,7 +44,11 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
         chosen = []
         for pixels, labels in parts.values():
             positions = representation.sample(labels, classes, 500 if flat else representation.PER_CLASS)
-            chosen.append((features(model, pixels_at(pixels, positions)), labels[positions]))
+            found = features(model, pixels_at(pixels, positions))
+            if not np.isfinite(found).all() or not np.ptp(found, axis=0).any():
+                problem = "its network gives every image the same feature, or one that is not finite"
+                raise UserError(Fault("methods", model.run.method, problem, "a run that has not collapsed"))
+            chosen.append((found, labels[positions]))
         points = representation.in_two_dimensions([found for found, _ in chosen])
         rows.append(
             [

@@ -16,23 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.config.faults import Fault, UserError
 from csa.figures.representation import Cloud, Representation, drawn_representation
+from csa.figures.store import place_of
 from csa.tracking.files import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from csa.reporting.fitting import Fitting
     from csa.reporting.page import Drawn
+    from csa.reporting.runs import Run
 
 FOLDER = "points"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+SCHEMA = 1
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def packed(shown: Representation, caption: str, fingerprints: Sequence[str]) -> bytes:
     """An ``.npz`` file from which ``drawn_from_points`` draws the figure again."""
     about = {
+        "schema": SCHEMA,
         "caption": caption,
         "fingerprints": fingerprints,
         "rows": [[cloud.name for cloud in row] for row in shown.rows],
@@ -48,39 +52,77 @@ def packed(shown: Representation, caption: str, fingerprints: Sequence[str]) -> 
     return buffer.getvalue()
 
 
-def keep(drawn: Drawn, records: Path) -> Path | None:
-    """Write the figure's points beside the exported records of its runs; None where one of them is not exported."""
-    exported = all(any(records.glob(f"*/*/{fingerprint}.json")) for fingerprint in drawn.fingerprints)
-    if not drawn.points or not exported:
-        return None
-    path = records / FOLDER / f"{drawn.name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, drawn.points)
-    return path
+def keep(drawn: Drawn, records: Path) -> str:
+    """Write the figure's points beside the exported records of its runs, if all of these are. Says what it did.
 
-
-def drawn_from_points(records: Path, known: Collection[str]) -> Iterator[Drawn]:
-    """The figures whose points are kept below ``records``, as far as all their runs are known by fingerprint.
-
-    Raises UserError for a file that cannot be read.
+    Points of other runs that lie there already stay.
     """
+    if not drawn.points or not all(any(records.glob(f"*/*/{one}.json")) for one in drawn.fingerprints):
+        return ""
+    path = records / FOLDER / f"{drawn.name}.npz"
+    if path.exists() and _fingerprints(path) not in (None, list(drawn.fingerprints)):
+        return f"{path} is of other runs and stays; without it the points of this figure would be kept there"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, drawn.points)
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror}): the figure's points are not kept"
+    return f"{path}: from it the report draws this figure without networks"
+
+
+def drawn_from_points(records: Path, runs: Sequence[Run], judge: Fitting, *, reduced: bool) -> Iterator[Drawn | str]:
+    """The figures whose points are kept below ``records``; for one that cannot be drawn, why.
+
+    Those of shortened runs or of other settings than the tables' only where ``reduced``, and their caption says so.
+    """
+    known = {run.fingerprint: run for run in runs}
     for path in sorted((records / FOLDER).glob("*.npz")):
         try:
             shown, about = _read(path)
+            missing = [one for one in about["fingerprints"] if one not in known]
+            if missing:
+                yield f"{path}: the record of {', '.join(missing)} is not there"
+                continue
+            marks = [mark for one in about["fingerprints"] if (mark := _mark(known[one], judge))]
+            if reduced or not marks:
+                caption = " ".join([about["caption"], *marks])
+                yield drawn_representation(path.stem, caption, about["fingerprints"], shown)
         except UNREADABLE as error:
-            problem = f"cannot be read ({type(error).__name__}: {error})"
-            raise UserError(Fault("points", path, problem, "the whole file, or none")) from error
-        if set(about["fingerprints"]) <= set(known):
-            yield drawn_representation(path.stem, about["caption"], about["fingerprints"], shown)
+            yield (
+                f"{path}: cannot be drawn ({type(error).__name__}: {error}); "
+                "delete it, and python -m csa.report figure=... writes it from the networks"
+            )
+
+
+def _mark(run: Run, judge: Fitting) -> str:
+    """How the run is not one of the tables' in full length; empty where it is."""
+    fit = judge.fit(place_of(run), run)
+    if fit is None:
+        return f"{run.fingerprint} has other settings than the tables' runs."
+    return f"{run.fingerprint} is shortened: {fit.reduced}." if fit.reduced else ""
+
+
+def _fingerprints(path: Path) -> list[str] | None:
+    """None where they cannot be read."""
+    try:
+        found: list[str] = _read(path)[1]["fingerprints"]
+    except UNREADABLE:
+        return None
+    return found
 
 
 def _read(path: Path) -> tuple[Representation, dict[str, Any]]:
     with np.load(path, allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
         numbers = count()
         rows = [[_cloud(file, name, next(numbers)) for name in row] for row in about["rows"]]
     return Representation(rows, about["classes"], about["names"], about["axis"]), about
 
 
 def _cloud(file: Mapping[str, np.ndarray], name: str, number: int) -> Cloud:
-    return Cloud(name, file[f"points_{number}"], file[f"labels_{number}"])
+    points, labels = file[f"points_{number}"], file[f"labels_{number}"]
+    if points.shape != (len(labels), 2) or not np.isfinite(points).all():
+        raise ValueError(f"points of {name!r} are not a finite pair of numbers for each of {len(labels)} images")
+    return Cloud(name, points, labels)

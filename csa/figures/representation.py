@@ -59,10 +59,7 @@ def draw(shown: Representation) -> Figure:
             one.set_title(cloud.name, loc="left")
             one.set_xlabel(f"{shown.axis} 1")
             one.set_ylabel(f"{shown.axis} 2")
-    handles = [
-        axes[0, 0].plot([], [], linestyle="none", **_look(place), label=f"{k} {names[k]}".strip())[0]
-        for place, k in enumerate(classes)
-    ]
+    handles = [axes[0, 0].plot([], [], linestyle="none", **_look(place))[0] for place in range(len(classes))]
     labels = [str(k) if names[k] == str(k) else f"{k} {names[k]}" for k in classes]
     figure.legend(handles, labels, loc="outside lower center", ncols=5, title="class, 0 has most training images")
     return figure

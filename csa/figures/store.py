@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
@@ -30,7 +30,7 @@ class Panel:
 
 
 def place_of(run: Run) -> Place:
-    """What a run of its name, ratio and backbone would be recorded with, but for the label flips of its data."""
+    """The place of plain settings for a run's data set (label flips included), ratio, method and backbone."""
     dataset = run.config["dataset"]
     ratio = float(dataset["imbalance_ratio"]) if dataset.get("profile") == "exp" else None
     words = (f"dataset.label_flip={dataset['label_flip']}",) if dataset.get("label_flip") else ()
@@ -67,28 +67,42 @@ def several(panels: Sequence[Panel]) -> list[str]:
     return list(dict.fromkeys(method for panel in fullest for method in panel.methods))
 
 
-def model_runs(runs: Sequence[Run], judge: Fitting, dataset: str, methods: Sequence[str], seed: int) -> list[Run]:
-    """Of each method one run on the data set with that seed whose checkpoint is there, all on the same images.
+def model_runs(
+    runs: Sequence[Run],
+    judge: Fitting,
+    dataset: str,
+    methods: Sequence[str],
+    seed: int,
+    imbalance_ratio: float | None = None,
+) -> list[Run]:
+    """Of each method one run on the data set with that seed whose checkpoint is there: same images, same backbone.
 
-    Which images: those that most of the methods were trained on, then those with the plainest runs, then of the
-    highest imbalance ratio. Which run: plain settings before shortened runs, those before variants (CSA without its
-    bank, another delta), then the one of most epochs. Raises UserError with every method that has none.
+    Which images and backbone: those that most of the methods have, then those with the plainest runs, then the
+    data set's own backbone, then the highest imbalance ratio, unless one is asked for. Which run: plain settings
+    before shortened runs, those before variants (CSA without its bank, another delta), then the one of most epochs.
+
+    Raises UserError with every method that has none.
     """
     here = [
         run
         for run in runs
         if (run.dataset, run.seed) == (dataset, seed)
         and run.method in methods
-        and run.folder is not None
-        and (run.folder / "checkpoint.pt").exists()
+        and _has_checkpoint(run)
+        and imbalance_ratio in (None, run.config["dataset"]["imbalance_ratio"])
     ]
-    by_images: dict[str, dict[str, Run]] = {}
+    cells: dict[tuple[str, str], dict[str, Run]] = {}
     for run in sorted(here, key=lambda run: (_distance(run, judge), -int(run.result["epochs"]), run.fingerprint)):
-        by_images.setdefault(run.split, {}).setdefault(run.method, run)
-    chosen = min(by_images.values(), key=lambda one: _preference(one, judge), default={})
-    if len(chosen) < len(set(methods)):
-        raise UserError(*_missing([method for method in methods if method not in chosen], chosen, runs, dataset, seed))
+        cells.setdefault((run.split, place_of(run).backbone), {}).setdefault(run.method, run)
+    chosen = min(cells.values(), key=lambda cell: _preference(cell, judge), default={})
+    missing = [method for method in methods if method not in chosen]
+    if missing:
+        raise UserError(*(_no_run(method, list(chosen.values()), runs, dataset, seed) for method in missing))
     return [chosen[method] for method in methods]
+
+
+def _has_checkpoint(run: Run) -> bool:
+    return run.folder is not None and (run.folder / "checkpoint.pt").exists()
 
 
 def _distance(run: Run, judge: Fitting) -> int:
@@ -97,27 +111,32 @@ def _distance(run: Run, judge: Fitting) -> int:
     return 2 if fit is None else int(bool(fit.reduced))
 
 
-def _preference(chosen: Mapping[str, Run], judge: Fitting) -> tuple[Any, ...]:
-    """Of runs on the same images; the smallest is preferred."""
-    run = next(iter(chosen.values()))
-    dataset = run.config["dataset"]
-    farthest = max(_distance(one, judge) for one in chosen.values())
-    return -len(chosen), farthest, -dataset["imbalance_ratio"], dataset.get("label_flip") or 0, run.split
+def _preference(cell: Mapping[str, Run], judge: Fitting) -> tuple[Any, ...]:
+    """Of runs with the same images and backbone; the smallest is preferred."""
+    run = next(iter(cell.values()))
+    dataset, place = run.config["dataset"], place_of(run)
+    farthest = max(_distance(one, judge) for one in cell.values())
+    own_backbone = any(judge.fit(replace(place_of(one), backbone=""), one) for one in cell.values())
+    flipped = dataset.get("label_flip") or 0
+    return -len(cell), farthest, not own_backbone, -dataset["imbalance_ratio"], flipped, run.split, place.backbone
 
 
-def _missing(
-    methods: Sequence[str], chosen: Mapping[str, Run], runs: Sequence[Run], dataset: str, seed: int
-) -> list[Fault]:
-    faults = []
-    for method in methods:
-        seeds = sorted({run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and run.folder})
-        where, command = f"on {dataset} with seed {seed}", f"python -m csa.run dataset={dataset} method={method}"
-        have = f"seed={', '.join(map(str, seeds))}" if seeds else command
-        if chosen and seed in seeds:
-            where += f", on the images of {', '.join(chosen)},"
-            have = f"{command} seed={seed}, with the words for the data of those"
-        faults.append(Fault("methods", method, f"no run of it {where} has a checkpoint here", have))
-    return faults
+def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: str, seed: int) -> Fault:
+    """What is missing, and the seeds that there are or the command that trains it."""
+    seeds = sorted(
+        {run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and _has_checkpoint(run)}
+    )
+    problem = f"no run of it on {dataset} with seed {seed} has a checkpoint here"
+    if seeds and seed not in seeds:
+        return Fault("methods", method, problem, f"seed={', '.join(map(str, seeds))}")
+    words = f"dataset={dataset} method={method} seed={seed}"
+    if seed in seeds and chosen:
+        others = ", ".join(run.method for run in chosen)
+        problem = f"no run of it with the images and the backbone of {others} (seed {seed}) has a checkpoint here"
+        place = place_of(chosen[0])
+        ratio = "" if place.imbalance_ratio is None else f"dataset.imbalance_ratio={place.imbalance_ratio:g}"
+        words = " ".join(filter(None, (words, ratio, *place.words, f"backbone={place.backbone}")))
+    return Fault("methods", method, problem, f"python -m csa.run {words}")
 
 
 def told(runs: Sequence[Run]) -> str:

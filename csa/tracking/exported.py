@@ -3,6 +3,7 @@
     <data set>/<method>/<fingerprint>.json   identity, configuration, result: text with sorted keys
     <data set>/<method>/<fingerprint>.npz    predictions of each head on the test set, metrics lines
     labels/<digest>.npz                      the test labels, shared by all records of a test set
+    points/<figure>.npz                      what figures of networks can be drawn from (csa.figures.points)
 
 A prediction is stored as its offset from the label, modulo the number of classes: mostly zeros,
 so that it packs well. The same record gives the same bytes, so exporting again changes nothing and

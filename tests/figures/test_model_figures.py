@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -26,12 +28,14 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks") / "outputs"
     train(folder, "method=csa", "delta=0")
     train(folder, "method=ce", "backbone=lenet")
+    train(folder, "method=cbrs")
     return folder
 
 
 @pytest.fixture(scope="module")
 def loaded(root):
-    return {model.run.method: model for model in models.load_models(chosen(from_folders(root), ("csa", "ce"), 0))}
+    runs = list(from_folders(root))
+    return {method: models.load_models(chosen(runs, (method,), 0))[0] for method in ("csa", "ce")}
 
 
 def chosen(runs, methods, seed):
@@ -71,7 +75,7 @@ def test_the_class_map_is_the_one_that_the_mask_is_made_of(loaded, split, monkey
 
 @pytest.mark.parametrize(
     ("figure", "words"),
-    [("2", ("methods=ce",)), ("10", ("methods=csa",)), ("11", ("methods=csa,ce",)), ("contexts", ())],
+    [("2", ("methods=ce",)), ("10", ("methods=csa",)), ("11", ("methods=csa,cbrs",)), ("contexts", ())],
 )
 def test_figures_on_demand(root, tmp_path, capsys, figure, words):
     command = [
@@ -89,27 +93,104 @@ def test_figures_on_demand(root, tmp_path, capsys, figure, words):
     assert "seed 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("figure", "method"), [("2", "ce"), ("10", "csa")])
-def test_points_of_exported_runs_give_the_same_figure_without_networks(root, tmp_path, capsys, figure, method):
-    words = [f"figure={figure}", "dataset=digits_lt", f"methods={method}", f"output_root={root}", "tracking=none"]
-    command = [*words, f"to={tmp_path}", f"records={tmp_path}/records", "source=runs"]
-    assert report.main(command) == 0
-    assert not (tmp_path / "records").exists()  # the run is not exported: nothing is kept of it
+@pytest.fixture
+def kept(root, tmp_path):
+    """Draws a figure of one method, and keeps its points in ``records``."""
+
+    def draw(figure, method):
+        words = [f"figure={figure}", "dataset=digits_lt", f"methods={method}", f"output_root={root}", "tracking=none"]
+        assert report.main([*words, f"to={tmp_path}", f"records={tmp_path}/records", "source=runs"]) == 0
+        return tmp_path / "records" / "points" / f"figure{figure}_digits_lt.npz"
+
+    return draw
+
+
+def exported_run(root, records, method):
     (run,) = [run for run in from_folders(root) if run.method == method]
-    export(Record(run.folder), tmp_path / "records")
-    assert report.main(command) == 0
-    kept = tmp_path / "records" / "points" / f"figure{figure}_digits_lt.npz"
-    assert f"{kept}: from it the report draws" in capsys.readouterr().out
-    (drawn,) = drawn_from_points(tmp_path / "records", {run.fingerprint})
+    export(Record(run.folder), records)
+    return run
+
+
+def again(records, runs, *, reduced=True):
+    with fitting() as judge:
+        return list(drawn_from_points(records, runs, judge, reduced=reduced))
+
+
+@pytest.mark.parametrize(("figure", "method"), [("2", "ce"), ("10", "csa")])
+def test_points_of_exported_runs_give_the_same_figure_without_networks(root, kept, tmp_path, capsys, figure, method):
+    kept(figure, method)
+    assert not (tmp_path / "records").exists()  # the run is not exported: nothing is kept of it
+    run = exported_run(root, tmp_path / "records", method)
+    path = kept(figure, method)
+    assert f"{path}: from it the report draws" in capsys.readouterr().out
+    (drawn,) = again(tmp_path / "records", [run])
+    assert set(drawn.files) == {"png", "svg"}
     for ending, content in drawn.files.items():
         assert content == (tmp_path / f"{drawn.name}.{ending}").read_bytes()
-    assert set(drawn.files) == {"png", "svg"}
-    assert drawn.caption.endswith(f"{run.fingerprint} (seed 0).")
+    assert f"{run.fingerprint} (seed 0)." in drawn.caption
     assert drawn.fingerprints == (run.fingerprint,)
-    assert not list(drawn_from_points(tmp_path / "records", {"0" * 12}))
-    kept.write_bytes(kept.read_bytes()[:-50])
-    with pytest.raises(UserError, match=f"points={kept}: cannot be read"):
-        list(drawn_from_points(tmp_path / "records", {run.fingerprint}))
+
+
+def test_points_of_other_settings_are_shown_where_shortened_runs_are(root, kept, tmp_path):
+    run = exported_run(root, tmp_path / "records", "cbrs")
+    kept("2", "cbrs")
+    assert again(tmp_path / "records", [run], reduced=False) == []
+    (drawn,) = again(tmp_path / "records", [run])
+    assert drawn.caption.endswith(f" {run.fingerprint} has other settings than the tables' runs.")
+    (why,) = again(tmp_path / "records", [])
+    assert why.endswith(f"figure2_digits_lt.npz: the record of {run.fingerprint} is not there")
+
+
+def test_points_of_other_runs_stay(root, kept, tmp_path, capsys):
+    for method in ("ce", "cbrs"):
+        exported_run(root, tmp_path / "records", method)
+    content = kept("2", "ce").read_bytes()
+    path = kept("2", "cbrs")
+    assert path.read_bytes() == content
+    assert f"{path} is of other runs and stays" in capsys.readouterr().out
+    path.write_bytes(content[:-50])
+    kept("2", "cbrs")
+    assert path.read_bytes() != content  # what cannot be read is replaced
+
+
+def test_a_network_that_gives_every_image_the_same_feature_is_told(kept, monkeypatch, capsys):
+    monkeypatch.setattr(models, "features", lambda _, pixels: np.ones((len(pixels), 64), dtype=np.float32))
+    with pytest.raises(SystemExit):
+        kept("10", "csa")  # t-SNE would end the process
+    assert "methods=csa: its network gives every image the same feature" in capsys.readouterr().err
+
+
+def test_points_that_cannot_be_kept_are_told(root, kept, tmp_path, capsys):
+    exported_run(root, tmp_path / "records", "ce")
+    (tmp_path / "records" / "points").write_text("a file where the folder should be")
+    path = kept("2", "ce")
+    assert f"{path} cannot be written (File exists): the figure's points are not kept" in capsys.readouterr().out
+
+
+def test_damaged_points_leave_their_figure_out(root, kept, tmp_path):
+    run = exported_run(root, tmp_path / "records", "ce")
+    path = kept("2", "ce")
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(arrays["about"].tobytes())
+    whole = path.read_bytes()
+
+    def said(**changed):
+        text = {"about": np.frombuffer(json.dumps(about | changed.pop("about", {})).encode(), dtype=np.uint8)}
+        np.savez(path, **arrays | text | changed)
+        return again(tmp_path / "records", [run])
+
+    for content in (b"", b"text", whole[:-50]):
+        path.write_bytes(content)
+        (why,) = again(tmp_path / "records", [run])
+        assert why.startswith(f"{path}: cannot be drawn (")
+    assert "schema 2, this version reads 1" in said(about={"schema": 2})[0]
+    assert "not a finite pair" in said(points_0=arrays["points_0"][:-1])[0]
+    assert "not a finite pair" in said(points_0=arrays["points_0"] * np.nan)[0]
+    for wrong in ({"fingerprints": 3}, {"classes": [99]}, {"rows": []}, {"rows": [["only one"]]}, {"axis": None}):
+        found = said(about=wrong)
+        assert len(found) == 1
+        assert wrong == {"axis": None} or "cannot be drawn" in found[0]
 
 
 def test_counts_of_a_data_set_need_no_run(tmp_path):

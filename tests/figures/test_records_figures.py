@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from miniature_records import SPLIT, from_records, make, stored_runs, write
+from miniature_records import SPLIT, compose, from_records, make, stored_runs, write
 
 from csa.config.faults import UserError
 from csa.figures import class_accuracy, counts, curves, delta, delta_curve, per_class, reliability
-from csa.figures.drawing import drawn_from_records
-from csa.figures.representation import LABEL_HEIGHT, LABEL_WIDTH, apart, in_two_dimensions, sample, shown_classes
+from csa.figures.drawing import Wish, draw, drawn_from_records
+from csa.figures.points import drawn_from_points, packed
+from csa.figures.representation import (
+    LABEL_HEIGHT,
+    LABEL_WIDTH,
+    Cloud,
+    Representation,
+    apart,
+    in_two_dimensions,
+    sample,
+    shown_classes,
+)
 from csa.figures.store import model_runs, panels, place_of
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
 from csa.reporting.fitting import fitting
@@ -89,7 +100,7 @@ def test_whiskers_stay_within_percentages():
 
 
 def with_networks(folder, *wanted):
-    """Runs as handmade folders with a checkpoint, each (images, method, words) on images of its own hash."""
+    """Runs as handmade folders with a checkpoint; each is (hash of its images, method, words)."""
     runs = {}
     for images, method, *words in wanted:
         record = make(folder / images, "cifar100_lt", method, 0, *words)
@@ -111,25 +122,56 @@ def test_networks_of_one_figure_have_plain_settings_and_the_same_images(tmp_path
         ("ir10", "csa", "dataset.imbalance_ratio=10"),
         ("ir10", "ce", "dataset.imbalance_ratio=10"),
     ]
-    runs = with_networks(tmp_path, *plain, *others)
+    other_backbone = [("ir100", "csa", "backbone=resnet10"), ("ir100", "ce", "backbone=resnet10")]
+    runs = with_networks(tmp_path, *plain, *others, *other_backbone)
     given = list(runs.values())[:: -1 if backwards else 1]
 
-    def chosen(methods, without=()):
+    def chosen(methods, without=other_backbone, ratio=None):
         left = [run for run in given if run not in [runs[key] for key in without]]
         with fitting() as judge:
-            found = model_runs(left, judge, "cifar100_lt", methods, 0)
+            found = model_runs(left, judge, "cifar100_lt", methods, 0, ratio)
         return [key for run in found for key in runs if runs[key] is run]
 
-    assert chosen(("csa", "ce")) == plain
-    assert chosen(("ce",)) == [("ir100", "ce")]
+    assert chosen(("csa", "ce"), without=()) == plain
+    assert chosen(("ce",), without=()) == [("ir100", "ce")]
+    assert chosen(("csa", "ce"), without=plain[1:] + others) == other_backbone  # never of two backbones
     # The shortened run rather than none, but whole ones of another ratio before it.
-    assert chosen(("ce",), without=[("ir100", "ce")]) == [("ir10", "ce", "dataset.imbalance_ratio=10")]
+    assert chosen(("ce",), without=[*other_backbone, ("ir100", "ce")]) == [("ir10", "ce", "dataset.imbalance_ratio=10")]
     ir10 = [key for key in others if key[0] == "ir10"]
-    assert chosen(("ce",), without=[("ir100", "ce"), *ir10]) == [("ir100", "ce", "protocol.epochs=10")]
+    assert chosen(("ce",), without=[*other_backbone, ("ir100", "ce"), *ir10]) == [("ir100", "ce", "protocol.epochs=10")]
+    assert chosen(("csa", "ce"), ratio=10) == ir10
     # Never networks of different images side by side.
-    assert chosen(("csa", "ce"), without=[("ir100", "ce"), ("ir100", "ce", "protocol.epochs=10")]) == ir10
-    with pytest.raises(UserError, match=r"methods=ce: no run of it .* with seed 0, on the images of csa, has"):
-        chosen(("csa", "ce"), without=[("ir10", "csa", "dataset.imbalance_ratio=10"), *others[3:4], ("ir100", "ce")])
+    ir100_ce = [("ir100", "ce"), ("ir100", "ce", "protocol.epochs=10"), *other_backbone]
+    assert chosen(("csa", "ce"), without=ir100_ce) == ir10
+    with pytest.raises(UserError) as error:
+        chosen(("csa", "ce"), without=[*ir100_ce, ("ir10", "csa", "dataset.imbalance_ratio=10")])
+    assert str(error.value) == (
+        "methods=ce: no run of it with the images and the backbone of csa (seed 0) has a checkpoint here; allowed: "
+        "python -m csa.run dataset=cifar100_lt method=ce seed=0 dataset.imbalance_ratio=100 backbone=resnet32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "mark"), [((), ""), (("protocol.epochs=2",), "is shortened: epochs 2 instead of 8.")]
+)
+def test_a_figure_of_kept_points_says_what_is_shortened(tmp_path, words, mark):
+    make(tmp_path / "runs", "mnist_lt", "ce", 0, *words)
+    (run,) = from_folders(tmp_path / "runs")
+    cloud = Cloud("CE, training set", np.arange(20.0).reshape(10, 2), np.arange(10))
+    shown = Representation([[cloud, cloud]], list(range(10)), [str(k) for k in range(10)], "feature")
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / "figure2_mnist_lt.npz").write_bytes(packed(shown, "What it is.", [run.fingerprint]))
+    with fitting() as judge:
+        whole, all_of_them = (list(drawn_from_points(tmp_path, [run], judge, reduced=one)) for one in (False, True))
+    assert len(whole) == (0 if mark else 1)
+    assert [drawn.caption for drawn in all_of_them] == [
+        f"What it is. {run.fingerprint} {mark}" if mark else "What it is."
+    ]
+
+
+def test_a_figure_of_records_names_methods_that_have_none():
+    with pytest.raises(UserError, match="methods=crtt: no run of such a method is recorded; did you mean"):
+        draw(Wish("4", "mnist_lt", ("ce", "crtt")), compose("dataset=mnist_lt"), stored_runs(), Path("nowhere"))
 
 
 def test_curves_are_the_recorded_ones(shown):
