@@ -237,17 +237,10 @@ def _figures(order: Order, found: Found) -> list[Drawn]:
 
 def _show_comparisons(order: Order, found: Found) -> None:
     from csa.reporting.comparisons import compare_methods
+    from csa.reporting.runs import unrecorded
 
     names = order.own["compare"].split(",")
-    known = sorted({run.method for run in found.runs})
-    faults = [
-        Fault(
-            "compare", name, "no run of such a method is recorded", ", ".join(known) or "none yet", nearest(name, known)
-        )
-        for name in names
-        if name not in known
-    ]
-    if faults:
+    if faults := unrecorded("compare", names, found.runs):
         raise UserError(*faults)
     _print(order.own["format"], [], [compare_methods(found.runs, names, view_of(order.own))])
 

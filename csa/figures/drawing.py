@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.config.faults import Fault, UserError, nearest
+from csa.config.faults import Fault, UserError
 from csa.figures import delta
 from csa.reporting.names import printed
 from csa.reporting.page import Drawn
+from csa.reporting.runs import unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -75,11 +76,8 @@ def _draw(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
         return _from_models(wanted, config, runs)
     if wanted.name == "counts" and wanted.dataset:
         return _counts_of_a_data_set(config)
-    known = sorted({run.method for run in runs})
-    unknown = [method for method in wanted.methods if method not in known]
-    if unknown:
-        problem, allowed = "no run of such a method is recorded", ", ".join(known) or "none yet"
-        raise UserError(*(Fault("methods", one, problem, allowed, nearest(one, known)) for one in unknown))
+    if faults := unrecorded("methods", wanted.methods, runs):
+        raise UserError(*faults)
     with fitting() as judge:
         drawn = _from_records(wanted, runs, judge)
     if drawn is None:

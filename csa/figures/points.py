@@ -8,8 +8,6 @@ The same points give the same picture, so a report redraws the figure where neit
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import numpy as np
 
 from csa.figures.representation import Cloud, Representation, drawn_representation
 from csa.figures.store import place_of
+from csa.tracking.exported import UNREADABLE
 from csa.tracking.files import write_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 FOLDER = "points"
 SCHEMA = 1
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def packed(shown: Representation, caption: str, fingerprints: Sequence[str]) -> bytes:

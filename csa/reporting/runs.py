@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from csa.config.faults import Fault, nearest
 from csa.config.identity import canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -22,6 +24,13 @@ NEEDED = ("head", "heads", "collapsed", "seconds", "epochs", "run", "split", "ha
 
 class UnusableRunError(Exception):
     """A record that a report cannot use; the text says why."""
+
+
+def unrecorded(key: str, methods: Sequence[str], runs: Sequence[Run]) -> list[Fault]:
+    """Of the methods that ``key`` names those that no run is of."""
+    known = sorted({run.method for run in runs})
+    problem, allowed = "no run of such a method is recorded", ", ".join(known) or "none yet"
+    return [Fault(key, one, problem, allowed, nearest(one, known)) for one in methods if one not in known]
 
 
 class Evidence(Protocol):

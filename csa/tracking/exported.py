@@ -37,7 +37,7 @@ EXPORT_SCHEMA = 1
 METRIC_DIGITS = 6
 CONFIGURED = ("dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant")
 STORED = ("fingerprint", "identity", "config", "result", "labels_digest")
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class NotExportableError(Exception):
