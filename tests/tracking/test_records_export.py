@@ -161,7 +161,7 @@ def test_a_record_that_is_there_stays_unless_told_otherwise(tmp_path):
     assert read_exported(path).predictions("only").tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("damage", ["old schema", "cut text", "flipped array", "lost labels"])
+@pytest.mark.parametrize("damage", ["old schema", "cut text", "flipped array", "empty array", "lost labels"])
 def test_an_old_or_damaged_record_is_replaced(tmp_path, damage):
     run = finish(begin(tmp_path / "outputs", FIRST))
     path = export(run, tmp_path / "to").path
@@ -173,6 +173,8 @@ def test_an_old_or_damaged_record_is_replaced(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:100])
     elif damage == "flipped array":
         path.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes()[:60])
+    elif damage == "empty array":
+        path.with_suffix(".npz").write_bytes(b"")
     else:
         shutil.rmtree(tmp_path / "to" / "labels")
     assert export(run, tmp_path / "to").outcome == "written"
