@@ -18,7 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from csa.config.faults import Fault, UserError
 from csa.config.processes import Processes, started_together
 from csa.data.share import Share
-from csa.training.together import Together
+from csa.training.together import Together, meet
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, RuntimeConfig
@@ -78,7 +78,7 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     if processes.count > 1:
-        fabric.launch()
+        meet(fabric)
     workers = threads if runtime.workers is None else runtime.workers
     together = Together(Share(processes.rank, processes.count))
     return Machine(device, precision, threads, workers, fabric, together, _step_mode(runtime, device, together))

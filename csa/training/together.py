@@ -7,6 +7,8 @@ evaluate one network.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from csa.data.share import ALONE, Share
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from lightning_fabric import Fabric
 
 LOST = "another process of this run has ended"
 
@@ -39,6 +42,25 @@ def telling_lost_processes(together: Together) -> Iterator[None]:
         if together.alone or not any(word in told.lower() for word in ("gloo", "nccl", "connection", "peer")):
             raise
         raise LostProcessError(f"{LOST} ({told.splitlines()[0]})") from error
+
+
+def meet(fabric: Fabric) -> None:
+    """Wait for the run's other processes, to part from them when this one ends."""
+    # Its functions have the group as a default argument, for good, if they are first loaded while there is one.
+    import torch.distributed.nn  # noqa: F401
+
+    fabric.launch()
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """End gloo's threads while the interpreter is whole: one that lets go of a tensor later aborts the process.
+
+    They end with the last reference to the group; the wrapped method has one, in a cycle.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    gc.collect()
 
 
 class Together:

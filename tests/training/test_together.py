@@ -31,9 +31,11 @@ PLAIN = ("protocol.precision=fp32", "runtime.checkpoint_seconds=0")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
-def csa(output_root: Path, *words: str, several: bool) -> list[str]:
+def csa(
+    output_root: Path, *words: str, several: bool, program: tuple[str | Path, ...] = ("-m", "csa.run")
+) -> list[str | Path]:
     launcher = TORCHRUN if several else ()
-    return [sys.executable, *launcher, "-m", "csa.run", *TINY, *PLAIN, f"output_root={output_root}", *words]
+    return [sys.executable, *launcher, *program, *TINY, *PLAIN, f"output_root={output_root}", *words]
 
 
 def done(output_root: Path, *words: str, several: bool) -> Record:
@@ -120,6 +122,20 @@ def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path, me
     assert record.state == "failed", told
     assert "another process of this run has ended" in json.loads((record.folder / "failure.json").read_text())["reason"]
     assert_same(contents(done(tmp_path / "killed", *words, several=True)), contents(calm))
+
+
+def test_no_thread_of_gloo_is_left_when_python_ends(tmp_path):
+    """One that lets go of a tensor then aborts the process: a run that is done, or is to be continued, would fail."""
+    command = csa(tmp_path, "method=csa", "protocol.epochs=40", several=True, program=(HERE / "ending.py",))
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        wait_for(tmp_path, "metrics.jsonl", running)
+        os.kill(second_process(running.pid), signal.SIGTERM)
+        stopped = running.communicate(timeout=100)[0].decode()
+    assert only_record(tmp_path).state == "interrupted", stopped
+    assert stopped.count("threads left: []") == 2, stopped
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("threads left: []") == 2, ended.stdout
 
 
 def wait_for(root: Path, name: str, running: subprocess.Popen[bytes]) -> Path:
