@@ -274,9 +274,10 @@ def _draw(order: Order, found: Found) -> None:
     from csa.figures.points import keep
 
     wanted = wish(order.own, order.named, order.config)
-    beside = REPORTS if wanted.name in FROM_RECORDS else order.config.output_root
+    records = order.records if order.own["source"] == "records" else None
+    beside = REPORTS if records or wanted.name in FROM_RECORDS else order.config.output_root
     to = Path(order.own["to"] or f"{beside}/figures").expanduser()
-    drawn = draw(wanted, order.config, found.runs, to)
+    drawn = draw(wanted, order.config, found.runs, to, records)
     if told := keep(drawn, order.records):
         print(told)
     _send(order, [drawn])

@@ -54,9 +54,12 @@ def wish(own: Mapping[str, str], named: Collection[str], config: Config) -> Wish
     return Wish(own["figure"], dataset, methods, own["include"] == "reduced", ratio)
 
 
-def draw(wanted: Wish, config: Config, runs: Sequence[Run], to: Path) -> Drawn:
-    """Draw one figure and write its PNG and SVG. Raises UserError where there is nothing to draw it from."""
-    drawn = _draw(wanted, config, runs)
+def draw(wanted: Wish, config: Config, runs: Sequence[Run], to: Path, records: Path | None = None) -> Drawn:
+    """Draw one figure and write its PNG and SVG. Raises UserError where there is nothing to draw it from.
+
+    records: the folder of exported records, where it is to be drawn from these alone.
+    """
+    drawn = _draw(wanted, config, runs, records)
     for ending, content in drawn.files.items():
         path = to / f"{drawn.name}.{ending}"
         try:
@@ -69,11 +72,11 @@ def draw(wanted: Wish, config: Config, runs: Sequence[Run], to: Path) -> Drawn:
     return drawn
 
 
-def _draw(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
+def _draw(wanted: Wish, config: Config, runs: Sequence[Run], records: Path | None) -> Drawn:
     from csa.reporting.fitting import fitting
 
     if wanted.name in MODELS:
-        return _from_models(wanted, config, runs)
+        return _from_models(wanted, config, runs) if records is None else _from_points(wanted, config, runs, records)
     if wanted.name == "counts" and wanted.dataset:
         return _counts_of_a_data_set(config)
     if faults := unrecorded("methods", wanted.methods, runs):
@@ -83,7 +86,9 @@ def _draw(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
     if drawn is None:
         what = f" on {wanted.dataset}" if wanted.dataset else ""
         problem = f"no recorded run{what} can be shown in it"
-        raise UserError(Fault("figure", wanted.name, problem, "include=reduced shows shortened runs; see csa.records"))
+        needed = "run folders, whose logits it is drawn from; " if wanted.name == "reliability" else ""
+        allowed = f"{needed}include=reduced shows shortened runs; see csa.records"
+        raise UserError(Fault("figure", wanted.name, problem, allowed))
     return drawn
 
 
@@ -235,8 +240,7 @@ def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
     from csa.figures.store import model_runs
     from csa.reporting.fitting import fitting
 
-    dataset, methods = MODELS[wanted.name]
-    dataset, methods = wanted.dataset or dataset, wanted.methods or methods
+    dataset, methods = _shown(wanted)
     builder = {
         "2": from_models.draw_representation,
         "10": from_models.draw_representation,
@@ -247,3 +251,31 @@ def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
     with fitting() as judge:
         chosen = model_runs(runs, judge, dataset, methods, config.seed, wanted.imbalance_ratio)
     return builder(_file_name(replace(wanted, dataset=dataset)), chosen, config, dataset)
+
+
+def _from_points(wanted: Wish, config: Config, runs: Sequence[Run], records: Path) -> Drawn:
+    """Networks are in no record: from the points that are kept with the exported records of those runs."""
+    from csa.figures.points import FOLDER, drawn_from_points
+    from csa.reporting.fitting import fitting
+
+    dataset, methods = _shown(wanted)
+    name, those = _file_name(replace(wanted, dataset=dataset)), [(method, config.seed) for method in methods]
+    ratio, known, left_out = wanted.imbalance_ratio, {run.fingerprint: run for run in runs}, []
+    with fitting() as judge:
+        for drawn in drawn_from_points(records, runs, judge, reduced=wanted.reduced):
+            if isinstance(drawn, str):
+                left_out.append(drawn)
+                continue
+            shown = [known[one] for one in drawn.fingerprints]
+            right_images = all(ratio in (None, run.config["dataset"]["imbalance_ratio"]) for run in shown)
+            if drawn.name == name and right_images and [(run.method, run.seed) for run in shown] == those:
+                return drawn
+    problem = f"{records / FOLDER} has no points of {', '.join(methods)} with seed {config.seed} on {dataset}"
+    problem = "; ".join([f"{problem}, ratio {ratio:g}" if ratio else problem, *left_out])
+    raise UserError(Fault("figure", wanted.name, problem, "run folders, whose networks it shows"))
+
+
+def _shown(wanted: Wish) -> tuple[str, tuple[str, ...]]:
+    """The data set and the methods of a figure of networks."""
+    dataset, methods = MODELS[wanted.name]
+    return wanted.dataset or dataset, wanted.methods or methods

@@ -131,6 +131,30 @@ def test_points_of_exported_runs_give_the_same_figure_without_networks(root, kep
     assert drawn.fingerprints == (run.fingerprint,)
 
 
+def test_a_figure_of_networks_is_drawn_from_records_where_its_points_are_kept(root, kept, tmp_path, capsys):
+    records = tmp_path / "records"
+    exported_run(root, records, "ce")
+    path = kept("2", "ce")
+    words = ["figure=2", "dataset=digits_lt", "methods=ce", "source=records", f"records={records}"]
+    words += [f"to={tmp_path}/again"]
+    assert report.main([*words, "include=reduced"]) == 0
+    picture = "figure2_digits_lt.png"
+    assert (tmp_path / "again" / picture).read_bytes() == (tmp_path / picture).read_bytes()
+    for more, said in (
+        ([], "has no points of ce with seed 0 on digits_lt; allowed: run folders"),  # the settings are not a table's
+        (["include=reduced", "seed=1"], "has no points of ce with seed 1 on digits_lt"),
+        (["include=reduced", "methods=cbrs"], "has no points of cbrs with seed 0 on digits_lt"),
+        (["include=reduced", "dataset.imbalance_ratio=50"], "has no points of ce with seed 0 on digits_lt, ratio 50"),
+    ):
+        with pytest.raises(SystemExit):
+            report.main([word for word in words if word.partition("=")[0] + "=" not in " ".join(more)] + more)
+        assert f"figure=2: {records / 'points'} {said}" in capsys.readouterr().err
+    path.write_bytes(b"text")
+    with pytest.raises(SystemExit):
+        report.main([*words, "include=reduced"])
+    assert f"{path}: cannot be drawn" in capsys.readouterr().err
+
+
 def test_points_of_other_settings_are_shown_where_shortened_runs_are(root, kept, tmp_path):
     run = exported_run(root, tmp_path / "records", "cbrs")
     kept("2", "cbrs")

@@ -65,8 +65,9 @@ def test_methods_are_compared(capsys):
         (["source=mlflow", "tracking=none"], "there is no MLflow store here"),
         (["source=mlflow", "tracking.uri=sqlite:///nowhere.db"], "cannot be reached: there is no file nowhere.db"),
         (["figure=delta", "dataset=digits_lt"], "no recorded run on digits_lt can be shown in it"),
-        (["figure=3", "dataset=mnist_lt"], "no run of it on mnist_lt with seed 0 has a checkpoint here"),
-        (["figure=reliability"], "no recorded run can be shown in it"),
+        (["figure=3", "dataset=mnist_lt"], "records/points has no points of ce, cbrs with seed 0 on mnist_lt"),
+        (["figure=3", "source=runs"], "no run of it on cifar100_lt with seed 0 has a checkpoint here"),
+        (["figure=reliability"], "no recorded run can be shown in it; allowed: run folders, whose logits"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, words, said):
