@@ -7,6 +7,7 @@ python -m csa.report table=2 format=latex         markdown, latex, csv or html, 
 python -m csa.report compare=csa,ce               is one method better than another, wherever both have runs?
 python -m csa.report table=1 include=reduced      shortened runs too, marked
 python -m csa.report figure=4                     one figure, as PNG and SVG
+python -m csa.report figure=2 source=records      one of networks, from its points where these are kept
 
 table    1 to 5
 figure   2, 3, 4, 10, 11, delta, per_class, curves, counts, reliability, contexts
@@ -18,7 +19,7 @@ head     a head to show instead of the one that stands for each run, where a met
 groups   rank (the paper's), count (many > 100, few < 20 training images)
 methods  those that a figure shows, with commas between them
 records  the folder of exported records (reports/records)
-to       the folder that files go to (reports; of figure=... reports/figures, outputs/figures for networks and images)
+to       the folder that files go to (reports; of figure=... reports/figures, outputs/figures if drawn from networks)
 output_root=folder, data_dir=folder, dataset=name, seed=number and tracking.uri=... are as in csa.run.
 """
 

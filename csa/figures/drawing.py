@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "11": ("cifar100_lt", ("ce", "cbrs", "csa")),
     "contexts": ("cifar100_lt", ("csa",)),
 }
+OF_POINTS = ("2", "10")
 
 
 @dataclass(frozen=True)
@@ -258,8 +259,12 @@ def _from_points(wanted: Wish, config: Config, runs: Sequence[Run], records: Pat
     from csa.figures.points import FOLDER, drawn_from_points
     from csa.reporting.fitting import fitting
 
+    if wanted.name not in OF_POINTS:
+        raise UserError(Fault("figure", wanted.name, "is drawn from networks, which no record has", "source=runs"))
+    if faults := unrecorded("methods", wanted.methods, runs):
+        raise UserError(*faults)
     dataset, methods = _shown(wanted)
-    name, those = _file_name(replace(wanted, dataset=dataset)), [(method, config.seed) for method in methods]
+    name, those = _file_name(replace(wanted, dataset=dataset)), sorted((method, config.seed) for method in methods)
     ratio, known, left_out = wanted.imbalance_ratio, {run.fingerprint: run for run in runs}, []
     with fitting() as judge:
         for drawn in drawn_from_points(records, runs, judge, reduced=wanted.reduced):
@@ -268,11 +273,12 @@ def _from_points(wanted: Wish, config: Config, runs: Sequence[Run], records: Pat
                 continue
             shown = [known[one] for one in drawn.fingerprints]
             right_images = all(ratio in (None, run.config["dataset"]["imbalance_ratio"]) for run in shown)
-            if drawn.name == name and right_images and [(run.method, run.seed) for run in shown] == those:
+            if drawn.name == name and right_images and sorted((run.method, run.seed) for run in shown) == those:
                 return drawn
     problem = f"{records / FOLDER} has no points of {', '.join(methods)} with seed {config.seed} on {dataset}"
     problem = "; ".join([f"{problem}, ratio {ratio:g}" if ratio else problem, *left_out])
-    raise UserError(Fault("figure", wanted.name, problem, "run folders, whose networks it shows"))
+    allowed = "include=reduced shows those of shortened runs or other settings; source=runs draws them from networks"
+    raise UserError(Fault("figure", wanted.name, problem, allowed))
 
 
 def _shown(wanted: Wish) -> tuple[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from csa.config.processes import started_together
 from csa.training.together import LostProcessError
 
 REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
@@ -35,8 +36,8 @@ class Interruption:
         return self
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        if isinstance(error, LostProcessError):
-            return  # the launcher now asks every other process to stop; this one is ending, and has yet to say why
+        if isinstance(error, LostProcessError | StoppedError) and started_together().count > 1:
+            return  # the launcher asks all to stop when one has ended; this one is ending, and has things to do
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""``python -m csa.run`` that tells, as the very last thing it does, which threads of gloo's its process still has."""
+"""``python -m csa.run`` that tells which threads of gloo's its process has after its work, and at its very end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import atexit
 from pathlib import Path
 
 
-def tell() -> None:
+def tell(when: str) -> None:
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    print("threads left:", sorted(name for name in names if "gloo" in name), flush=True)
+    print(f"threads {when}:", sorted(name for name in names if "gloo" in name), flush=True)
 
 
 if __name__ == "__main__":
-    atexit.register(tell)  # first in, last out
+    atexit.register(tell, "left")  # first in, last out
 
     from csa.config.entry import hydra_main
     from csa.run import run
 
-    hydra_main(run)
+    try:
+        hydra_main(run)
+    finally:
+        tell("there")

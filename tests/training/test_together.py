@@ -20,7 +20,7 @@ from tiny_words import TINY
 from csa.config.processes import Processes, started_together
 from csa.data.share import ALONE, Share
 from csa.tracking.record import Record
-from csa.training.interruption import Interruption
+from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import Training
 from csa.training.standing import Position
 from csa.training.together import Together
@@ -132,10 +132,31 @@ def test_no_thread_of_gloo_is_left_when_python_ends(tmp_path):
         os.kill(second_process(running.pid), signal.SIGTERM)
         stopped = running.communicate(timeout=100)[0].decode()
     assert only_record(tmp_path).state == "interrupted", stopped
-    assert stopped.count("threads left: []") == 2, stopped
+    assert (stopped.count("threads there: ['"), stopped.count("threads left: []")) == (2, 2), stopped
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("threads left: []") == 2, ended.stdout
+
+
+@pytest.mark.parametrize(("count", "kept"), [("2", True), ("1", False)])
+def test_a_process_that_stops_with_others_is_not_ended_by_the_launcher(monkeypatch, count, kept):
+    """Which asks all others to stop when the first of them has ended."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, count)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interruption = Interruption()
+    try:
+        with pytest.raises(StoppedError), interruption:
+            raise StoppedError(75)
+        assert (signal.getsignal(signal.SIGTERM) == before[1]) is not kept
+        if kept:
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.status == 75
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def wait_for(root: Path, name: str, running: subprocess.Popen[bytes]) -> Path:
