@@ -87,9 +87,9 @@ def _draw(wanted: Wish, config: Config, runs: Sequence[Run], records: Path | Non
     if drawn is None:
         what = f" on {wanted.dataset}" if wanted.dataset else ""
         problem = f"no recorded run{what} can be shown in it"
-        needed = "run folders, whose logits it is drawn from; " if wanted.name == "reliability" else ""
-        allowed = f"{needed}include=reduced shows shortened runs; see csa.records"
-        raise UserError(Fault("figure", wanted.name, problem, allowed))
+        _, needed = NEEDED.get(wanted.name, (None, ""))
+        allowed = "include=reduced shows shortened runs; see csa.records"
+        raise UserError(Fault("figure", wanted.name, problem, f"{needed}; {allowed}" if needed else allowed))
     return drawn
 
 
@@ -118,7 +118,7 @@ def _from_records(wanted: Wish, runs: Sequence[Run], judge: Fitting) -> Drawn | 
     if wanted.name == "4" and not wanted.dataset:
         chosen = [panel for name in FIGURE_4_DATASETS for panel in chosen if panel.runs[0].dataset == name]
     if wanted.name in NEEDED:
-        chosen = _those(NEEDED[wanted.name], chosen)
+        chosen = _those(NEEDED[wanted.name][0], chosen)
     if not chosen:
         return None
     caption = CAPTIONS[wanted.name]
@@ -194,7 +194,10 @@ def _has_curve(run: Run) -> bool:
     return all(run.head() in line["heads"] for line in run.evidence.metrics())
 
 
-NEEDED = {"reliability": _has_logits, "curves": _has_curve}
+NEEDED = {
+    "reliability": (_has_logits, "run folders, whose logits it is drawn from"),
+    "curves": (_has_curve, "runs whose head is trained, not computed afterwards"),
+}
 
 
 def _those(can_be_shown: Callable[[Run], bool], chosen: Sequence[Panel]) -> list[Panel]:
@@ -243,8 +246,7 @@ def _from_models(wanted: Wish, config: Config, runs: Sequence[Run]) -> Drawn:
 
     dataset, methods = _shown(wanted)
     builder = {
-        "2": from_models.draw_representation,
-        "10": from_models.draw_representation,
+        **dict.fromkeys(OF_POINTS, from_models.draw_representation),
         "3": from_models.draw_class_maps,
         "11": from_models.draw_class_maps,
         "contexts": from_models.draw_contexts,
@@ -267,13 +269,13 @@ def _from_points(wanted: Wish, config: Config, runs: Sequence[Run], records: Pat
     name, those = _file_name(replace(wanted, dataset=dataset)), sorted((method, config.seed) for method in methods)
     ratio, known, left_out = wanted.imbalance_ratio, {run.fingerprint: run for run in runs}, []
     with fitting() as judge:
-        for drawn in drawn_from_points(records, runs, judge, reduced=wanted.reduced):
+        for drawn in drawn_from_points(records, runs, judge, reduced=wanted.reduced, name=name):
             if isinstance(drawn, str):
                 left_out.append(drawn)
                 continue
             shown = [known[one] for one in drawn.fingerprints]
             right_images = all(ratio in (None, run.config["dataset"]["imbalance_ratio"]) for run in shown)
-            if drawn.name == name and right_images and sorted((run.method, run.seed) for run in shown) == those:
+            if right_images and sorted((run.method, run.seed) for run in shown) == those:
                 return drawn
     problem = f"{records / FOLDER} has no points of {', '.join(methods)} with seed {config.seed} on {dataset}"
     problem = "; ".join([f"{problem}, ratio {ratio:g}" if ratio else problem, *left_out])

@@ -68,13 +68,15 @@ def keep(drawn: Drawn, records: Path) -> str:
     return f"{path}: from it the report draws this figure without networks"
 
 
-def drawn_from_points(records: Path, runs: Sequence[Run], judge: Fitting, *, reduced: bool) -> Iterator[Drawn | str]:
-    """The figures whose points are kept below ``records``; for one that cannot be drawn, why.
+def drawn_from_points(
+    records: Path, runs: Sequence[Run], judge: Fitting, *, reduced: bool, name: str = "*"
+) -> Iterator[Drawn | str]:
+    """The figures, or that of one ``name``, whose points are kept below ``records``; for one that cannot be drawn, why.
 
     Those of shortened runs or of other settings than the tables' only where ``reduced``, and their caption says so.
     """
     known = {run.fingerprint: run for run in runs}
-    for path in sorted((records / FOLDER).glob("*.npz")):
+    for path in sorted((records / FOLDER).glob(f"{name}.npz")):
         try:
             shown, about = _read(path)
             missing = [one for one in about["fingerprints"] if one not in known]
