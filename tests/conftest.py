@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 from tiny_words import TINY
 
 from csa.config.composition import tree
@@ -14,6 +15,10 @@ from csa.config.typed import build
 
 # The workers of pytest-xdist share the processor; two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says more of what else the machine is doing than of the code.
+settings.register_profile("csa", deadline=None)
+settings.load_profile("csa")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from csa.config.schema import METHOD_WIRING
 from csa.config.switches import resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from csa.config.schema import Config
 
@@ -27,6 +27,11 @@ RESULTS_VERSION = {"fp32": 1, "bf16": 2, "auto": 2}
 """By the protocol's precision; raised where the correction of an error changes results.
 
 2 in bf16: classifiers compute in fp32, logits are not rounded (``csa.models.heads``).
+"""
+CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {}
+"""Corrections of errors that changed the results of some runs: a name, and whether it concerns a run.
+
+Those runs have new fingerprints, so that no table mixes what was computed before and after; all others keep theirs.
 """
 SIGNIFICANT_DIGITS = 12
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
@@ -66,6 +71,8 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
         "seed": config.seed,
         "variant": config.variant,
     }
+    if corrected := sorted(name for name, concerns in CORRECTIONS.items() if concerns(config)):
+        parts["corrections"] = corrected
     if config.method.streams == "sampler":
         parts["sampler"] = _counted(config.sampler, SAMPLER)
     return parts

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csa.config import identity as identities
 from csa.config.composition import tree
 from csa.config.identity import canonical, fingerprint, identity, run_folder, slug
 from csa.config.typed import build
@@ -48,6 +49,14 @@ GOLDEN = ["50eab89577bb", "b6c41055323a", "f403f63ae455"]
 @pytest.mark.parametrize(("precision", "version"), [("fp32", 1), ("bf16", 2), ("auto", 2)])
 def test_results_changed_where_bf16_may_be_in_use(precision, version):
     assert identity(changed(CE, "protocol.precision", precision), "ab")["results_version"] == version
+
+
+def test_a_correction_renames_the_runs_that_it_concerns(monkeypatch):
+    monkeypatch.setattr(identities, "CORRECTIONS", {"b": lambda _: True, "a": lambda run: run.method.name == "ce"})
+    assert identity(CE, "ab")["corrections"] == ["a", "b"]
+    assert identity(CSA, "ab")["corrections"] == ["b"]
+    monkeypatch.setattr(identities, "CORRECTIONS", {"a": lambda run: run.method.name == "ce"})
+    assert "corrections" not in identity(CSA, "ab")
 
 
 def test_the_identity_of_cross_entropy_in_full():
@@ -143,13 +152,13 @@ def one_of(keys):
     return st.sampled_from(sorted(keys)).flatmap(lambda key: st.tuples(st.just(key), keys[key]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(one_of(IRRELEVANT))
 def test_what_does_not_decide_the_result_does_not_count(change):
     assert fingerprint_of(changed(CSA, *change)) == fingerprint_of(CSA)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(one_of(RELEVANT))
 def test_what_decides_the_result_counts(change):
     assert fingerprint_of(changed(CSA, *change)) != fingerprint_of(CSA)

@@ -20,7 +20,7 @@ def naive(image, padding, draw):
     return crop.transpose(2, 0, 1).astype(np.float32) / 255
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     padding=st.integers(0, 3),
     flip=st.booleans(),

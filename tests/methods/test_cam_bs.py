@@ -67,7 +67,7 @@ def test_a_constant_map_is_all_foreground():
     assert foreground(torch.full((2, 4, 4), -1.7), (8, 8), 0.75).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float32, (1, 4, 4), elements=st.floats(-1e3, 1e3, width=32)), st.floats(0, 1))
 def test_there_is_always_a_foreground(class_map, threshold):
     assert foreground(torch.from_numpy(class_map), (9, 7), threshold).any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.config.composition import tree
@@ -72,7 +72,6 @@ PLAIN = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.one_of(PLAIN, st.lists(PLAIN, max_size=3)))
 def test_a_value_is_written_so_that_hydra_reads_it_back(value):
     with tree("config") as tree_:

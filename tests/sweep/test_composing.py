@@ -27,7 +27,7 @@ def outcome(make):
         return {str(fault) for fault in error.faults}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(CELLS)
 def test_equal_to_a_full_composition(cells):
     """One after the other, so that nothing of an earlier cell may stay."""
