@@ -64,6 +64,7 @@ def finish(record: Record, predictions: np.ndarray | None = None, classes: int =
         "fingerprint": record.folder.name.rpartition("-")[2],
         "all": accuracy,
         "head": "only",
+        "device": "cpu",
         "heads": {"only": {"last": {"all": accuracy}}},
         "split": {"classes": [f"class {k}" for k in range(classes)]},
         **more,

@@ -16,7 +16,7 @@ import numpy as np
 
 from csa.figures.representation import Cloud, Representation, drawn_representation
 from csa.figures.store import place_of
-from csa.tracking.exported import UNREADABLE
+from csa.tracking.exported import UNREADABLE, exported_paths
 from csa.tracking.files import write_bytes
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def keep(drawn: Drawn, records: Path) -> str:
 
     Points of other runs that lie there already stay.
     """
-    if not drawn.points or not all(any(records.glob(f"*/*/{one}.json")) for one in drawn.fingerprints):
+    if not drawn.points or not all(exported_paths(records, one) for one in drawn.fingerprints):
         return ""
     path = records / FOLDER / f"{drawn.name}.npz"
     if path.exists() and _fingerprints(path) not in (None, list(drawn.fingerprints)):

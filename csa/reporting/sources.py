@@ -14,7 +14,7 @@ import numpy as np
 
 from csa.config.faults import UserError
 from csa.reporting.runs import Run, UnusableRunError, check
-from csa.tracking.exported import read_exported
+from csa.tracking.exported import exported_paths, read_exported
 from csa.tracking.files import read_json
 from csa.tracking.finding import runs as recorded_runs
 from csa.tracking.record import OldRecordError, Record
@@ -35,14 +35,19 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def add(self, others: Iterable[Run | str]) -> None:
-        """Runs that are not there yet, and complaints. A run that is told differently is noted, the first one stays."""
+        """Runs that are not there yet, and complaints; of a run that is told twice the first one counts.
+
+        On another kind of device the same run has another result. Elsewhere that is noted.
+        """
         known = {run.fingerprint: run for run in self.runs}
         for other in others:
             if isinstance(other, str):
                 self.left_out.append(other)
             elif other.fingerprint not in known:
                 known[other.fingerprint] = other
-            elif _outcome(other) != _outcome(known[other.fingerprint]):
+            elif _outcome(other) != _outcome(known[other.fingerprint]) and _device(other) == _device(
+                known[other.fingerprint]
+            ):
                 taken = known[other.fingerprint].where
                 self.notes.append(f"{other.where} tells of other accuracies than {taken}, which is taken")
         self.runs = [known[fingerprint] for fingerprint in sorted(known)]
@@ -83,7 +88,7 @@ def from_folders(output_root: Path) -> Iterator[Run | str]:
 
 def from_records(folder: Path) -> Iterator[Run | str]:
     """Every exported record below ``folder``; for one that cannot be used, why."""
-    for path in sorted(folder.glob("*/*/*.json")):
+    for path in exported_paths(folder):
         yield attempt(str(path), lambda path=path: _from_record(path))  # type: ignore[misc]
 
 
@@ -129,6 +134,10 @@ def _yaml(path: Path) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
     return dict(yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
+
+
+def _device(run: Run) -> str:
+    return str(run.result["device"])
 
 
 def _outcome(run: Run) -> dict[str, float | None]:

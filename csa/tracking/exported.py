@@ -2,6 +2,7 @@
 
     <data set>/<method>/<fingerprint>.json   identity, configuration, result: text with sorted keys
     <data set>/<method>/<fingerprint>.npz    predictions of each head on the test set, metrics lines
+    <data set>/<method>/<fingerprint>-cuda.* the same run on a GPU: one identity, another result
     labels/<digest>.npz                      the test labels, shared by all records of a test set
     points/<figure>.npz                      what figures of networks can be drawn from (csa.figures.points)
 
@@ -91,6 +92,12 @@ class ExportedRecord:
         return _read_array(self.path.with_suffix(".npz"), name)
 
 
+def exported_paths(folder: Path, fingerprint: str = "") -> list[Path]:
+    """The records below ``folder``, or those of one run: by path, a run's on a GPU before that on the processor."""
+    found = folder.glob(f"*/*/{fingerprint}*.json")
+    return sorted(found, key=lambda path: (path.parent, path.stem.partition("-")[0], "-" not in path.stem, path.stem))
+
+
 def load_exported(folder: Path) -> Iterator[ExportedRecord]:
     """Every record below ``folder``, by path; an empty or absent folder has none.
 
@@ -98,7 +105,7 @@ def load_exported(folder: Path) -> Iterator[ExportedRecord]:
         UserError: after the last record, with every file that cannot be read.
     """
     faults: list[Fault] = []
-    for path in sorted(folder.glob("*/*/*.json")):
+    for path in exported_paths(folder):
         try:
             yield read_exported(path)
         except UserError as error:
@@ -205,12 +212,18 @@ def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
         "result": result,
         "labels_digest": _digest(labels),
     }
-    path = to / record.folder.parents[1].name / record.folder.parents[0].name / f"{who['fingerprint']}.json"
+    path = to / record.folder.parents[1].name / record.folder.parents[0].name / _file_name(who, result)
     return path, {
         to / "labels" / f"{_digest(labels)}.npz": _packed(labels=labels),
         path.with_suffix(".npz"): _packed(**offsets, metrics=np.frombuffer(metrics.encode(), dtype=np.uint8)),
         path: (_diffable(content) + "\n").encode(),
     }
+
+
+def _file_name(who: dict[str, Any], result: dict[str, Any]) -> str:
+    """The fingerprint, and where not a processor computed the run on what kind of device: both results are kept."""
+    device = result["device"]
+    return f"{who['fingerprint']}{'' if device == 'cpu' else f'-{device}'}.json"
 
 
 def _check(record: Record, result: dict[str, Any], labels: np.ndarray, predictions: dict[str, np.ndarray]) -> None:

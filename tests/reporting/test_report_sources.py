@@ -44,6 +44,18 @@ def test_the_run_folder_counts_before_its_exported_record(tmp_path):
     assert note.endswith(f"tells of other accuracies than {record.folder}, which is taken")
 
 
+def test_of_one_run_on_two_devices_one_counts(tmp_path):
+    path = write(tmp_path, "mnist_lt", "ce", 0)
+    content = json.loads(path.read_text())
+    content["result"] |= {"device": "cuda", "hardware": "a GPU"}
+    content["result"]["heads"]["classifier"]["last"]["all"] = 1.5
+    path.with_name(f"{path.stem}-cuda.json").write_text(json.dumps(content))
+    found = Found()
+    found.add(from_records(tmp_path))
+    assert [run.result["hardware"] for run in found.runs] == ["a GPU"]
+    assert not found.notes
+
+
 def other_scores(record):
     scores = record.result()["heads"]["classifier"]
     return {**scores, "last": {**scores["last"], "all": 1.5}}

@@ -161,6 +161,19 @@ def test_a_record_that_is_there_stays_unless_told_otherwise(tmp_path):
     assert read_exported(path).predictions("only").tolist() == [0, 1, 2, 3]
 
 
+def test_a_gpu_and_a_processor_leave_two_results_of_one_run(tmp_path):
+    run = finish(begin(tmp_path / "outputs", FIRST))
+    on_processor = export(run, tmp_path / "to")
+    finish(run, np.array([0, 1, 2, 3]), device="cuda")
+    on_gpu = export(run, tmp_path / "to")
+    assert (on_gpu.outcome, on_gpu.path.name) == ("written", f"{FIRST}-cuda.json")
+    assert exported.exported_paths(tmp_path / "to") == [on_gpu.path, on_processor.path]
+    assert [(one.fingerprint, one.result["all"]) for one in load_exported(tmp_path / "to")] == [
+        (FIRST, 100.0),
+        (FIRST, 75.0),
+    ]
+
+
 @pytest.mark.parametrize("damage", ["old schema", "cut text", "flipped array", "empty array", "lost labels"])
 def test_an_old_or_damaged_record_is_replaced(tmp_path, damage):
     run = finish(begin(tmp_path / "outputs", FIRST))
