@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.config.schema import METHOD_WIRING
+from csa.config.schema import METHOD_WIRING, ColouredDataset
 from csa.config.switches import resolved
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ RESULTS_VERSION = {"fp32": 1, "bf16": 2, "auto": 2}
 
 2 in bf16: classifiers compute in fp32, logits are not rounded (``csa.models.heads``).
 """
-CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {}
+CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {
+    "colours follow flipped labels": lambda run: isinstance(run.dataset, ColouredDataset),
+}
 """Corrections of errors that changed the results of some runs: a name, and whether it concerns a run.
 
 Those runs have new fingerprints, so that no table mixes what was computed before and after; all others keep theirs.

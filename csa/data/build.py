@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,25 +66,29 @@ def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> S
     kept, held = select(arrays.train_labels, counts, config.split_seed, config.holdout)
     labels = source.relabel(config, arrays.train_labels[kept], len(counts))
     order = np.argsort(labels, kind="stable")
-    return _split(config, arrays, kept[order], labels[order], held)
+    kept, labels, held_labels = kept[order], labels[order], arrays.train_labels[held]
+    images = source.training_images(config, arrays, kept, labels)
+    validation = arrays.held or (source.training_images(config, arrays, held, held_labels), held_labels)
+    return _split(config, replace(arrays, train_images=images, train_labels=labels, held=validation))
 
 
-def _split(config: DatasetConfig, arrays: Arrays, kept: np.ndarray, labels: np.ndarray, held: np.ndarray) -> Split:
+def _split(config: DatasetConfig, chosen: Arrays) -> Split:
     """Counts and groups are those of the labels that training sees, flipped ones included."""
-    images, counts = arrays.train_images[kept], np.bincount(labels, minlength=len(arrays.classes)).tolist()
+    assert chosen.held
+    images, labels = chosen.train_images, chosen.train_labels
+    counts = np.bincount(labels, minlength=len(chosen.classes)).tolist()
     mean, std = measure(images) if isinstance(images, np.ndarray) else ((), ())
-    held_images, held_labels = arrays.held or (arrays.train_images[held], arrays.train_labels[held])
-    parts = (images, labels, arrays.test_images, arrays.test_labels, held_images, held_labels)
+    parts = (images, labels, chosen.test_images, chosen.test_labels, *chosen.held)
     return Split(
         config.name,
         *parts,
-        classes=arrays.classes,
+        classes=chosen.classes,
         counts=tuple(counts),
         by_rank=groups_by_rank(counts, config.groups),
         by_count=groups_by_count(counts),
         mean=mean if config.mean is None else tuple(config.mean),
         std=std if config.std is None else tuple(config.std),
-        hash=content_hash(parts, arrays.classes),
+        hash=content_hash(parts, chosen.classes),
     )
 
 

@@ -30,11 +30,10 @@ class Panel:
 
 
 def place_of(run: Run) -> Place:
-    """The place of plain settings for a run's data set (label flips included), ratio, method and backbone."""
+    """The place of plain settings for a run's data set, ratio, method and backbone."""
     dataset = run.config["dataset"]
     ratio = float(dataset["imbalance_ratio"]) if dataset.get("profile") == "exp" else None
-    words = (f"dataset.label_flip={dataset['label_flip']}",) if dataset.get("label_flip") else ()
-    return Place(run.method, run.dataset, ratio, str(run.identity["backbone"]["name"]), words)
+    return Place(run.method, run.dataset, ratio, str(run.identity["backbone"]["name"]))
 
 
 def panels(
@@ -117,8 +116,7 @@ def _preference(cell: Mapping[str, Run], judge: Fitting) -> tuple[Any, ...]:
     dataset, place = run.config["dataset"], place_of(run)
     farthest = max(_distance(one, judge) for one in cell.values())
     own_backbone = any(judge.fit(replace(place_of(one), backbone=""), one) for one in cell.values())
-    flipped = dataset.get("label_flip") or 0
-    return -len(cell), farthest, not own_backbone, -dataset["imbalance_ratio"], flipped, run.split, place.backbone
+    return -len(cell), farthest, not own_backbone, -dataset["imbalance_ratio"], run.split, place.backbone
 
 
 def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: str, seed: int) -> Fault:
@@ -135,7 +133,7 @@ def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: st
         problem = f"no run of it with the images and the backbone of {others} (seed {seed}) has a checkpoint here"
         place = place_of(chosen[0])
         ratio = "" if place.imbalance_ratio is None else f"dataset.imbalance_ratio={place.imbalance_ratio:g}"
-        words = " ".join(filter(None, (words, ratio, *place.words, f"backbone={place.backbone}")))
+        words = " ".join(filter(None, (words, ratio, f"backbone={place.backbone}")))
     return Fault("methods", method, problem, f"python -m csa.run {words}")
 
 

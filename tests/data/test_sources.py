@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from hashlib import md5
 from urllib.error import URLError
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from csa.config.faults import UserError
+from csa.data.build import load_split
 from csa.data.sources import (
     ColouredSource,
     DigitsSource,
@@ -16,7 +18,8 @@ from csa.data.sources import (
     NpzSource,
     TorchvisionSource,
 )
-from csa.data.sources.coloured import PALETTE, flip_labels, tint
+from csa.data.sources.coloured import PALETTE, draw_colours, flip_labels
+from csa.data.split import Arrays
 
 # --- digits ---------------------------------------------------------------------------------
 
@@ -347,13 +350,26 @@ def test_a_named_npz_stands_in_for_the_layout(dataset_config, write_npz, tmp_pat
 # --- coloured -------------------------------------------------------------------------------
 
 
-def test_tint_is_grey_value_times_colour():
-    grey = np.array([0, 100, 255], dtype=np.uint8).reshape(1, 1, 3, 1)
-    assert tint(grey, np.array([0]))[0, 0].tolist() == [[0, 0, 0], [30, 45, 69], [0x4C, 0x72, 0xB0]]
+TAB10 = "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf"  # matplotlib.colormaps["tab10"]
+
+
+def test_eight_images_by_hand(dataset_config):
+    """Colours follow the labels that training sees; products are truncated: 200 * 0x8c / 255 = 109.8 is 109."""
+    assert " ".join("".join(f"{channel:02x}" for channel in colour) for colour in PALETTE) == TAB10
+    grey = np.array([255, 200, 200, 100, 100, 1, 255, 128], np.uint8)[:, None, None, None]
+    true, seen = np.array([5, 5, 0, 6, 9, 7, 8, 1]), np.array([5, 5, 5, 9, 6, 7, 2, 4])
+    pool = Arrays(np.broadcast_to(grey, (8, 1, 1, 3)), true, grey, true, tuple("0123456789"))
+    drawn = draw_colours(0, "train", 8)
+    config, order = dataset_config("cmnist_lt"), np.array([7, 6, 5, 4, 3, 2, 1, 0])
+    images = ColouredSource().training_images(config, pool, order, seen[order])[::-1, 0, 0]
+    assert images[:6].tolist() == [[140, 86, 75], [109, 67, 58], [109, 67, 58], [9, 74, 81], [89, 46, 76], [0, 0, 0]]
+    assert images[6].tolist() == PALETTE[drawn[6]].tolist()
+    assert images[7].tolist() == [int(128 * channel / 255) for channel in PALETTE[drawn[7]]]
 
 
 @pytest.fixture
 def grey_npz(write_npz, tmp_path):
+    """3,000 training and 3,000 test images, all white: the colour shows."""
     labels = np.random.default_rng(4).permutation(np.repeat(np.arange(10), 300))
     test = np.repeat(np.arange(10), 300)
     white = np.full((3000, 28, 28), 255, np.uint8)
@@ -366,20 +382,22 @@ def colours_of(images):
     return (images[:, 0, 0, None] == PALETTE[None]).all(-1).argmax(1)
 
 
-def test_colours_follow_the_class_rule(dataset_config, grey_npz):
-    config = dataset_config("cmnist_lt")
-    assert ColouredSource().preview(config, grey_npz).image_shape == (3, 28, 28)
-    arrays = ColouredSource().load(config, grey_npz, False)
-    train, test = colours_of(arrays.train_images), colours_of(arrays.test_images)
+def test_colours_give_flipped_labels_of_the_tail_away(dataset_config, grey_npz):
+    config = dataset_config("cmnist_lt", max_per_class=200, imbalance_ratio=2, holdout=50)
+    assert config.label_flip == 0.25
+    split = load_split(config, grey_npz, False)
     for k in range(10):
-        free = np.bincount(test[arrays.test_labels == k], minlength=10)
-        assert free.min() > 5  # uniform: 30 expected
-        own = np.bincount(train[arrays.train_labels == k], minlength=10)
-        assert (own.min() > 5) if k < 5 else (own[k] == 300)
-    again = ColouredSource().load(config, grey_npz, False)
-    assert np.array_equal(again.train_images, arrays.train_images)
-    other = ColouredSource().load(dataset_config("cmnist_lt", colour_seed=1), grey_npz, False)
-    assert not np.array_equal(other.train_images, arrays.train_images)
+        own = np.bincount(colours_of(split.train_images[split.train_labels == k]), minlength=10)
+        assert (own.min() > 3) if k < 5 else (own[k] == split.counts[k])
+        held = np.bincount(colours_of(split.holdout_images[split.holdout_labels == k]), minlength=10)
+        assert held.sum() == 50
+        assert (held.max() < 20) if k < 5 else (held[k] == 50)
+        test = np.bincount(colours_of(split.test_images[split.test_labels == k]), minlength=10)
+        assert test.min() > 5  # uniform: 30 expected
+    assert split.test_labels.tolist() == np.repeat(np.arange(10), 300).tolist()  # not flipped
+    again, other = (load_split(replace(config, colour_seed=seed), grey_npz, False) for seed in (0, 1))
+    assert again.hash == split.hash != other.hash
+    assert (split.test_images != other.test_images).any()
 
 
 def test_colour_archives_cannot_be_coloured(dataset_config, tmp_path):
@@ -387,13 +405,16 @@ def test_colour_archives_cannot_be_coloured(dataset_config, tmp_path):
     assert [fault.key for fault in faults] == ["dataset.archive"]
 
 
-def test_label_flips_are_exact_in_number_and_proportional():
-    sizes = np.array([4000, 2000, 1000, 1000])
+def test_label_flips_are_exact_in_number_and_proportional_to_class_size():
+    sizes = np.array([40000, 20000, 10000, 10000])
     labels = np.repeat(np.arange(4), sizes)
     flipped = flip_labels(labels, 4, 0.25, seed=0)
-    assert (flipped != labels).sum() == 2000
+    assert (flipped != labels).sum() == 20000
     assert np.array_equal(flip_labels(labels, 4, 0.25, seed=0), flipped)
-    moved = flipped[(labels == 0) & (flipped != labels)]
-    np.testing.assert_allclose(np.bincount(moved, minlength=4)[1:] / len(moved), [0.5, 0.25, 0.25], atol=0.06)
+    for k in range(4):
+        moved = flipped[(labels == k) & (flipped != labels)]
+        assert len(moved) == pytest.approx(sizes[k] / 4, rel=0.1)
+        others = np.where(np.arange(4) == k, 0, sizes)
+        np.testing.assert_allclose(np.bincount(moved, minlength=4) / len(moved), others / others.sum(), atol=0.03)
     assert np.array_equal(flip_labels(labels, 4, 0, seed=0), labels)
     assert (flip_labels(labels, 4, 1, seed=0) != labels).all()

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from miniature_records import SPLIT, compose, from_records, make, stored_runs, write
+from miniature_records import compose, from_records, make, stored_runs, write
 
 from csa.config.faults import UserError
 from csa.figures import class_accuracy, counts, curves, delta, delta_curve, per_class, reliability
@@ -27,7 +27,7 @@ from csa.figures.representation import (
     sample,
     shown_classes,
 )
-from csa.figures.store import model_runs, panels, place_of
+from csa.figures.store import model_runs, panels
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
 from csa.reporting.fitting import fitting
 from csa.reporting.page import Drawn
@@ -284,11 +284,13 @@ def test_a_dollar_sign_in_a_name_is_a_dollar_sign():
         assert b"<svg" in files(figure)["svg"]
 
 
-def test_the_place_of_a_run_names_its_label_flips(tmp_path):
-    write(tmp_path, "cmnist_lt", "ce", 0, "dataset.label_flip=0.25")
-    (run,) = from_records(tmp_path)
-    assert place_of(run).words == ("dataset.label_flip=0.25",)
-    assert run.split == SPLIT
+def test_cmnist_is_shown_with_flipped_labels_and_colours_that_follow_them(tmp_path):
+    write(tmp_path, "cmnist_lt", "ce", 0)
+    write(tmp_path, "cmnist_lt", "ce", 1, "dataset.label_flip=0")
+    (run, _) = runs = sorted(from_records(tmp_path), key=lambda run: run.seed)
+    assert run.identity["corrections"] == ["colours follow flipped labels"]
+    old = replace(run, identity={key: part for key, part in run.identity.items() if key != "corrections"})
     with fitting() as judge:
-        (panel,) = panels([run], judge)
+        (panel,) = panels([*runs, old], judge)
     assert panel.name == "CMNIST-LT, ratio 100, 25 % of labels flipped, LeNet, 8 epochs"
+    assert panel.runs == [run]

@@ -16,19 +16,19 @@ from csa.randomness import numpy_generator
 if TYPE_CHECKING:
     from pathlib import Path
 
-# seaborn's default palette ("deep"), red green blue of each of its ten colours.
+# matplotlib's default cycle (tab10), red green blue of each of its ten colours.
 PALETTE = np.array(
     [
-        (0x4C, 0x72, 0xB0),
-        (0xDD, 0x84, 0x52),
-        (0x55, 0xA8, 0x68),
-        (0xC4, 0x4E, 0x52),
-        (0x81, 0x72, 0xB3),
-        (0x93, 0x78, 0x60),
-        (0xDA, 0x8B, 0xC3),
-        (0x8C, 0x8C, 0x8C),
-        (0xCC, 0xB9, 0x74),
-        (0x64, 0xB5, 0xCD),
+        (0x1F, 0x77, 0xB4),
+        (0xFF, 0x7F, 0x0E),
+        (0x2C, 0xA0, 0x2C),
+        (0xD6, 0x27, 0x28),
+        (0x94, 0x67, 0xBD),
+        (0x8C, 0x56, 0x4B),
+        (0xE3, 0x77, 0xC2),
+        (0x7F, 0x7F, 0x7F),
+        (0xBC, 0xBD, 0x22),
+        (0x17, 0xBE, 0xCF),
     ],
     dtype=np.uint16,
 )
@@ -36,10 +36,11 @@ FIRST_FIXED_CLASS = 5
 
 
 class ColouredSource(Source[ColouredDataset]):
-    """Training images of classes 0-4 draw their colour uniformly from ten, those of class k of 5-9 have
-    colour k; test images of every class draw uniformly (METHOD: CMNIST-LT).
+    """Training labels are flipped first, then colours follow them: images labelled 0-4 draw uniformly from ten
+    colours, those labelled k of 5-9 have colour k, wrong labels included. Test images of every class draw
+    uniformly, and their labels stay (METHOD: CMNIST-LT; the released notebooks).
 
-    An image's colour is drawn by its place in the whole data set, so it is the same at every ratio.
+    A colour is drawn by the image's place in the whole data set: the same at every ratio and for every run seed.
     """
 
     grey = TorchvisionSource()
@@ -62,20 +63,25 @@ class ColouredSource(Source[ColouredDataset]):
         grey = self.grey.load(config, data_dir, download)
         assert isinstance(grey.train_images, np.ndarray)
         assert isinstance(grey.test_images, np.ndarray)
-        colours = draw_colours(config.colour_seed, "train", len(grey.train_labels))
-        colours = np.where(grey.train_labels < FIRST_FIXED_CLASS, colours, grey.train_labels)
-        test_colours = draw_colours(config.colour_seed, "test", len(grey.test_labels))
+        colours = draw_colours(config.colour_seed, "test", len(grey.test_labels))
         return Arrays(
-            tint(grey.train_images, colours),
+            np.broadcast_to(grey.train_images, (*grey.train_images.shape[:3], 3)),  # still grey
             grey.train_labels,
-            tint(grey.test_images, test_colours),
+            tint(grey.test_images, colours),
             grey.test_labels,
             grey.classes,
         )
 
     def relabel(self, config: ColouredDataset, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Flip ``label_flip`` of the subset's labels; pixels keep the colour of their true class."""
         return flip_labels(labels, num_classes, config.label_flip, config.colour_seed)
+
+    def training_images(
+        self, config: ColouredDataset, arrays: Arrays, positions: np.ndarray, labels: np.ndarray
+    ) -> np.ndarray:
+        drawn = draw_colours(config.colour_seed, "train", len(arrays.train_labels))[positions]
+        images = arrays.train_images[positions]
+        assert isinstance(images, np.ndarray)
+        return tint(images, np.where(labels < FIRST_FIXED_CLASS, drawn, labels))
 
 
 def draw_colours(seed: int, part: str, size: int) -> np.ndarray:
@@ -83,11 +89,11 @@ def draw_colours(seed: int, part: str, size: int) -> np.ndarray:
 
 
 def tint(images: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Grey value [N, H, W, 1] times the channels of each image's colour [N], rounded; uint8 [N, H, W, 3]."""
+    """Grey value [N, H, W, 1 or 3] times the channels of each image's colour [N], truncated; uint8 [N, H, W, 3]."""
     tinted = np.empty((*images.shape[:3], 3), dtype=np.uint8)
     for index, colour in enumerate(PALETTE):  # colour by colour: the products take twice the room
         members = colours == index
-        tinted[members] = (images[members] * colour + np.uint16(127)) // np.uint16(255)
+        tinted[members] = images[members] * colour // np.uint16(255)
     return tinted
 
 

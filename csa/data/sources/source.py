@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csa.config.faults import Fault
-    from csa.data.split import Arrays
+    from csa.data.split import Arrays, Images
 
 C = TypeVar("C", bound=DatasetConfig)
 
@@ -53,6 +53,10 @@ class Source(ABC, Generic[C]):
     def relabel(self, config: C, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """The training labels [N] that a method sees, given those of the chosen subset."""
         return labels
+
+    def training_images(self, config: C, arrays: Arrays, positions: np.ndarray, labels: np.ndarray) -> Images:
+        """The training images at ``positions`` [N] of the pool as a method sees them, whose labels [N] it sees."""
+        return arrays.train_images[positions]
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:
