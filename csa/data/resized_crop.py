@@ -134,7 +134,8 @@ def _jittered(images: Tensor, changes: Tensor) -> Tensor:
     images: float32 [B, C, H, W], changed in place; row by row in memory, where this is several times faster.
     """
     channels, height, width = images.shape[1:]
-    weights = torch.tensor([GREY if channels == 3 else [1 / channels] * channels], device=images.device)
+    shares = GREY if channels == 3 else (1 / channels,) * channels
+    weights = torch.stack([images.new_full((1,), share) for share in shares], dim=1)  # filled in on the device
     for step in range(3):
         which = changes[:, ORDER][:, step].long()
         factor = changes[:, FACTORS].gather(1, which[:, None]).view(-1, 1, 1, 1)

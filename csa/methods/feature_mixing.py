@@ -34,7 +34,7 @@ def scaled_map(class_map: Tensor) -> Tensor:
     """To [0, 1] by each image's minimum and maximum, [B, L]; a flat map points nowhere: 0."""
     lowest, highest = class_map.amin(1, keepdim=True), class_map.amax(1, keepdim=True)
     contrast = highest - lowest
-    return torch.where(contrast > 0, (class_map - lowest) / contrast.where(contrast > 0, torch.ones(())), 0.0)
+    return torch.where(contrast > 0, (class_map - lowest) / torch.where(contrast > 0, contrast, 1.0), 0.0)
 
 
 def picked(vectors: Tensor, wanted: Tensor, uniform: Tensor) -> Tensor:

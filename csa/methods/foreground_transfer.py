@@ -104,11 +104,11 @@ def _rows(*entries: Tensor) -> Tensor:
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Images [B, C, H, W] seen through ``matrices`` [B, 2, 3], bilinear, 0 outside."""
     height, width = images.shape[2:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)]).view(3, -1).to(matrices)
-    places = (matrices @ pixels).transpose(1, 2).view(-1, height, width, 2)
-    corner = torch.tensor([width - 1, height - 1], device=places.device).clamp_min(1)
-    grid = (2 * places / corner - 1).float()
+    rows, columns = (torch.arange(side, device=matrices.device, dtype=matrices.dtype) for side in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
+    across, down = (matrices @ pixels).view(-1, 2, height, width).unbind(1)
+    grid = torch.stack([2 * across / max(width - 1, 1) - 1, 2 * down / max(height - 1, 1) - 1], dim=-1).float()
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 

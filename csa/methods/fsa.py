@@ -11,6 +11,7 @@ from csa.config.faults import Fault, UserError
 from csa.config.method_schema import FsaConfig
 from csa.data.samplers import ClassSequence
 from csa.methods.background_mask import linear_class_map
+from csa.methods.class_sums import class_sums
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.feature_mixing import confusing_classes, head_classes, mixed_feature, picked, scaled_map
@@ -76,7 +77,7 @@ class Fsa(Classifier):
             return
         sums = torch.zeros(len(self.counts), len(self.counts), device=self.confusing.device)
         for images, labels in loader.training_batches(PREPARATION_BATCH):
-            sums.index_add_(0, labels, self.outputs(images).float().softmax(1))
+            sums += class_sums(self.outputs(images).softmax(1), labels, len(self.counts))[0]
         self.confusing.copy_(confusing_classes(sums, self.number))
 
     # --- batches ----------------------------------------------------------------------------
@@ -86,14 +87,16 @@ class Fsa(Classifier):
             return {"train": UNIFORM}
         generator = numpy_generator(self.seed, "fsa", clock.stage, clock.epoch)
         steps = max(1, int(self.counts.sum()) // self.batch_size)
-        return {"train": ClassSequence.of(np.concatenate([self.classes_of_step(generator) for _ in range(steps)]))}
+        confusing = self.confusing.cpu().numpy()
+        classes = [self.classes_of_step(confusing, generator) for _ in range(steps)]
+        return {"train": ClassSequence.of(np.concatenate(classes))}
 
-    def classes_of_step(self, generator: np.random.Generator) -> np.ndarray:
+    def classes_of_step(self, confusing: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Classes of a batch [B]: of the groups one after another, then of what is left, which is head."""
         groups = self.batch_size // self.group if len(self.tail_classes) else 0
         tail = self._random_images(self.tail_classes, (groups, 1), generator)
         confused = np.take_along_axis(
-            self.confusing.cpu().numpy()[tail[:, 0]],
+            confusing[tail[:, 0]],
             generator.integers(self.number, size=(groups, self.number)), axis=1,
         ) if groups else np.zeros((0, self.number), np.int64)  # fmt: skip
         head = self._random_images(self.head_classes, (groups, 1 + self.number), generator)

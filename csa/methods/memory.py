@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from csa.methods.class_sums import class_sums
+
 REACH = 10.0
 SCALE = 16.0
 MARGIN = 10.0
@@ -85,9 +87,10 @@ def centroid_loss(feature: Tensor, centroids: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Attract(torch.autograd.Function):
-    """``sum |f_i - c_y|^2 / 2B`` with the center loss's own gradient for the centroids.
+    """``sum |f_i - c_y|^2 / 2B`` with a gradient of its own for the centroids, as released.
 
-    That is divided by 1 + the number of the class's images in the batch, so that frequent classes move no faster.
+    That is divided by 1 + the number of the class's images in the batch, so that frequent classes move no faster, and
+    by B. It is not multiplied by what comes from above: the weight of this loss is for the features alone.
     """
 
     @staticmethod
@@ -100,9 +103,6 @@ class _Attract(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         difference, labels = ctx.saved_tensors
-        ones = torch.ones_like(labels, dtype=difference.dtype)
-        counts = torch.ones(ctx.classes, device=labels.device, dtype=difference.dtype).index_add(0, labels, ones)
-        summed = torch.zeros(ctx.classes, difference.shape[1], device=labels.device, dtype=difference.dtype)
-        summed = summed.index_add(0, labels, difference) / counts[:, None]
-        scale = gradients[0] / len(labels)
-        return -scale * difference, scale * summed, None
+        summed, counts = class_sums(difference, labels, ctx.classes)
+        of_features = -gradients[0] * difference / len(labels)
+        return of_features, summed / (1 + counts[:, None]) / len(labels), None

@@ -10,6 +10,7 @@ from torch import nn
 
 from csa.config.method_schema import OltrConfig
 from csa.config.switches import resolved
+from csa.methods.class_sums import class_sums
 from csa.methods.losses import cross_entropy
 from csa.methods.memory import MemoryClassifier, ModulatedAttention, centroid_loss
 from csa.methods.method import Method, Stage, Step
@@ -73,11 +74,12 @@ class Oltr(Method):
         """The centroids start as class means of the stage's features."""
         if stage == PLAIN:
             return
-        total, count = torch.zeros_like(self.centroids), torch.zeros_like(self.centroids[:, 0])
+        total, count = torch.zeros_like(self.centroids), torch.zeros_like(self.centroids[:, :1])
         for images, labels in loader.training_batches(PREPARATION_BATCH):
-            total.index_add_(0, labels, self.feature(images).float())
-            count.index_add_(0, labels, torch.ones_like(labels, dtype=count.dtype))
-        self.centroids.copy_(total / count[:, None])
+            summed, images_of_class = class_sums(self.feature(images), labels, len(self.centroids))
+            total += summed
+            count += images_of_class[:, None]
+        self.centroids.copy_(total / count.clamp_min(1))
 
     def parameter_groups(self, stage: int) -> list[dict[str, Any]]:
         if stage == PLAIN:

@@ -65,11 +65,11 @@ class PostHocCorrection(Classifier):
         """Set tau to the smallest candidate with the highest validation accuracy."""
         if stage != CORRECTION or self.config.tau is not None:
             return
-        hits = torch.zeros(len(CANDIDATES), dtype=torch.int64)
+        hits = torch.zeros(len(CANDIDATES), dtype=torch.int64, device=self.tau.device)
         for images, labels in loader.holdout_batches(TUNING_BATCH):
             feature = self.backbone(images)
             outputs = [self.corrected(feature, tau) for tau in CANDIDATES]
-            hits += torch.stack([(output.argmax(1) == labels).sum() for output in outputs]).cpu()
+            hits += torch.stack([(output.argmax(1) == labels).sum() for output in outputs])
         self.tau.fill_(CANDIDATES[int(hits.argmax())])
 
     def corrected(self, feature: Tensor, tau: Tensor | float) -> Tensor:

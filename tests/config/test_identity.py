@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from csa.config import identity as identities
 from csa.config.composition import tree
 from csa.config.identity import canonical, fingerprint, identity, run_folder, slug
+from csa.config.locations import conf_dir
 from csa.config.typed import build
 
 SPLIT = "0123456789abcdef" * 4
@@ -57,6 +58,16 @@ def test_a_correction_renames_the_runs_that_it_concerns(monkeypatch):
     assert identity(CSA, "ab")["corrections"] == ["b"]
     monkeypatch.setattr(identities, "CORRECTIONS", {"a": lambda run: run.method.name == "ce"})
     assert "corrections" not in identity(CSA, "ab")
+
+
+def test_which_runs_were_corrected():
+    methods = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+    identities_of = {name: identity(config_of("dataset=cifar100_lt", f"method={name}"), "ab") for name in methods}
+    corrected = {name: parts["corrections"] for name, parts in identities_of.items() if "corrections" in parts}
+    assert corrected == {
+        "fsa": ["scores of confusing classes are summed in one order"],
+        "oltr": ["centroids learn with the released gradient"],
+    }
 
 
 def test_the_identity_of_cross_entropy_in_full():

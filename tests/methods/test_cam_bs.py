@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_class_weights import CIFAR10, CIFAR100
-from tiny import COUNTS, compose_config, optimiser, take_step
+from tiny import compose_config, optimiser, small_split, take_step
 
 from csa.data.loader import ResidentLoader
-from csa.data.split import Groups, Split
 from csa.methods.cam_bs import draw_sources
 from csa.methods.foreground_transfer import (
     MIRROR,
@@ -157,22 +156,11 @@ def test_sources_are_of_their_class():
     assert set(sources[51:].tolist()) == {0, 4}
 
 
-def split() -> Split:
-    generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), COUNTS)
-    images = generator.integers(0, 256, (len(labels), 8, 8, 1), dtype=np.uint8)
-    groups = Groups((0,), (1,), (2,))
-    facts = {"classes": ("a", "b", "c"), "counts": COUNTS, "by_rank": groups, "by_count": groups}
-    return Split(
-        "tiny", images, labels, images, labels, images[:0], labels[:0], **facts, mean=(0.5,), std=(0.5,), hash=""
-    )
-
-
 @pytest.fixture
 def prepared(build):
     words = ("method=cam_bs", "dataset=cifar10_lt", "protocol.batch_size=4", "protocol.epochs=10")
     method = build(*words)
-    loader = ResidentLoader(split(), compose_config(*words).protocol, "cpu", seed=0)
+    loader = ResidentLoader(small_split(), compose_config(*words).protocol, "cpu", seed=0)
     method.enter_stage(0)
     clock = Clock(0, 0, 8)
     take_step(method, clock, optimiser(method))

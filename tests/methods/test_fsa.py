@@ -92,7 +92,7 @@ def test_the_paper_s_batch(build):
     method = build("method=fsa", "method.confusing=2", "protocol.batch_size=128", "method.head_share=0.5")
     method.number, method.group = 3, 8
     method.confusing = torch.tensor([[1, 2, 1], [0, 2, 0], [0, 1, 1]])
-    classes = torch.tensor(method.classes_of_step(np.random.default_rng(0)))
+    classes = torch.tensor(method.classes_of_step(method.confusing.numpy(), np.random.default_rng(0)))
     images = torch.rand(128, 1, 8, 8)
     draws = {"gamma": torch.rand(48), "vectors": torch.rand(2, 48, method.places)}
     with torch.no_grad():

@@ -1,47 +1,219 @@
-"""No step reads the device or has shapes that depend on values: fake tensors, which have none, pass through."""
+"""A step stays on the device: it makes and reads no tensor of the host, needs no value, and keeps its shapes.
+
+And it is the same twice: no sum of it is added up in whatever order a GPU comes to. Meta tensors have a device and
+shapes but no values, so that whatever waits for a value fails on them, without a GPU too.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
 import pytest
 import torch
-from tiny import random_batch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from lightning_fabric import Fabric
+from tiny import COUNTS, compose_config, optimiser, random_batch, small_split
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from csa.config.locations import conf_dir
-from csa.methods.method import Clock
+from csa.data.loader import ResidentLoader, resized_crop
+from csa.methods.build import build_method
+from csa.methods.criteria import Criterion
+from csa.methods.foreground_transfer import draw_moves, matrices, transferred
+from csa.methods.method import Clock, Method
+from csa.training.machine import Machine
+from csa.training.stepping import Stepping
+from csa.training.together import Together
 
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml") if not path.stem.startswith("csa"))
-"""CSA reads whether its bank is full until it is (phase ``filling``)."""
+METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+BATCH = 6
+META = torch.device("meta")
+ADDING = {
+    *("index_add", "index_add_", "index_reduce", "index_reduce_", "scatter_reduce", "scatter_reduce_", "put_"),
+    *("bincount", "histc", "embedding_dense_backward", "_embedding_bag_dense_backward", "grid_sampler_2d_backward"),
+    *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward"),
+    *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward"),
+    *("reflection_pad2d_backward", "replication_pad2d_backward", "nll_loss2d_forward", "max_unpool2d"),
+}
+"""Operations that add atomically on a GPU, in another order every time: a list of ``use_deterministic_algorithms``."""
 
 
-def late_step(method, stage: int) -> None:
-    clock = Clock(stage, method.stages[stage].epochs - 2, method.stages[stage].epochs)
-    batches = {name: random_batch(n, image_shape=(1, 12, 12)) for n, name in enumerate(method.streams(clock))}
-    rows = {name: row[0] for name, row in method.draws(clock, [6], torch.Generator().manual_seed(0)).items()}
-    method.train_stage(stage)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        batches = {name: type(batch)(*map(mode.from_tensor, batch)) for name, batch in batches.items()}
-        rows = {name: mode.from_tensor(row) for name, row in rows.items()}
-        loss = method(batches, rows, clock).loss
-        loss.backward()
-    assert loss.shape == ()
+def adds_in_any_order(name: str, args: tuple) -> bool:
+    if name in ("scatter_add", "scatter_add_"):
+        _, dim, index, _ = args
+        return index.shape[dim] > 1  # what is added to one place alone is added in one order
+    if name in ("cumsum", "cumsum_"):
+        values, dim = args[:2]
+        return values.is_floating_point() and values.numel() == values.shape[dim] > 1  # a scan within rows is in order
+    return name in ADDING
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_needs_no_value(build, name):
-    backbone = "resnet32" if name == "fsa" else "lenet"  # fsa needs one that ends in average pooling
-    method = build("dataset=cifar10_lt", f"method={name}", f"backbone={backbone}", image_shape=(1, 12, 12))
+class OnDevice(TorchDispatchMode):
+    """Refuses an operation that takes or gives a tensor of the host, makes one there, or adds in any order."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        update = name == "_fused_sgd_"  # changes its arguments; it has no meta kernel
+        result = None if update else func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if name == "lift_fresh" or any(tensor.device != META for tensor in tensors):
+            raise AssertionError(f"{func} has a tensor of the host")
+        if adds_in_any_order(name, args):
+            raise AssertionError(f"{func} adds in any order")
+        return result
+
+
+@pytest.fixture
+def on_device(monkeypatch) -> OnDevice:
+    """``with on_device:`` autocast and the fused update take meta tensors too."""
+    autocast, update = torch.autocast, sys.modules[torch.optim.SGD.__module__]
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, **how: contextlib.nullcontext() if kind == "meta" else autocast(kind, **how)
+    )
+    monkeypatch.setattr(update, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    return OnDevice()
+
+
+def fill(method: Method) -> None:
+    """While CSA's bank fills its steps read whether it is full."""
+    if getattr(method, "bank", None) is not None:
+        method.bank.seen_full = True
+
+
+def clocks(method: Method, stage: int) -> Iterator[Clock]:
+    """The first of each phase in which no step waits by design."""
+    epochs = method.stages[stage].epochs
+    first: dict[str, Clock] = {}
+    for epoch in range(epochs):
+        clock = Clock(stage, epoch, epochs)
+        first.setdefault(method.phase(clock), clock)
+    return (clock for clock in first.values() if not method.reads_device(clock))
+
+
+def stepping_of(method: Method, stage: int) -> Stepping:
+    update = optimiser(method, stage, fused=True)
+    for group in update.param_groups:
+        group.setdefault("lr_factor", 1.0)
+        update.state |= {parameter: {"momentum_buffer": torch.zeros_like(parameter)} for parameter in group["params"]}
+    machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), Together(), "eager")
+    stepping = Stepping(method, update, machine)
+    for group in update.param_groups:
+        group["lr"] = torch.tensor(0.0, device=META)  # as on a GPU
+    return stepping
+
+
+def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, int, int] = (1, 16, 16)) -> list[str]:
+    """A step of every phase with its batches and its update, and what comes before a stage and after it.
+
+    Returns the phases.
+    """
+    config = compose_config("dataset=cifar10_lt", f"protocol.batch_size={BATCH}", *words)
+    split = small_split(image_shape)
+    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    loader = ResidentLoader(split, config.protocol, META, seed=0)
+    taken = []
     for stage, about in enumerate(method.stages):
         method.enter_stage(stage)
-        if about.epochs:
-            late_step(method, stage)
+        fill(method)
+        there = deepcopy(method).to(META)  # the host's copy says what the values decide: streams and draws
+        with torch.no_grad(), on_device:
+            there.eval().prepare(stage, loader)
+        stepping = stepping_of(there, stage)
+        for clock in clocks(method, stage):
+            epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
+            draws = method.draws(clock, epoch.sizes, torch.Generator().manual_seed(0))
+            draws = {name: rows.to(META) for name, rows in draws.items()}
+            there.train_stage(stage)
+            with on_device:
+                stepping.set_rate(about.lr(clock.epoch))
+                step = stepping.step(epoch, 0, {name: rows[0] for name, rows in draws.items()}, clock)
+            assert step.loss.shape == ()
+            taken.append(method.phase(clock))
+        there.eval()
+        with on_device:
+            (*_, batch) = loader.test_batches(BATCH)
+            logits = stepping.logits(batch.images)
+        assert {outputs.shape for outputs in logits.values()} == {(len(batch.labels), len(COUNTS))}
+        assert set(logits) == set(there.heads)
+    return taken
 
 
-def test_a_step_that_reads_a_value_is_noticed(build, monkeypatch):
-    method = build("method=ce", "backbone=lenet", image_shape=(1, 12, 12))
-    monkeypatch.setattr(method.criterion, "per_image", lambda logits, labels: logits[:, 0] * logits.max().item())
-    with pytest.raises(DataDependentOutputException):
-        late_step(method, 0)
+PHASES = {
+    "csa": {"uniform", "full"},
+    "csa_mixup": {"uniform+mixup", "full+mixup", "full"},
+    "cmo": {"plain", "plain+paste"},
+    "m2m": {"plain", "translate"},
+    "ldam_drw": {"plain", "weighted"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [(name, backbone) for name in METHODS for backbone in ("resnet10", "lenet") if (name, backbone) != ("fsa", "lenet")]
+    + [("csa", "resnet32")],
+)  # fmt: skip
+def test_a_step_stays_on_the_device(name, backbone, on_device):
+    short = ["method.iterations=2"] if name == "m2m" else []
+    taken = train_on_device(on_device, f"method={name}", f"backbone={backbone}", *short)
+    assert taken
+    assert PHASES.get(name, set()) <= set(taken)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_so_does_the_augmentation_of_imagenet(channels, on_device):
+    words = ("protocol=imagenet", "method=ce", "backbone=resnet10", "backbone.stem=large")
+    assert train_on_device(on_device, *words, image_shape=(channels, 16, 16)) == ["plain"]
+    augmentation = resized_crop(compose_config(*words).protocol, (channels, 16, 16))
+    assert augmentation.jitter > 0
+    crops = torch.zeros(BATCH, 16, 16, channels, dtype=torch.uint8, device=META)
+    changes = augmentation.changes(BATCH, torch.Generator()).to(META)
+    with on_device:
+        assert augmentation.changed(crops, changes).shape == (BATCH, channels, 16, 16)
+
+
+def test_so_are_images_made_whose_foreground_is_moved(on_device):
+    images = torch.zeros(BATCH, 8, 9, 3, dtype=torch.uint8, device=META)
+    masks = torch.zeros(BATCH, 8, 9, dtype=torch.bool, device=META)
+    moves = draw_moves(BATCH, torch.Generator()).part(slice(None), META)
+    with on_device:
+        made = transferred(images, masks, matrices(moves, masks, compose_config("method=cam_bs").method))
+    assert made.shape == images.shape
+
+
+def of_host(logits: Tensor) -> Tensor:
+    return logits[:, 0].where(logits[:, 0] > 0, torch.ones(()))
+
+
+def summed_by_class(logits: Tensor) -> Tensor:
+    return logits.new_zeros(9, len(COUNTS)).index_add(0, torch.zeros_like(logits[:, 0]).long(), logits)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("per_image", "complaint"),
+    [
+        (lambda z: z[:, 0] * z.max().item(), r"item\(\) cannot be called on meta tensors"),
+        (lambda z: z[:, 0] if z.max() > 0 else z[:, 1], "cannot be called on meta tensors"),
+        (lambda z: z[z[:, 0] > 0], "nonzero"),
+        (of_host, "ones.default has a tensor of the host"),
+        (lambda z: z * torch.tensor([2.0], device=z.device), "lift_fresh.default has a tensor of the host"),
+        (lambda z: z[[0, 1]], "lift_fresh.default has a tensor of the host"),
+        (summed_by_class, "index_add.default adds in any order"),
+        (lambda z: F.interpolate(z[None], 9, mode="linear"), "upsample_linear1d_backward.default adds in any order"),
+        (lambda z: z.gather(1, torch.zeros_like(z).long()), "scatter_add.default adds in any order"),
+        (lambda z: z[:, 0].cumsum(0), "cumsum.default adds in any order"),
+    ],
+)
+def test_what_waits_or_adds_in_any_order_is_noticed(
+    per_image: Callable[[Tensor], Tensor], complaint, on_device, monkeypatch
+):
+    monkeypatch.setattr(Criterion, "forward", lambda _, logits, *__: per_image(logits).sum())
+    with pytest.raises((AssertionError, RuntimeError), match=complaint):
+        train_on_device(on_device, "method=ce", "backbone=lenet")
 
 
 @pytest.mark.gpu
@@ -49,21 +221,19 @@ def test_a_step_that_reads_a_value_is_noticed(build, monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_does_not_wait_for_the_gpu(build, name):
     method = build("dataset=cifar10_lt", f"method={name}")
-    for stage, about in enumerate(method.stages):
+    for stage in range(len(method.stages)):
         method.enter_stage(stage)
-        method.to("cuda")
-        if not about.epochs:
-            continue
-        clock = Clock(stage, about.epochs - 2, about.epochs)
-        batches = {
-            key: type(batch)(*(part.to("cuda") for part in batch))
-            for key, batch in ((key, random_batch(n)) for n, key in enumerate(method.streams(clock)))
-        }
-        rows = {key: row[0].to("cuda") for key, row in method.draws(clock, [6], torch.Generator()).items()}
-        method.train_stage(stage)
-        method(batches, rows, clock).loss.backward()  # libraries choose and load their kernels
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            method(batches, rows, clock).loss.backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        fill(method.to("cuda"))
+        for clock in clocks(method, stage):
+            batches = {
+                key: type(batch)(*(part.to("cuda") for part in batch))
+                for key, batch in ((key, random_batch(n)) for n, key in enumerate(method.streams(clock)))
+            }
+            rows = {key: row[0].to("cuda") for key, row in method.draws(clock, [6], torch.Generator()).items()}
+            method.train_stage(stage)
+            method(batches, rows, clock).loss.backward()  # libraries choose and load their kernels
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                method(batches, rows, clock).loss.backward()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")

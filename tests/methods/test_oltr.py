@@ -34,14 +34,15 @@ def test_the_centroid_loss():
     assert float(far) == pytest.approx(0.5)  # the hinge is at 0, and both features are 1 from the origin
 
 
-def test_centroids_have_the_center_loss_s_gradient():
-    """Two images of class 1: plain autograd would divide by B, this by B and by 1 + 2 as well."""
+@pytest.mark.parametrize("weight", [1.0, 0.01])
+def test_centroids_have_the_released_gradient(weight):
+    """Two images of class 1: plain autograd would divide by B, this by B and by 1 + 2 as well, whatever the weight."""
     feature = torch.tensor([[3.0, 0.0], [1.0, 0.0]], requires_grad=True)
     centroids = torch.zeros(2, 2).add(50).requires_grad_()  # so far off that the hinge is silent
-    centroid_loss(feature, centroids, torch.tensor([1, 1])).backward()
+    (weight * centroid_loss(feature, centroids, torch.tensor([1, 1]))).backward()
     assert centroids.grad[0].tolist() == [0, 0]
     assert centroids.grad[1].tolist() == pytest.approx([(47 + 49) / 3 / 2, 100 / 3 / 2])
-    assert feature.grad[0].tolist() == pytest.approx([-47 / 2, -50 / 2])
+    assert feature.grad[0].tolist() == pytest.approx([weight * -47 / 2, weight * -50 / 2])
 
 
 def test_attention_starts_as_identity():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from csa.config.composition import tree
 from csa.config.schema import Config
 from csa.config.typed import build
 from csa.data.batch import Batch
+from csa.data.split import Groups, Split
 from csa.methods.method import Clock, Method, Step
 
 COUNTS = (8, 4, 2)
@@ -24,6 +26,18 @@ def random_batch(seed: int, size: int = 6, image_shape: tuple[int, int, int] = (
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(size, *image_shape, generator=generator)
     return Batch(images, torch.randint(len(COUNTS), (size,), generator=generator))
+
+
+def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
+    """Random images of three classes, the same in training and test."""
+    channels, height, width = image_shape
+    labels = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), height, width, channels), dtype=np.uint8)
+    groups, middle = Groups((0,), (1,), (2,)), (0.5,) * channels
+    return Split(
+        "tiny", images, labels, images, labels, images[:0], labels[:0], classes=("a", "b", "c"), counts=COUNTS,
+        by_rank=groups, by_count=groups, mean=middle, std=middle, hash="",
+    )  # fmt: skip
 
 
 def optimiser(method: Method, stage: int = 0, **settings: Any) -> torch.optim.SGD:
