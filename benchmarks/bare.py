@@ -13,13 +13,17 @@ from benchmarks.machine import seconds
 from benchmarks.table import Row
 from csa.models.build import build_backbone
 from csa.models.heads import linear_head
+from csa.training.graphs import Graphs
 from csa.training.loop import EVALUATION_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from csa.config.schema import Config
     from csa.data.split import Split
+    from csa.training.graphs import Compute, Tensors
     from csa.training.machine import Machine
 
 STEPS, WARM_STEPS = 20, 2
@@ -30,6 +34,7 @@ TRAINED = 3
 class Bare:
     """The product's network, precision, threads and fused update on random images that lie on the device.
 
+    Where the product replays its steps from CUDA graphs, so are these.
     It also says what CSA's passes would take at this speed: two trained and one evaluated for an image of the
     uniform branch, or two trained where the training pass is used again.
     """
@@ -40,13 +45,18 @@ class Bare:
         backbone = build_backbone(config.backbone, split.image_shape, split.mean, split.std)
         network = nn.Sequential(backbone, linear_head(backbone, classes))
         self._network = network.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._graphs = Graphs() if machine.step_mode == "graph" else None
+        rate = torch.tensor(protocol.lr, device=machine.device) if self._graphs else protocol.lr
         self._optimiser = torch.optim.SGD(
             network.parameters(),
-            lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True,
+            lr=rate, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True,
         )  # fmt: skip
         self._images = self._random(protocol.batch_size, split.image_shape)
         self._labels = torch.randint(classes, (protocol.batch_size,), device=machine.device)
         self._test_images = self._random(EVALUATION_BATCH, split.image_shape)
+        if protocol.momentum:  # as the product: the state exists before a step is captured
+            for parameter in network.parameters():
+                self._optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.forward_flops = forward_flops(network, self._images[:1])
         peak = f"matmul_{machine.precision}"
         self.rows = (
@@ -80,18 +90,35 @@ class Bare:
     def _train(self, steps: int) -> None:
         self._network.train()
         for _ in range(steps):
-            with self._machine.autocast():
-                loss = F.cross_entropy(self._network(self._images).float(), self._labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
-            self._optimiser.zero_grad(set_to_none=True)
+            self._launch("train", {"images": self._images, "labels": self._labels}, self._step)
 
-    @torch.no_grad()
     def _evaluate(self, steps: int) -> None:
         self._network.eval()
         for _ in range(steps):
-            with self._machine.autocast():
-                self._network(self._test_images)
+            self._launch("evaluate", {"images": self._test_images}, self._forward)
+
+    def _launch(self, name: str, inputs: Tensors, compute: Compute) -> None:
+        if self._graphs is None:
+            compute(inputs)
+        else:
+            self._graphs.run(name, inputs, compute, self._state)
+
+    def _step(self, given: Tensors) -> Tensors:
+        self._optimiser.zero_grad(set_to_none=True)
+        with self._machine.autocast():
+            loss = F.cross_entropy(self._network(given["images"]).float(), given["labels"])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        return {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def _forward(self, given: Tensors) -> Tensors:
+        with self._machine.autocast():
+            return {"logits": self._network(given["images"])}
+
+    def _state(self) -> list[Tensor]:
+        momentum = [tensor for state in self._optimiser.state.values() for tensor in state.values()]
+        return [tensor.detach() for tensor in (*self._network.parameters(), *self._network.buffers(), *momentum)]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""One product epoch in a process of its own, when it is told to begin.
+"""Epochs of the product in a process of its own, measured from when it is told to begin.
 
-python -m benchmarks.child csa steps=20 ...     a variant, then the words of ``python -m benchmarks``
+python -m benchmarks.child csa 1 steps=20 ...     a variant, how many epochs, then the words of ``python -m benchmarks``
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.order import read_order
 
@@ -25,9 +26,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def epochs_at_once(variant: str, words: Sequence[str], number: int) -> list[dict[str, float]]:
-    """``images``, ``seconds`` of training and ``peak_mb`` of so many processes that begin together."""
-    command = [sys.executable, "-m", "benchmarks.child", variant, *words]
+def epochs_at_once(variant: str, words: Sequence[str], number: int, epochs: int) -> list[dict[str, Any]]:
+    """So many processes that train so many epochs: all wait for each other, warm, before the first that is measured.
+
+    Of each ``trained``, the images of an epoch, ``ends``, when it began and each of its epochs ended, and ``peak_mb``.
+    """
+    command = [sys.executable, "-m", "benchmarks.child", variant, str(epochs), *words]
     children = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True)
         for _ in range(number)
@@ -46,7 +50,7 @@ def epochs_at_once(variant: str, words: Sequence[str], number: int) -> list[dict
     return [json.loads(answer.splitlines()[-1]) for answer in answers]
 
 
-def main(variant: str, words: Sequence[str]) -> None:
+def main(variant: str, epochs: int, words: Sequence[str]) -> None:
     order = read_order(words)
     from benchmarks.images import split_of
     from benchmarks.product import product_epoch
@@ -55,12 +59,15 @@ def main(variant: str, words: Sequence[str]) -> None:
     config = order.configs[variant]
     split, _ = split_of(config)
     machine = choose(config.runtime, config.protocol)
+    measured = product_epoch(config, split, machine, order.steps, wait_for_the_others, epochs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"trained": measured.trained, "ends": measured.ends, "peak_mb": peak}))
+
+
+def wait_for_the_others() -> None:
     print(READY, flush=True)
     sys.stdin.readline()
-    epoch = product_epoch(config, split, machine, order.steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"images": epoch.images, "seconds": epoch.training_seconds, "peak_mb": peak}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -29,7 +29,7 @@ WORDS: dict[str, tuple[str, ...]] = {"rows": (), "repeats": (), "steps": (), "th
 REPEATS = 5
 
 # An untrained network in the middle of the schedule stays finite at a low rate; the work of a step is the same.
-# The first of the two epochs warms up, the second is measured.
+# The first epoch warms up, those after it are measured (benchmarks.product).
 COMMON = ("dataset=cifar100_lt", "tracking=none", "protocol.epochs=2", "protocol.lr=0.01")
 # Every image counts as fitted, so that the bank is full from the first step on and both branches train.
 ACTIVE = ("method=csa", "delta=0", "method.start_epoch=0")

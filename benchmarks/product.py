@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from csa.training.progress import Progress
 from csa.training.shared_stages import SharedStages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from csa.config.schema import Config, SamplerConfig
     from csa.data.batch import Batch
@@ -31,39 +32,56 @@ if TYPE_CHECKING:
     from csa.training.machine import Machine
 
 WARM_STEPS = 2
+MEASURED_EPOCHS = {"cpu": 1, "cuda": 30}
+"""On a GPU an epoch lasts a tenth of a second."""
 
 
 class ShortLoader(ResidentLoader):
-    """The product's loader; the first epoch, and with ``most_steps`` every one, ends after a few steps."""
+    """The product's loader; the first epoch, and with ``most_steps`` every one, ends after a few steps.
+
+    The first one has a batch of each size, so that nothing is compiled or captured in those that are measured.
+    """
 
     most_steps: int | None = None
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
         whole = super().epoch(streams, stage, epoch)
-        return replace(whole, global_sizes=whole.global_sizes[: WARM_STEPS if epoch == 0 else self.most_steps])
+        sizes = whole.global_sizes
+        return replace(whole, global_sizes=sizes[: self.most_steps] if epoch else [*sizes[:WARM_STEPS], sizes[-1]])
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         return islice(super().test_batches(batch_size), self.most_steps)
 
 
 class Stopwatch(Progress):
-    """Notes when each epoch was over, its evaluation, checkpoint and line in the record included."""
+    """Notes when each epoch was over, its evaluation, checkpoint and line in the record included.
 
-    def __init__(self, method: Method) -> None:
+    Its clock is that of all processes of the machine. warm: called after the first epoch.
+    """
+
+    def __init__(self, method: Method, warm: Callable[[], None]) -> None:
         super().__init__(Console(quiet=True), method.stages, method.primary_head, bars=False)
+        self._warm = warm
         self.ends: list[float] = []
         self.lines: list[dict[str, Any]] = []
 
     def end_epoch(self, line: dict[str, Any]) -> None:
         super().end_epoch(line)
-        self.ends.append(time.perf_counter())
+        if not self.ends:
+            self._warm()
+        self.ends.append(time.monotonic())
         self.lines.append(line)
 
 
 @dataclass(frozen=True)
 class ProductEpoch:
-    """Seconds of a whole epoch and of a whole evaluation, extrapolated where steps were left out."""
+    """Seconds of a whole epoch and of a whole evaluation, extrapolated where steps were left out.
 
+    trained: images of a measured epoch, of which each ended at one of ``ends``; the first of these is its beginning.
+    """
+
+    trained: int
+    ends: list[float]
     images: int
     training_seconds: float
     test_images: int
@@ -74,15 +92,25 @@ class ProductEpoch:
         return self.training_seconds + self.evaluation_seconds
 
 
-def product_epoch(config: Config, split: Split, machine: Machine, steps: int | None) -> ProductEpoch:
-    """Train a fresh network for an epoch of a few steps and then, measured, for one of ``steps`` or all of its steps.
+def product_epoch(
+    config: Config,
+    split: Split,
+    machine: Machine,
+    steps: int | None,
+    warm: Callable[[], None] = lambda: None,
+    epochs: int | None = None,
+) -> ProductEpoch:
+    """Train a fresh network for an epoch of a few steps and then, measured, for some of a few or all steps.
 
-    What an epoch does beside its steps (draws, a checkpoint, the record) counts once, however many steps there are.
+    The median of the measured epochs counts. What an epoch does beside its steps (draws, a checkpoint, the record)
+    counts once, however many steps there are. warm: called before the measured ones, of which there are ``epochs``.
     """
+    length = 1 + (epochs or MEASURED_EPOCHS[machine.device.type])
+    config = replace(config, protocol=replace(config.protocol, epochs=length))
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
     loader = ShortLoader(split, config.protocol, machine.device, config.seed)
     loader.most_steps = steps
-    watch = Stopwatch(method)
+    watch = Stopwatch(method, warm)
     with TemporaryDirectory() as folder:
         stages = SharedStages(Path(folder), identity(config, split.hash), machine)
         training = Training(
@@ -90,12 +118,13 @@ def product_epoch(config: Config, split: Split, machine: Machine, steps: int | N
             shared_stages=stages, progress=watch, interruption=Interruption(),
         )  # fmt: skip
         training.run()
-    line = watch.lines[1]
-    stepping, evaluation = line["seconds"], line["evaluation_seconds"]
-    beside = watch.ends[1] - watch.ends[0] - stepping - evaluation
-    images, tests = len(split.train_labels), len(split.test_labels)
+    trained, images, tests = watch.lines[1]["images"], len(split.train_labels), len(split.test_labels)
+    stepping, evaluation = (median(line[key] for line in watch.lines[1:]) for key in ("seconds", "evaluation_seconds"))
+    beside = median(end - begin for begin, end in pairwise(watch.ends)) - stepping - evaluation
     tested = tests if steps is None else min(tests, steps * EVALUATION_BATCH)
-    return ProductEpoch(images, beside + stepping * images / line["images"], tests, evaluation * tests / tested)
+    return ProductEpoch(
+        trained, watch.ends, images, beside + stepping * images / trained, tests, evaluation * tests / tested
+    )
 
 
 class Product:

@@ -32,7 +32,7 @@ class StartUp:
         self._threads = [] if threads is None else [f"runtime.threads={threads}"]
 
     def measure(self) -> dict[str, float]:
-        (run,) = epochs_at_once("csa", self._words, 1)
+        (run,) = epochs_at_once("csa", self._words, 1, epochs=1)
         return {
             IMPORT: wall_seconds(["-c", "import hydra"]),
             "help": wall_seconds([*self._run, "--help"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.at_once import rate_together
 from benchmarks.bare import forward_flops
 from benchmarks.images import RandomSource
 from benchmarks.order import read_order
+from benchmarks.product import ShortLoader
 from benchmarks.reference import ClassAware, ContextShift
 from benchmarks.reference_network import Network
 from benchmarks.table import Row, measured
@@ -94,6 +97,27 @@ def test_rows_bring_those_that_they_are_compared_with():
     assert (order.steps, order.repeats, order.to) == (3, 5, None)
     assert [config.method.name for config in order.configs.values()] == ["ce", "csa", "csa"]
     assert {config.runtime.threads for config in order.configs.values()} == {1}
+
+
+def test_runs_at_once_are_timed_while_all_of_them_train():
+    early = {"trained": 10, "ends": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
+    late = {"trained": 10, "ends": [2.5, 4.5, 6.5]}
+    # Together from 2.5 to 5.0: there the early one has the whole epochs that end at 4 and 5, the late one that at 4.5.
+    assert rate_together([early, late]) == pytest.approx(10 * 2 / 2.0 + 10 / 2.0)
+    assert rate_together([early]) == pytest.approx(10.0)
+    with pytest.raises(RuntimeError, match="2 runs at once hardly overlapped"):
+        rate_together([early, {"trained": 10, "ends": [4.5, 6.5]}])
+
+
+def test_the_measured_epochs_meet_no_batch_of_a_new_size():
+    config = read_order(["rows=bare", "steps=3", *TINY]).configs["ce"]
+    split = load_split(config.dataset, config.data_dir, download=False)
+    loader = ShortLoader(split, replace(config.protocol, batch_size=48), CPU, 0)
+    streams = {"uniform": config.sampler}
+    assert loader.epoch(streams, 0, 1).global_sizes == [48, 48, 48, 48, 8]
+    assert loader.epoch(streams, 0, 0).global_sizes == [48, 48, 8]
+    loader.most_steps = 3
+    assert loader.epoch(streams, 0, 1).global_sizes == [48, 48, 48]
 
 
 def test_random_images_have_the_counts_of_the_real_ones(tmp_path):

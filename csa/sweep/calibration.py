@@ -11,18 +11,26 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    import torch
+    from torch import Tensor
 
     from csa.config.schema import Config
-    from csa.methods.method import Clock
+    from csa.data.loader import Loader
+    from csa.methods.method import Clock, Method
+    from csa.training.machine import Machine
+    from csa.training.stepping import Stepping
 
-WARM_STEPS, MOST_STEPS = 2, 8
+WARM_UPS, MOST_BLOCKS = 2, 8
+BLOCK = {"cpu": 1, "cuda": 16}
+"""Steps between two looks at the clock: a GPU that is waited for at every one would have nothing to do meanwhile."""
 ENOUGH_SECONDS = 0.5
+RATE = 1e-4
+"""Learning rate: the network stays finite, and the work of a step is the same at any."""
 PARTS = 3
 """A stage is measured in the middle of each of so many equal parts: methods change their step on the way."""
 EVALUATION_BATCHES = 3
@@ -89,32 +97,28 @@ def measure(config: Config, threads: int) -> dict[str, Any]:
 
 
 def _stage(
-    index: int, config: Config, method: Any, loader: Any, machine: Any, test_images: int
+    index: int, config: Config, method: Method, loader: Loader, machine: Machine, test_images: int
 ) -> tuple[int, float, float]:
     import torch
 
     from csa.methods.method import Clock
+    from csa.training.stepping import Stepping, make_optimiser
 
     method.enter_stage(index)
-    method.to(device=machine.device, memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(
-        [{"params": group["params"]} for group in method.parameter_groups(index)],
-        lr=1e-4, momentum=config.protocol.momentum, fused=True,
-    )  # fmt: skip
-    if config.protocol.momentum:
-        for parameter in (p for group in optimiser.param_groups for p in group["params"]):
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stepping = Stepping(method, make_optimiser(method, index, config.protocol), machine)
+    stepping.set_rate(RATE)
     epochs = method.stages[index].epochs
     places = sorted({(2 * part + 1) * epochs // (2 * PARTS) for part in range(PARTS)})
-    measured = [_epoch(Clock(index, place, epochs), config, method, loader, machine, optimiser) for place in places]
+    measured = [_epoch(Clock(index, place, epochs), config, method, loader, machine, stepping) for place in places]
     images, seconds = (sum(values) / len(measured) for values in zip(*measured, strict=True))
-    return round(images), seconds, _evaluation_seconds(method, loader, machine, test_images)
+    return round(images), seconds, _evaluation_seconds(method, loader, machine, stepping, test_images)
 
 
 def _epoch(
-    clock: Clock, config: Config, method: Any, loader: Any, machine: Any, optimiser: torch.optim.Optimizer
+    clock: Clock, config: Config, method: Method, loader: Loader, machine: Machine, stepping: Stepping
 ) -> tuple[int, float]:
-    """Images and seconds of an epoch, from a few of its steps."""
+    """Images and seconds of an epoch, from a few of its steps, launched as a run launches them."""
     from csa.randomness import torch_generator
 
     epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
@@ -123,27 +127,30 @@ def _epoch(
     method.begin_epoch(clock)
     method.train_stage(clock.stage)
 
-    def step(number: int) -> float:
+    def step(number: int) -> Tensor:
+        return stepping.step(epoch, number, {name: rows[number] for name, rows in draws.items()}, clock).loss
+
+    def seconds(numbers: Sequence[int]) -> float:
         began = time.perf_counter()
-        with machine.autocast():
-            loss, _ = method(epoch.batches(number), {name: rows[number] for name, rows in draws.items()}, clock)
-        machine.fabric.backward(loss)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        float(loss.detach())  # waits for the device
+        losses = [step(number) for number in numbers]
+        float(losses[-1])  # waits for the device
         return time.perf_counter() - began
 
-    times = []
-    for place in range(WARM_STEPS + MOST_STEPS):
-        times.append(step(place % epoch.steps))
-        if sum(times[WARM_STEPS:]) > ENOUGH_SECONDS:
-            break
-    kept = sorted(times[WARM_STEPS:])
-    return sum(epoch.sizes), kept[len(kept) // 2] * epoch.steps
+    whole = max(1, epoch.steps - 1)  # but the last, which may be smaller
+    for _ in range(WARM_UPS):
+        seconds([epoch.steps - 1, 0])  # whatever is compiled or captured for a shape is now
+    block = BLOCK[machine.device.type]
+    times: list[float] = []
+    while len(times) < MOST_BLOCKS and sum(times) <= ENOUGH_SECONDS:
+        first = len(times) * block
+        times.append(seconds([number % whole for number in range(first, first + block)]) / block)
+    return sum(epoch.sizes), median(times) * epoch.steps
 
 
-def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int) -> float:
-    from csa.training.evaluation import head_logits, plain_logits
+def _evaluation_seconds(
+    method: Method, loader: Loader, machine: Machine, stepping: Stepping, test_images: int
+) -> float:
+    from csa.training.evaluation import head_logits
     from csa.training.loop import EVALUATION_BATCH
 
     batches = []
@@ -151,10 +158,10 @@ def _evaluation_seconds(method: Any, loader: Any, machine: Any, test_images: int
         batches.append(batch)
         if len(batches) == EVALUATION_BATCHES:
             break
-    logits = plain_logits(method, machine)
-    head_logits(method, logits, batches[:1], machine.together)
+    head_logits(method, stepping.logits, batches[:1], machine.together)
     began = time.perf_counter()
-    head_logits(method, logits, batches, machine.together)
+    logits, _ = head_logits(method, stepping.logits, batches, machine.together)
+    float(logits[method.primary_head][-1, 0])  # waits for the device
     seen = sum(len(batch[1]) for batch in batches)
     return (time.perf_counter() - began) * test_images / seen
 

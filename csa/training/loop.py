@@ -21,7 +21,7 @@ from csa.training.evaluation import head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.profiling import Profiling
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic, refuse_other_arithmetic
-from csa.training.stepping import Stepping
+from csa.training.stepping import Stepping, make_optimiser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -155,7 +155,7 @@ class Training:
             self._prepare(index)
         added = self._method.added_images(index, self._data)
         self._loader = self._data if added is None else self._data.with_images(*added)
-        self._optimiser = self._make_optimiser(index)
+        self._optimiser = make_optimiser(self._method, index, self._config.protocol)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
         self._stepping = Stepping(self._method, self._optimiser, self._machine)
@@ -175,24 +175,6 @@ class Training:
         self._method.eval()
         with self._machine.autocast():
             self._method.prepare(index, self._data)
-
-    def _make_optimiser(self, index: int) -> torch.optim.Optimizer:
-        protocol = self._config.protocol
-        groups = [{"lr_factor": 1.0, **group} for group in self._method.parameter_groups(index)]
-        optimiser = torch.optim.SGD(
-            groups,
-            lr=self._method.stages[index].lr(0),
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-            nesterov=protocol.nesterov,
-            fused=True,
-        )
-        if protocol.momentum:
-            # The fused update wants all buffers of a group or none, but a head may get its first gradient
-            # late. A zero buffer gives the same first step as no buffer.
-            for parameter in (p for group in optimiser.param_groups for p in group["params"]):
-                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimiser
 
     # --- one epoch ------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from csa.config.schema import ProtocolConfig
     from csa.data.batch import Batch
     from csa.data.loader import Epoch
     from csa.methods.method import Clock, Method
@@ -26,6 +27,24 @@ MEASURE = "measure "
 """Before the names of a graph's outputs but the loss."""
 MOST_VARIANTS = 64
 """Of a function that is compiled; beyond, torch runs it eagerly. Four phases of two batch sizes are past its own 8."""
+
+
+def make_optimiser(method: Method, stage: int, protocol: ProtocolConfig) -> torch.optim.Optimizer:
+    """The optimiser of a stage at its first learning rate."""
+    optimiser = torch.optim.SGD(
+        [{"lr_factor": 1.0, **group} for group in method.parameter_groups(stage)],
+        lr=method.stages[stage].lr(0),
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        nesterov=protocol.nesterov,
+        fused=True,
+    )
+    if protocol.momentum:
+        # The fused update wants all buffers of a group or none, but a head may get its first gradient
+        # late. A zero buffer gives the same first step as no buffer.
+        for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 class Stepping:
