@@ -85,5 +85,6 @@ class PostHocCorrection(Classifier):
 
 
 def tau_normalized(feature: Tensor, weight: Tensor, tau: Tensor | float) -> Tensor:
-    """Logits under the weights ``w_k / ||w_k||^tau``, without a bias; feature: [B, F], weight: [K, F]."""
-    return F.linear(feature, weight / weight.norm(dim=1, keepdim=True) ** tau)
+    """Logits, in float32, under the weights ``w_k / ||w_k||^tau``, without a bias; feature: [B, F], weight: [K, F]."""
+    with torch.autocast(feature.device.type, enabled=False):
+        return F.linear(feature.to(weight.dtype), weight / weight.norm(dim=1, keepdim=True) ** tau)

@@ -67,7 +67,10 @@ def test_which_runs_were_corrected():
     assert corrected == {
         "fsa": ["scores of confusing classes are summed in one order"],
         "oltr": ["centroids learn with the released gradient"],
+        "tau_norm": ["tau-normalised logits in float32"],
     }
+    in_fp32 = config_of("dataset=cifar100_lt", "method=tau_norm", "protocol.precision=fp32")
+    assert "corrections" not in identity(in_fp32, "ab")
 
 
 def test_the_identity_of_cross_entropy_in_full():

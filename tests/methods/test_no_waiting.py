@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tiny import COUNTS, compose_config, optimiser, random_batch, small_split
+from tiny import COUNTS, METHODS, clocks, compose_config, fill, optimiser, random_batch, small_split
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from csa.config.locations import conf_dir
 from csa.data.loader import ResidentLoader, resized_crop
 from csa.methods.build import build_method
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
-from csa.methods.method import Clock, Method
+from csa.methods.method import Method
 from csa.training.machine import Machine
 from csa.training.stepping import Stepping
 from csa.training.together import Together
 
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 BATCH = 6
 META = torch.device("meta")
 ADDING = {
@@ -77,22 +75,6 @@ def on_device(monkeypatch) -> OnDevice:
     )
     monkeypatch.setattr(update, "_device_dtype_check_for_fused", lambda *_, **__: None)
     return OnDevice()
-
-
-def fill(method: Method) -> None:
-    """While CSA's bank fills its steps read whether it is full."""
-    if getattr(method, "bank", None) is not None:
-        method.bank.seen_full = True
-
-
-def clocks(method: Method, stage: int) -> Iterator[Clock]:
-    """The first of each phase in which no step waits by design."""
-    epochs = method.stages[stage].epochs
-    first: dict[str, Clock] = {}
-    for epoch in range(epochs):
-        clock = Clock(stage, epoch, epochs)
-        first.setdefault(method.phase(clock), clock)
-    return (clock for clock in first.values() if not method.reads_device(clock))
 
 
 def stepping_of(method: Method, stage: int) -> Stepping:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from csa.config.composition import tree
+from csa.config.locations import conf_dir
 from csa.config.schema import Config
 from csa.config.typed import build
 from csa.data.batch import Batch
 from csa.data.split import Groups, Split
 from csa.methods.method import Clock, Method, Step
 
+METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 COUNTS = (8, 4, 2)
 
 
@@ -38,6 +41,22 @@ def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
         "tiny", images, labels, images, labels, images[:0], labels[:0], classes=("a", "b", "c"), counts=COUNTS,
         by_rank=groups, by_count=groups, mean=middle, std=middle, hash="",
     )  # fmt: skip
+
+
+def fill(method: Method) -> None:
+    """While CSA's bank fills its steps read whether it is full."""
+    if getattr(method, "bank", None) is not None:
+        method.bank.seen_full = True
+
+
+def clocks(method: Method, stage: int) -> Iterator[Clock]:
+    """The first of each phase in which no step waits by design."""
+    epochs = method.stages[stage].epochs
+    first: dict[str, Clock] = {}
+    for epoch in range(epochs):
+        clock = Clock(stage, epoch, epochs)
+        first.setdefault(method.phase(clock), clock)
+    return (clock for clock in first.values() if not method.reads_device(clock))
 
 
 def optimiser(method: Method, stage: int = 0, **settings: Any) -> torch.optim.SGD:
