@@ -102,19 +102,18 @@ def measure(groups: dict[str, Group], repeats: int) -> list[Measured]:
 
 def tell(facts: dict[str, Any], rows: list[Measured], to: Path) -> None:
     """Print the table; write the numbers, and the table beside them."""
-    from rich.console import Console
-
     from benchmarks.table import as_json, as_markdown, as_table, conditions
+    from csa.console import PlainConsole
     from csa.tracking.files import write_json, write_text
 
-    console = Console()
+    console = PlainConsole()
     console.print(as_table(rows))
     for line in conditions(facts):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line)
     to.parent.mkdir(parents=True, exist_ok=True)
     write_json(to, as_json(facts, rows))
     write_text(to.with_suffix(".md"), as_markdown(facts, rows))
-    console.print(f"written: {to} and {to.with_suffix('.md').name}", highlight=False, soft_wrap=True)
+    console.print(f"written: {to} and {to.with_suffix('.md').name}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from benchmarks.table import Row
 from csa.config.identity import identity
+from csa.console import PlainConsole
 from csa.data.loader import ResidentEpoch, ResidentLoader
 from csa.methods.build import build_method
 from csa.tracking.record import Record
@@ -60,7 +59,7 @@ class Stopwatch(Progress):
     """
 
     def __init__(self, method: Method, warm: Callable[[], None]) -> None:
-        super().__init__(Console(quiet=True), method.stages, method.primary_head, bars=False)
+        super().__init__(PlainConsole(quiet=True), method.stages, method.primary_head, bars=False)
         self._warm = warm
         self.ends: list[float] = []
         self.lines: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.table import Column, Table
+from csa.console import FoldedTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -76,12 +76,10 @@ def as_json(facts: Mapping[str, Any], rows: Iterable[Measured]) -> dict[str, Any
     return {"schema": 1, **facts, "rows": [asdict(row) for row in rows]}
 
 
-def as_table(rows: Sequence[Measured]) -> Table:
-    table = Table(
-        *(Column(heading, justify="left" if heading in _LEFT else "right") for heading in HEADINGS),
-        box=None,
-        pad_edge=False,
-    )
+def as_table(rows: Sequence[Measured]) -> FoldedTable:
+    table = FoldedTable(box=None, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right")
     for cells in _cells(rows):
         table.add_row(*cells)
     return table

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import getpass
+import io
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from csa.config.faults import Fault, UserError
+from csa.config.passwords import without_passwords
 from csa.config.processes import started_together
 
 EXIT_FAULTS = 2
-EXIT_INTERRUPTED = 130
+REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+CTRL_C_STATUS = 130
 
 
 @contextmanager
 def reporting_faults() -> Iterator[None]:
     """Around an entry, or as its decorator: mistakes end in a list and status 2, Ctrl-C in one line and 130."""
+    settle_process()
     try:
         yield
     except UserError as error:
         if started_together().rank == 0:
-            print(fault_list(error.faults), file=sys.stderr)
+            say(fault_list(error.faults), aside=True)
         raise SystemExit(EXIT_FAULTS) from None
     except KeyboardInterrupt:
-        print("csa: interrupted", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        say("csa: interrupted", aside=True)
+        raise SystemExit(CTRL_C_STATUS) from None
+
+
+def say(text: str, *, aside: bool = False) -> None:
+    """To whoever reads the output; aside: on the standard error."""
+    from csa.console import PlainConsole
+
+    PlainConsole(stderr=aside).print(text)
 
 
 def answer_help(words: Sequence[str], text: str | None) -> None:
@@ -38,3 +54,53 @@ def fault_list(faults: Sequence[Fault], aftermath: str = "nothing was run or wri
     """A headline and one indented line a fault."""
     headline = f"csa: {len(faults)} fault{'' if len(faults) == 1 else 's'}; {aftermath}"
     return "\n".join([headline, *(f"  {fault}" for fault in faults)])
+
+
+# --- the process ----------------------------------------------------------------------------
+
+
+def settle_process() -> None:
+    """Standard streams as ``_Stream``; a user who has no name (a container's bare number) is called by that number."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            settled = _Stream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+            setattr(sys, name, settled)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())  # MLflow asks, and torch where it compiles
+
+
+def queue_again_on_sigterm() -> None:
+    """Until training listens: whoever is asked to end before it has begun may be started again."""
+    signal.signal(signal.SIGTERM, _stopped)
+
+
+def _stopped(*_: object) -> NoReturn:
+    say("csa: stopped; the same command starts it again", aside=True)
+    raise SystemExit(REQUEUE_STATUS)
+
+
+class _Stream(io.TextIOWrapper):
+    """Shows no password, takes every character, and outlives its reader (``| head``, a closed terminal)."""
+
+    def write(self, text: str) -> int:
+        try:
+            super().write(without_passwords(text))
+        except OSError as error:
+            self._without_reader(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._without_reader(error)
+
+    def _without_reader(self, error: OSError) -> None:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from csa.cli import answer_help, reporting_faults
+from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError, nearest
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None
 
 def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test set of the run itself, and whether the recorded accuracies came out again."""
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.data.build import load_split
     from csa.summary import print_accuracies
 
@@ -104,19 +103,18 @@ def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: s
         raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
     scores = _scores(record, split.test_images, split.test_labels, config, head)
     heads = {name: {**result["heads"][name], "last": values.as_dict()} for name, values in scores.items()}
-    console = Console()
+    console = PlainConsole()
     title = f"{_name(result)}: accuracy in % on its {len(split.test_labels):,} test images"
     print_accuracies(console, {**result, "heads": heads}, title)
     for name, values in scores.items():
         recorded = result["heads"][name]["last"]["all"]
         told = "as recorded" if values.all == recorded else f"recorded: {recorded:.4f}, now {values.all:.4f}"
-        console.print(f"{name}: {told}", highlight=False)
+        console.print(f"{name}: {told}")
 
 
 def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test part of the data set that the command names."""
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.data.build import source_of
     from csa.summary import print_accuracies
 
@@ -125,12 +123,12 @@ def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, h
     _check_suits(dataset, arrays.test_images, arrays.classes, result)
     labels, note = in_recorded_order(arrays.test_labels, arrays.classes, result["split"]["classes"])
     scores = _scores(record, arrays.test_images, labels, config, head)
-    console = Console()
+    console = PlainConsole()
     title = f"{_name(result)}: accuracy in % on {len(labels):,} images of {dataset.name}"
     heads = {name: {"last": values.as_dict()} for name, values in scores.items()}
     print_accuracies(console, {**result, "heads": heads}, title)
     if note:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
 
 
 def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequence[str]) -> tuple[np.ndarray, str]:
@@ -202,7 +200,7 @@ def predict_folder(record: Record, result: dict[str, Any], config: Config, own: 
             write_csv(stream, names, chosen, result["split"]["classes"])
     except OSError as error:
         raise UserError(Fault("to", own["to"], f"cannot be written ({error.strerror})")) from error
-    print(f"{len(names)} predictions are in {own['to']}")
+    say(f"{len(names)} predictions are in {own['to']}")
 
 
 def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[Path], np.ndarray]:

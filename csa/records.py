@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli import answer_help, reporting_faults
+from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _refuse_unused(words: Sequence[str], mode: str) -> None:
 
 
 def _nothing(text: str, own: dict[str, str]) -> int:
-    print(json.dumps({"runs": [], "states": {}, "bytes": 0}) if own["format"] == "json" else text)
+    say(json.dumps({"runs": [], "states": {}, "bytes": 0}) if own["format"] == "json" else text)
     return 0
 
 
@@ -114,31 +114,32 @@ def show(output_root: Path, own: dict[str, str]) -> int:
 
 def print_overview(entries: Sequence[Overview]) -> None:
     """A row a run, narrow enough for 80 columns; totals; then what is to be said of single runs."""
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.table import Table
-    from rich.text import Text
 
-    console = Console()
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for heading in ("fingerprint", "dataset", "method", "state"):
-        table.add_column(heading, no_wrap=heading in ("fingerprint", "state"), overflow="fold")
+    from csa.config.identity import DIGITS
+    from csa.console import FoldedTable, PlainConsole
+
+    console = PlainConsole()
+    table = FoldedTable(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column("fingerprint", width=DIGITS)  # never folded: it is copied
+    for heading in ("dataset", "method", "state"):
+        table.add_column(heading)
     for heading in ("seed", "epochs", "all %", "size", "age"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2f}"
         names = (entry.fingerprint, entry.dataset, entry.method, entry.state)
         figures = (str(entry.seed), str(entry.epochs), accuracy, decimal(entry.bytes), duration(entry.age_seconds))
-        table.add_row(*map(Text, (*names, *figures)))
+        table.add_row(*names, *figures)
     console.print(table)
     states = sorted(Counter(entry.state for entry in entries).items())
     total = decimal(sum(entry.bytes for entry in entries))
     counts = ", ".join(f"{count} {state}" for state, count in states)
-    console.print(f"{_count(len(entries))}: {counts}; {total}", highlight=False)
+    console.print(f"{_count(len(entries))}: {counts}; {total}")
     for entry in entries:
         variant = f"variant {entry.variant}" if entry.variant else ""
         if said := "; ".join(filter(None, (variant, entry.note))):
-            console.print(Text(f"{entry.fingerprint} {entry.state}: {said}"), soft_wrap=True)
+            console.print(f"{entry.fingerprint} {entry.state}: {said}")
 
 
 def duration(seconds: float) -> str:
@@ -178,7 +179,7 @@ def remove(output_root: Path, own: dict[str, str]) -> int:
         return 0
     left = [text for text in (_removed(record, output_root) for record, _ in chosen) if text]
     for text in left:
-        print(f"left: {text}", file=sys.stderr)
+        say(f"left: {text}", aside=True)
     print(f"removed {_count(len(chosen) - len(left))}")
     return 1 if left else 0
 
@@ -230,7 +231,7 @@ def export(output_root: Path, own: dict[str, str]) -> int:
         except OSError as error:
             raise UserError(Fault("to", str(to), f"cannot be written ({error.strerror})")) from error
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", aside=True)
     told = {
         "written": "written",
         "unchanged": "unchanged",
@@ -238,7 +239,7 @@ def export(output_root: Path, own: dict[str, str]) -> int:
         "not done": "left out because they are not done",
     }
     counts = ", ".join(f"{outcomes[outcome]} {text}" for outcome, text in told.items() if outcomes[outcome])
-    print(f"{to}: {counts or 'nothing to export'}")
+    say(f"{to}: {counts or 'nothing to export'}")
     return 1 if problems else 0
 
 
@@ -253,10 +254,10 @@ def sync(config: Config, output_root: Path) -> int:
         sent = send(output_root, tracking.uri, tracking.experiment, model)
     except Exception as error:  # MLflow raises what its stores happen to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        uri = store.without_password(tracking.uri or store.DEFAULT_URI)
+        uri = tracking.uri or store.DEFAULT_URI
         raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
     for line in sent:
-        print(line)
+        say(str(line))
     return 1 if any(line.left.startswith("failed") for line in sent) else 0
 
 

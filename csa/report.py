@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli import answer_help, reporting_faults
+from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError, nearest
 
 if TYPE_CHECKING:
@@ -156,13 +156,13 @@ def _add_mlflow(found: Found, order: Order) -> None:
 
 
 def _tell(found: Found, order: Order) -> None:
-    """On the standard error: what is not in the report, and why."""
+    """What is not in the report, and why."""
     for text in found.left_out:
-        print(f"left out: {text}", file=sys.stderr)
+        say(f"left out: {text}", aside=True)
     for text in found.notes[:MOST_NOTES]:
-        print(f"note: {text}", file=sys.stderr)
+        say(f"note: {text}", aside=True)
     if len(found.notes) > MOST_NOTES:
-        print(f"note: and {len(found.notes) - MOST_NOTES} more like these", file=sys.stderr)
+        say(f"note: and {len(found.notes) - MOST_NOTES} more like these", aside=True)
     if not found.runs:
         looked = {
             "runs": order.config.output_root,
@@ -170,7 +170,7 @@ def _tell(found: Found, order: Order) -> None:
             "mlflow": order.config.tracking.uri or "MLflow",
         }
         places = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
-        print(f"note: no finished run is recorded ({places}); tables hold the published values only", file=sys.stderr)
+        say(f"note: no finished run is recorded ({places}); tables hold the published values only", aside=True)
 
 
 # --- tables and comparisons -----------------------------------------------------------------
@@ -209,10 +209,10 @@ def _show_tables(order: Order, found: Found) -> None:
     others = sum(run.fingerprint not in shown_runs for run in found.runs)
     if others and not order.own["table"]:
         why = "shortened (include=reduced shows them), or of settings that the paper's tables have not"
-        print(f"note: of {len(found.runs)} runs {others} stand in no table: {why}", file=sys.stderr)
+        say(f"note: of {len(found.runs)} runs {others} stand in no table: {why}", aside=True)
     if not chosen or order.own["to"]:
         figures = _figures(order, found)
-        print(write_report(order.to, [*tables, *heads], comparisons, figures))
+        say(write_report(order.to, [*tables, *heads], comparisons, figures))
         _send(order, figures)
 
 
@@ -230,7 +230,7 @@ def _figures(order: Order, found: Found) -> list[Drawn]:
             for one in drawn_from_points(order.records, found.runs, judge, reduced=reduced):
                 if isinstance(one, str):
                     found.left_out.append(one)
-                    print(f"left out: {one}", file=sys.stderr)
+                    say(f"left out: {one}", aside=True)
                 else:
                     figures.append(one)
     return figures + drawn_from_records(found.runs, reduced=reduced)
@@ -248,11 +248,10 @@ def _show_comparisons(order: Order, found: Found) -> None:
 
 def _print(form: str, tables: Sequence[Table], comparisons: Sequence[Comparisons]) -> None:
     if form == "terminal":
-        from rich.console import Console
-
+        from csa.console import PlainConsole
         from csa.reporting.terminal import print_comparisons, print_table
 
-        console = Console()
+        console = PlainConsole()
         for table in tables:
             print_table(console, table)
         for one in comparisons:
@@ -280,7 +279,7 @@ def _draw(order: Order, found: Found) -> None:
     to = Path(order.own["to"] or f"{beside}/figures").expanduser()
     drawn = draw(wanted, order.config, found.runs, to, records)
     if told := keep(drawn, order.records):
-        print(told)
+        say(told)
     _send(order, [drawn])
 
 
@@ -296,10 +295,10 @@ def _send(order: Order, figures: Sequence[Drawn]) -> None:
     try:
         number = send(figures, uri, tracking.experiment)
     except UserError as error:
-        print(f"note: {error}; the figures are not there", file=sys.stderr)
+        say(f"note: {error}; the figures are not there", aside=True)
         return
     if number:
-        print(f"also in {number} run{'' if number == 1 else 's'} of MLflow, under figures/")
+        say(f"also in {number} run{'' if number == 1 else 's'} of MLflow, under figures/")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.config.entry import hydra_main
+from csa.cli import queue_again_on_sigterm
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
@@ -20,23 +20,22 @@ def run(config: Config) -> float:
     Returns the objective: accuracy in percent of the primary head at the last epoch, on the
     validation images where ``dataset.holdout`` sets some aside, else on the test set.
     """
-    from rich.console import Console
-
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
+    from csa.console import PlainConsole
     from csa.data.build import load_split
     from csa.summary import let_asked_head_stand, objective, print_result
     from csa.tracking.record import Record
     from csa.tracking.store import DEFAULT_URI
 
-    console = Console(quiet=started_together().rank > 0)
+    console = PlainConsole(quiet=started_together().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
-        console.print("this run is done; rerun=true trains it again", highlight=False)
+        console.print("this run is done; rerun=true trains it again")
         if not started_together().rank and let_asked_head_stand(config, record):
-            console.print("another head stands for it now", highlight=False)
+            console.print("another head stands for it now")
         print_result(console, record.result(), record.folder)
     else:
         from csa.training.session import train_and_record
@@ -44,9 +43,12 @@ def run(config: Config) -> float:
         train_and_record(config, who, split, record, console)
     if config.tracking.mlflow:
         uri = config.tracking.uri or DEFAULT_URI
-        console.print(f"browse: mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
+        console.print(f"browse: mlflow ui --backend-store-uri {uri}")
     return objective(record.result())
 
 
 if __name__ == "__main__":
+    queue_again_on_sigterm()
+    from csa.config.entry import hydra_main
+
     hydra_main(run)

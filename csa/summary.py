@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.text import Text
+
+from csa.console import FoldedTable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console
-
     from csa.config.schema import Config
+    from csa.console import PlainConsole
     from csa.tracking.record import Record
 
 GROUPS = ("many", "medium", "few", "all")
@@ -26,20 +27,23 @@ def let_asked_head_stand(config: Config, record: Record) -> bool:
     return asked is not None and record.let_stand(asked)
 
 
-def print_result(console: Console, result: dict[str, Any], folder: Path) -> None:
+def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) -> None:
     run = result["run"]
     print_accuracies(console, result, f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %")
     if result["collapsed"]:
-        console.print("[bold red]collapsed[/]: the network predicts a single class; the tables will mark this run")
+        warned = Text.assemble(
+            ("collapsed", "bold red"), ": the network predicts a single class; the tables will mark this run"
+        )
+        console.print(warned)
     if skipped := result.get("unreadable_images"):
-        console.print(f"skipped images that cannot be read: {skipped}; log.txt names them", highlight=False)
+        console.print(f"skipped images that cannot be read: {skipped}; log.txt names them")
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
     reused = result["reused_epochs"]
     taken_over = f"; {reused} taken over from a finished run" if reused else ""
     trained = f"epochs: {result['epochs'] - reused} in {result['seconds']:.1f} s{speed}{taken_over}"
-    console.print(trained, highlight=False, soft_wrap=True)
-    console.print(f"record: {folder}", highlight=False, soft_wrap=True)
+    console.print(trained)
+    console.print(f"record: {folder}")
 
 
 def objective(result: dict[str, Any]) -> float:
@@ -48,14 +52,14 @@ def objective(result: dict[str, Any]) -> float:
     return float(scores.get("holdout", scores["last"])["all"])
 
 
-def print_accuracies(console: Console, result: dict[str, Any], title: str) -> None:
+def print_accuracies(console: PlainConsole, result: dict[str, Any], title: str) -> None:
     """Many, medium, few, all and calibration of each head at the last epoch.
 
     And ``all`` at the epoch that was best on the test set, where the heads have one.
     """
     heads = result["heads"]
     with_best = all("best_on_test" in scores for scores in heads.values())
-    table = Table(caption_justify="left")
+    table = FoldedTable(caption_justify="left")
     table.add_column("head")
     for heading in (*GROUPS, *(["best on test"] if with_best else []), "ECE"):
         table.add_column(heading, justify="right")
@@ -65,7 +69,7 @@ def print_accuracies(console: Console, result: dict[str, Any], title: str) -> No
         cells = [*(_percent(last[group]) for group in GROUPS), *shown_best, _percent(last["ece"])]
         table.add_row(f"{head} *" if head == result["head"] else head, *cells)
     table.caption = "* stands for the run" + ("; last epoch unless said otherwise" if with_best else "")
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(title)
     console.print(table)
 
 

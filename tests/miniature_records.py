@@ -195,8 +195,7 @@ def stored_runs(folder: Path = RECORDS) -> list[Run]:
 
 def outputs(runs: list[Run]) -> dict[str, str]:
     """Every rendering of the stored records, reduced runs included, by file name."""
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.reporting.cells import View
     from csa.reporting.comparisons import compare_table
     from csa.reporting.fitting import fitting
@@ -213,7 +212,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     tables += [by_head for table in tables if (by_head := heads_table(table))]
     endings = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
     texts = {f"report.{ending}": as_text(form, tables, comparisons) for form, ending in endings.items()}
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = PlainConsole(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     for table in tables:
         print_table(console, table)
     print_comparisons(console, comparisons[0])

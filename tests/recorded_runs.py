@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
+from csa.console import PlainConsole
 from csa.data.build import load_split
 from csa.tracking.record import Record
 
@@ -37,7 +37,7 @@ def train(output_root: Path, *words: str) -> Record:
     split = load_split(config.dataset, config.data_dir, download=False)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
-    train_and_record(config, who, split, record, Console(quiet=True))
+    train_and_record(config, who, split, record, PlainConsole(quiet=True))
     return record
 
 

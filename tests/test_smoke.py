@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
+from csa.console import PlainConsole
 from csa.data.build import load_split
 from csa.sweep.smoke import WORDS
 from csa.tracking.record import Record
@@ -46,7 +46,7 @@ def test_it_trains(words, tmp_path):
     split = load_split(config.dataset, config.data_dir, download=False)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
-    train_and_record(config, who, split, record, Console(quiet=True))
+    train_and_record(config, who, split, record, PlainConsole(quiet=True))
     assert record.state == "done"
     assert len(record.metrics()) == record.result()["epochs"] > 0
     assert all(math.isfinite(line["loss"]) for line in record.metrics())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from csa.console import PlainConsole
 from csa.summary import print_result
 
 SCORES = {"many": 80.0, "medium": 50.0, "few": None, "all": 65.0, "ece": 4.0}
@@ -30,6 +30,6 @@ RESULT = {
     ],
 )
 def test_epochs_of_its_own_and_taken_over(reused, said):
-    console = Console(record=True, width=60)
+    console = PlainConsole(record=True, width=60)
     print_result(console, RESULT | {"reused_epochs": reused}, Path("outputs"))
     assert console.export_text().splitlines()[-2:] == [said, "record: outputs"]

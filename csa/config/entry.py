@@ -16,6 +16,7 @@ from csa.cli import reporting_faults
 from csa.config.composition import left_to_cells, register_sweep_files, spelt_out
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
+from csa.config.passwords import hidden
 from csa.config.preflight import preflight
 from csa.config.processes import started_together
 from csa.config.typed import build
@@ -63,7 +64,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             words = _words_meant(options.overrides)
             first = preflight(words, options.config_name or PRIMARY, multirun=options.multirun)
             multirun = _sweeps(options, first)
-            words = left_to_cells(words) if multirun else spelt_out(words, first.config)
+            words = left_to_cells(hidden(words)) if multirun else spelt_out(words, first.config)
             search = prepare_search(first) if multirun else None
             _rewrite_arguments(options, [*words, *(search.words if search else [])], multirun=multirun)
             if multirun:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from csa.config.passwords import without_passwords
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -27,7 +29,7 @@ class Fault:
             text += f"; did you mean {self.nearest!r}?"
         if self.allowed:
             text += f" Allowed: {self.allowed}." if text.endswith("?") else f"; allowed: {self.allowed}"
-        return text
+        return without_passwords(text)
 
 
 class UserError(Exception):

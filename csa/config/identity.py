@@ -44,6 +44,8 @@ CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {
 Those runs have new fingerprints, so that no table mixes what was computed before and after; all others keep theirs.
 """
 SIGNIFICANT_DIGITS = 12
+DIGITS = 12
+"""Of a fingerprint."""
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
 BACKBONE = ("name", "stem")
 PROTOCOL = (
@@ -89,9 +91,9 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a run."""
+    """``DIGITS`` hexadecimal digits that name a run."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:

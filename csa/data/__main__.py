@@ -52,14 +52,13 @@ def check_files(split: Split) -> None:
     Raises:
         UserError: there are damaged ones, and they are not to be skipped.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from csa.console import PlainConsole
     from csa.data.file_check import decoding_faults, file_parts
 
-    damaged = []
+    console, damaged = PlainConsole(stderr=True), []
     for part, images in file_parts(split).items():
-        console = Console(stderr=True)
         reasons = track(
             decoding_faults(images), f"decoding {part}", len(images), console=console, disable=not console.is_terminal
         )
@@ -70,7 +69,7 @@ def check_files(split: Split) -> None:
         told = [Fault("dataset", "...", f"and {more} more files that cannot be read")] if more > 0 else []
         raise UserError(*faults[:MOST_TOLD], *told)
     for fault in faults:
-        print(f"skipped: {fault}", file=sys.stderr)
+        console.print(f"skipped: {fault}")
 
 
 def describe(split: Split, ratio: float) -> dict[str, Any]:
@@ -90,28 +89,31 @@ def describe(split: Split, ratio: float) -> dict[str, Any]:
 
 def print_tables(split: Split) -> None:
     """A row a class, then the groups; narrow enough for 80 columns."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
+    from csa.console import FoldedTable, PlainConsole
 
-    console = Console()
+    console = PlainConsole()
     by_rank, by_count = _group_of(split.by_rank), _group_of(split.by_count)
-    classes = Table("class", "name", Column("images", justify="right"), "by rank", "by count", title=Text(split.name))
+    classes = FoldedTable("class", "name", title=split.name)
+    classes.add_column("images", justify="right")
+    for heading in ("by rank", "by count"):
+        classes.add_column(heading)
     for k, (name, images) in enumerate(zip(split.classes, split.counts, strict=True)):
-        classes.add_row(str(k), Text(name, no_wrap=True, overflow="ellipsis"), str(images), by_rank[k], by_count[k])
+        classes.add_row(str(k), name, str(images), by_rank[k], by_count[k])
     console.print(classes)
 
     headings = ("classes by rank", "images", "classes by count", "images")
-    groups = Table("group", *(Column(heading, justify="right") for heading in headings))
+    groups = FoldedTable("group")
+    for heading in headings:
+        groups.add_column(heading, justify="right")
     for (group, ranked), counted in zip(_plain(split.by_rank).items(), _plain(split.by_count).values(), strict=True):
         sizes = [str(value) for part in (ranked, counted) for value in (len(part), sum(split.counts[k] for k in part))]
         groups.add_row(group, *sizes)
     console.print(groups)
-    print(f"training images {sum(split.counts)}")
-    print(f"test images     {len(split.test_labels)}")
+    console.print(f"training images {sum(split.counts)}")
+    console.print(f"test images     {len(split.test_labels)}")
     if len(split.holdout_labels):
-        print(f"held out        {len(split.holdout_labels)}")
-    print(f"hash            {split.hash}")
+        console.print(f"held out        {len(split.holdout_labels)}")
+    console.print(f"hash            {split.hash}")
 
 
 def _plain(groups: Groups) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csa.cli import say
 from csa.config.faults import Fault, UserError
 from csa.figures import delta
 from csa.reporting.names import printed
@@ -68,8 +69,8 @@ def draw(wanted: Wish, config: Config, runs: Sequence[Run], to: Path, records: P
             path.write_bytes(content)
         except OSError as error:
             raise UserError(Fault("to", to, f"cannot be written ({error.strerror})")) from error
-        print(path)
-    print(drawn.caption)
+        say(str(path))
+    say(drawn.caption)
     return drawn
 
 

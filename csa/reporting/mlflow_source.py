@@ -51,7 +51,7 @@ def from_mlflow(uri: str, experiment: str, known: Collection[str]) -> Iterator[R
 
 def unreachable(uri: str, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(Fault("tracking.uri", store.without_password(uri), f"cannot be reached: {reason}"))
+    return UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}"))
 
 
 def run_ids(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from csa.console import FoldedTable
 from csa.reporting.caption import sentences
 from csa.reporting.comparison_text import comparison_caption, comparison_cells
 from csa.reporting.escaping import plain
@@ -15,23 +15,22 @@ from csa.reporting.layout import DASH, PAPER, blocks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.reporting.comparisons import Comparisons
     from csa.reporting.tables import Table
 
 MOST_COLUMNS = 5
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: PlainConsole, table: Table) -> None:
     title, *rest = sentences(table)
-    console.print(Text(plain(title), style="bold"), soft_wrap=True)
+    console.print(Text(plain(title), style="bold"))
     for group, places in _pieces(table):
-        piece = RichTable(title=Text(plain(group)), title_justify="left", box=None, pad_edge=False, header_style="bold")
-        piece.add_column("", overflow="fold")
-        piece.add_column("", style="dim", no_wrap=True)
+        piece = FoldedTable(title=plain(group), title_justify="left", box=None, pad_edge=False, header_style="bold")
+        piece.add_column()
+        piece.add_column(style="dim")
         for place in places:
-            piece.add_column(Text(plain(table.columns[place].heading)), justify="right")
+            piece.add_column(plain(table.columns[place].heading), justify="right")
         for block in blocks(table):
             for number, line in enumerate(block.lines):
                 texts = [line.texts[place] for place in places]
@@ -39,16 +38,16 @@ def print_table(console: Console, table: Table) -> None:
                     continue
                 label = block.label if number == 0 else ""
                 style = "bold" if line.name != PAPER else ""
-                piece.add_row(Text(plain(label)), line.name, *(Text(plain(text), style=style) for text in texts))
+                piece.add_row(plain(label), line.name, *(Text(plain(text), style=style) for text in texts))
         console.print(piece)
         console.print()
     _print_sentences(console, rest)
 
 
-def print_comparisons(console: Console, comparisons: Comparisons) -> None:
+def print_comparisons(console: PlainConsole, comparisons: Comparisons) -> None:
     """A line a comparison, in words: thirteen columns fit no terminal."""
     title, *rest = comparison_caption(comparisons)
-    console.print(Text(plain(title), style="bold"), soft_wrap=True)
+    console.print(Text(plain(title), style="bold"))
     for row in comparisons.rows:
         cells = [plain(cell) for cell in comparison_cells(row)]
         where, first, second, seeds, means, difference, interval, p, corrected, images, p_images, images_p, verdict = (
@@ -59,7 +58,7 @@ def print_comparisons(console: Console, comparisons: Comparisons) -> None:
         if row.test:
             line.append(f"\n    difference {difference}, 95 % interval {interval}, p {p}, corrected {corrected}")
             line.append(f"\n    images only one has right {images}, p {p_images}, corrected {images_p}")
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line)
     _print_sentences(console, rest)
 
 
@@ -75,7 +74,7 @@ def _pieces(table: Table) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _print_sentences(console: Console, sentences: Iterable[str]) -> None:
+def _print_sentences(console: PlainConsole, sentences: Iterable[str]) -> None:
     for sentence in sentences:
-        console.print(Text(plain(sentence), style="dim"), highlight=False)
+        console.print(Text(plain(sentence), style="dim"), soft_wrap=False)
     console.print()

@@ -6,17 +6,18 @@ import threading
 from typing import TYPE_CHECKING
 
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from csa.console import FoldedTable
 from csa.sweep.progress import Progress, Watch
 from csa.sweep.spans import counting, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
+    from csa.console import PlainConsole
     from csa.sweep.plan import Plan, Run
 
 LOOK_SECONDS = 0.5
@@ -26,7 +27,7 @@ MOST_ROWS = 12
 class Display:
     """Context manager. quiet: nothing is shown (runs in this process show themselves)."""
 
-    def __init__(self, console: Console, plan: Plan, to_do: Sequence[Run], *, quiet: bool) -> None:
+    def __init__(self, console: PlainConsole, plan: Plan, to_do: Sequence[Run], *, quiet: bool) -> None:
         self._console, self._plan, self._to_do = console, plan, to_do
         self._quiet = quiet
         self._watch = Watch(plan.runs, to_do)
@@ -66,12 +67,11 @@ class Display:
                 self._told[run.fingerprint] = state
                 counted = sum(one in ("done", "failed") for one in progress.states.values())
                 self._console.print(
-                    f"[{counted}/{len(self._plan.runs)}] {state}: {self._plan.label(run)}{left(progress)}",
-                    highlight=False, soft_wrap=True, markup=False,
-                )  # fmt: skip
+                    f"[{counted}/{len(self._plan.runs)}] {state}: {self._plan.label(run)}{left(progress)}"
+                )
 
     def _table(self, progress: Progress) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
+        table = FoldedTable("", "", "", box=None, show_header=False, padding=(0, 2), pad_edge=False)
         for run, so_far, epochs in progress.running[:MOST_ROWS]:
             table.add_row("running", self._plan.label(run), f"epoch {so_far}/{epochs}")
         if len(progress.running) > MOST_ROWS:

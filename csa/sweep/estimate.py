@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import track
 
+from csa.console import PlainConsole
 from csa.sweep.calibration import calibrate
 from csa.sweep.machine import visible_gpus
 from csa.sweep.processes import WALL_NAME
@@ -213,9 +213,9 @@ def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
             asked[name] = run
     if not asked:
         return costs
-    aside = Console(stderr=True)  # standard output is the plan's
+    aside = PlainConsole(stderr=True)  # standard output is the plan's
     kinds = counting(len(asked), "kind")
-    aside.print(f"measuring a few steps of {kinds} of run; sweep.calibrate=false leaves it out", highlight=False)
+    aside.print(f"measuring a few steps of {kinds} of run; sweep.calibrate=false leaves it out")
     answers = calibrate({name: run.config for name, run in asked.items()}, threads)
     for name, answer in track(
         answers, "", total=len(asked), console=aside, transient=True, disable=not aside.is_terminal

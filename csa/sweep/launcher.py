@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from csa.config.composition import Tree
+from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.cells import Cell, of_the_sweep
 from csa.sweep.display import Display
@@ -54,7 +54,7 @@ class LocalLauncher(Launcher):
         tracking = self._track(settings, plan)
         tracking.end("KILLED", {})  # until it is known better
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # as every launcher does
-        console = Console()
+        console = PlainConsole()
         with Display(console, plan, to_do, quiet=False):
             endings = self.launch_runs(settings, to_do)
         tracking.end("FINISHED", {})

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
+from csa.config.passwords import hidden
 from csa.sweep.machine import GPUS, Slot
 from csa.sweep.orphan import PARENT
 from csa.tracking.files import write_json
@@ -29,7 +31,6 @@ OUTPUT_NAME = "output.txt"
 WALL_NAME = "wall.json"
 POLL_SECONDS = 0.1
 HELD_STATUS = 3
-REQUEUE_STATUS, CTRL_C_STATUS = STOPPED_STATUS = 75, 130  # of a run: csa.training.interruption, which imports torch
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # the run's own doing
 TAIL_LINES = 12
 
@@ -116,12 +117,13 @@ class Processes:
         (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
         threads = run.kept_threads or run.config.runtime.threads or slot.threads
+        command = command_of(run, self._tree, threads)  # puts passwords into the environment
         environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
         if slot.gpu is not None:
             environment[GPUS] = slot.gpu
         with (run.folder / OUTPUT_NAME).open("ab") as output:
             process = subprocess.Popen(
-                command_of(run, self._tree, threads),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -140,7 +142,7 @@ class Processes:
             return Ending("done")
         if self._signals:
             return Ending("interrupted")
-        if (status < 0 and -status not in CRASHES) or status in STOPPED_STATUS:
+        if (status < 0 and -status not in CRASHES) or status in (REQUEUE_STATUS, CTRL_C_STATUS):
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else "stopped by a signal"
             return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
         if run.state != "failed":
@@ -163,7 +165,7 @@ def command_of(run: Run, tree: Sequence[str], threads: int) -> list[str]:
     own = ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false", f"runtime.threads={threads}"]
     if run.config.tracking.model is None:
         own.append("tracking.model=false")  # for whoever sends the record to MLflow later
-    return [sys.executable, "-m", "csa.run", *tree, *run.words, *own]
+    return [sys.executable, "-m", "csa.run", *tree, *hidden(run.words), *own]
 
 
 def is_held_here(folder: Path) -> bool:

@@ -12,12 +12,11 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.preflight import preflight
 from csa.config.typed import build
+from csa.console import PlainConsole
 from csa.sweep.cells import Cell, shown
 from csa.sweep.estimate import estimate
 from csa.sweep.machine import slots
@@ -57,7 +56,7 @@ class Search:
         """Print what the study has found so far."""
         from optuna.trial import TrialState
 
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole()
         study = _study(self.storage, self.name)
         states = [trial.state for trial in study.trials] if study is not None else []
         done, failed = states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)

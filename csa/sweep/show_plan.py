@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
+from csa.console import FoldedTable
 from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.machine import slots
@@ -15,8 +13,7 @@ from csa.sweep.spans import counting, duration
 from csa.sweep.summary import SEED
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.sweep.cells import Cell
     from csa.sweep.plan import Plan, Run
     from csa.sweep.settings import Settings
@@ -26,7 +23,7 @@ BLANK = "blank in the paper"
 MOST_MERGED, MOST_UNKNOWN = 10, 4
 
 
-def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
+def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     to_do = settings.to_do(plan)
     places = slots(settings.sweep, plan.runs[0].config.runtime) if plan.runs else []
     threads = places[0].threads if places else 1
@@ -35,12 +32,12 @@ def print_plan(console: Console, plan: Plan, settings: Settings) -> None:
     for run in plan.merged[:MOST_MERGED]:
         names = [" ".join(cell.words) for cell in run.cells]
         more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
-        console.print(f"one run: {names[0]} | {names[1]}{more}", highlight=False, soft_wrap=True, markup=False)
-    console.print(counted(plan), highlight=False, soft_wrap=True, markup=False)
-    console.print(_time(plan, told, len(places), threads), highlight=False, soft_wrap=True, markup=False)
+        console.print(f"one run: {names[0]} | {names[1]}{more}")
+    console.print(counted(plan))
+    console.print(_time(plan, told, len(places), threads))
 
 
-def _table(plan: Plan, told: Estimate) -> Table:
+def _table(plan: Plan, told: Estimate) -> FoldedTable:
     """A row for each cell but its seed."""
     everything = [run.cells[0] for run in plan.runs] + [cell for cell, _ in plan.missing]
     keys = [key for key in swept_keys(everything) if key != SEED]
@@ -58,13 +55,13 @@ def _table(plan: Plan, told: Estimate) -> Table:
         missing.setdefault(names(cell), []).append(option)
     for run in plan.runs:
         rows.setdefault(names(run.cells[0]), []).append(run)
-    table = Table(*(keys or ["cell"]), "runs", "state", "time", *([""] if blank else []))
+    table = FoldedTable(*(keys or ["cell"]), "runs", "state", "time", *([""] if blank else []))
     for row in dict.fromkeys([*rows, *missing]):
         runs = rows.get(row, [])
         states = [*(run.state for run in runs), *([NOT_AVAILABLE] * len(missing.get(row, [])))]
         seconds = sum(told.seconds.get(run.fingerprint, 0) for run in runs)
         table.add_row(
-            *(map(escape, row) if keys else ["the run"]),
+            *(row if keys else ["the run"]),
             str(len(states)),
             ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in Counter(states).items()),
             duration(seconds) if seconds else "",

@@ -6,9 +6,9 @@ from collections import Counter
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from csa.console import FoldedTable
 from csa.sweep.cells import swept_keys
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
@@ -16,8 +16,7 @@ from csa.sweep.spans import counting
 from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from csa.console import PlainConsole
     from csa.sweep.plan import Plan, Run
     from csa.sweep.processes import Ending
 
@@ -25,7 +24,7 @@ GROUPS = ("all", "many", "medium", "few")
 SEED = "seed"
 
 
-def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> int:
+def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending]) -> int:
     """Print it; the number of runs that failed, now or before."""
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
@@ -36,20 +35,21 @@ def print_summary(console: Console, plan: Plan, endings: dict[str, Ending]) -> i
     if plan.missing:
         names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
         told += f"; {len(plan.missing)} cells are not available ({names})"
-    console.print(f"{counting(len(plan.runs), 'run')}: {told}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{counting(len(plan.runs), 'run')}: {told}")
     return failed
 
 
-def print_failures(console: Console, plan: Plan, endings: dict[str, Ending]) -> int:
+def print_failures(console: PlainConsole, plan: Plan, endings: dict[str, Ending]) -> int:
     """Each with its folder and the last lines that say why; their number."""
     failed = [run for run in plan.runs if has_failed(run, endings)]
     for run in failed:
-        console.print(f"[bold red]failed[/]: {escape(plan.label(run))}\n  {escape(str(run.folder))}", soft_wrap=True)
+        console.print(Text("failed", "bold red"), end="")
+        console.print(f": {plan.label(run)}\n  {run.folder}")
         told = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
         for line in told.splitlines():
-            console.print(f"  | {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  | {line}")
     if any(run.fingerprint not in endings for run in failed):
-        console.print("failed before, and not started again: sweep.retry_failed=true does", highlight=False)
+        console.print("failed before, and not started again: sweep.retry_failed=true does")
     return len(failed)
 
 
@@ -59,7 +59,7 @@ def has_failed(run: Run, endings: dict[str, Ending]) -> bool:
     return ending.how == "failed" if ending is not None else run.state == "failed"
 
 
-def accuracy_table(plan: Plan) -> Table:
+def accuracy_table(plan: Plan) -> FoldedTable:
     """A row for each cell but its seed: test accuracies in percent at the last epoch, mean and deviation over seeds."""
     keys = [key for key in swept_keys([run.cells[0] for run in plan.runs]) if key != SEED]
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -68,7 +68,7 @@ def accuracy_table(plan: Plan) -> Table:
         if result is not None:
             settings = dict(run.cells[0].settings)
             rows.setdefault(tuple(settings.get(key, "") for key in keys), []).append(result)
-    table = Table(title="test accuracy in %, last epoch, mean over seeds", title_justify="left")
+    table = FoldedTable(title="test accuracy in %, last epoch, mean over seeds", title_justify="left")
     for key in keys or ["run"]:
         table.add_column(key)
     for group in GROUPS:

@@ -14,16 +14,16 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
-from rich.console import Console
 
-from csa.cli import reporting_faults
+from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS, reporting_faults
 from csa.config.composition import Tree
+from csa.console import PlainConsole
 from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
 from csa.sweep.launcher import LocalLauncher
 from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.processes import CTRL_C_STATUS, REQUEUE_STATUS, Ending, SweepStopped, is_held_here, reason
+from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
 from csa.sweep.summary import has_failed, print_summary
@@ -49,7 +49,7 @@ class CellsSweeper(Sweeper):
             hydra_context=hydra_context, task_function=CellTask(task_function), config=config
         )
         told = sys.stdout.isatty() or "COLUMNS" in os.environ
-        self._console = Console(width=None if told else LOG_WIDTH)
+        self._console = PlainConsole(width=None if told else LOG_WIDTH)
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, run what is missing, summarise.
@@ -73,7 +73,7 @@ class CellsSweeper(Sweeper):
     def _run(self, plan: Plan, settings: Settings) -> None:
         plan.let_asked_heads_stand()
         to_do = settings.to_do(plan)
-        self._console.print(f"{counted(plan)}; {len(to_do)} to do", highlight=False, soft_wrap=True)
+        self._console.print(f"{counted(plan)}; {len(to_do)} to do")
         endings: dict[str, Ending] = {}
         status, trouble = 0, None
         if plan.runs:
@@ -85,9 +85,9 @@ class CellsSweeper(Sweeper):
             trouble = tracking.trouble
         failures = print_summary(self._console, plan, endings)
         if trouble:
-            self._console.print(trouble, highlight=False, soft_wrap=True)
+            self._console.print(trouble)
         if status:
-            self._console.print("stopped; the same command continues", highlight=False)
+            self._console.print("stopped; the same command continues")
         if status or failures:
             raise SystemExit(status or FAILED_STATUS)
 

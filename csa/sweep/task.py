@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from csa.sweep.processes import REQUEUE_STATUS
+from csa.cli import REQUEUE_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.tracking import contents, store
+from csa.config.passwords import without_passwords
+from csa.tracking import contents
 from csa.tracking.pictures import confusion_picture
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def _send_file(path: Path, client: MlflowClient, run_id: str) -> None:
 
 
 def _send_configuration(now: Contents, client: MlflowClient, run_id: str) -> None:
-    """As it was resolved, but for a password in the tracking address: everybody may read it here."""
-    client.log_text(run_id, store.without_password((now.folder / "config.yaml").read_text()), "config.yaml")
+    client.log_text(run_id, without_passwords((now.folder / "config.yaml").read_text()), "config.yaml")
 
 
 def _send_table(now: Contents, client: MlflowClient, run_id: str) -> None:

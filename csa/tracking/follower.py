@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import IO, TYPE_CHECKING, Any
 
+from csa.cli import settle_process
 from csa.tracking.files import read_json
 from csa.tracking.mirror import Mirror, StartedOverError
 from csa.tracking.record import Record
@@ -269,6 +270,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the training; its end shows at the pipe
     settle_environment()
+    settle_process()
     return follow(_Orders(sys.stdin))
 
 

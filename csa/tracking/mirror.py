@@ -11,6 +11,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from csa.config.passwords import without_passwords
 from csa.tracking import artifacts, contents, store
 from csa.tracking.files import read_json, write_json
 
@@ -106,7 +107,7 @@ class Mirror:
     def note_trouble(self, error: Exception) -> None:
         """Write down why a push failed, for whoever asks how MLflow stands."""
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._note(trouble=store.without_password(first_line)[:160])
+        self._note(trouble=without_passwords(first_line)[:160])
 
     def _note(self, **changes: Any) -> None:
         """Change the state, on the disk as well."""
@@ -126,7 +127,7 @@ class Mirror:
 
     def _find(self, now: Contents) -> _There:
         """The record's run, made if there is none, and what MLflow has of it."""
-        self._note(uri=store.without_password(self._uri), experiment=self._experiment)
+        self._note(uri=without_passwords(self._uri), experiment=self._experiment)
         client, experiment_id = store.connect(self._uri, self._experiment)
         run = self._noted_run(client) or self._tagged_run(client, experiment_id, now)
         if run is None:

@@ -9,7 +9,7 @@
     failure.json      why the run failed, until it is started again
     log.txt           what happened when
 
-The record is complete without MLflow.
+The record is complete without MLflow. No password is in it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from csa.config.passwords import without_passwords
 from csa.tracking import lease
 from csa.tracking.files import read_json, write_bytes, write_json, write_text
 
@@ -85,7 +86,7 @@ class Record:
     def begin(self, config: str, identity: Mapping[str, Any], fingerprint: str) -> None:
         """Before training: who this run is. Removes the failure of an earlier start."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", config)
+        write_text(self.folder / "config.yaml", without_passwords(config))
         write_json(self.folder / "identity.json", {"fingerprint": fingerprint, "identity": identity})
         (self.folder / "failure.json").unlink(missing_ok=True)
 
@@ -137,12 +138,13 @@ class Record:
         return True
 
     def fail(self, failure: Mapping[str, Any]) -> None:
-        write_json(self.folder / "failure.json", {"schema": SCHEMA, **failure})
+        told = {key: without_passwords(value) if isinstance(value, str) else value for key, value in failure.items()}
+        write_json(self.folder / "failure.json", {"schema": SCHEMA, **told})
 
     def log(self, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
         with (self.folder / "log.txt").open("a") as stream:
-            stream.write(f"{now}Z  {text}\n")
+            stream.write(f"{now}Z  {without_passwords(text)}\n")
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)

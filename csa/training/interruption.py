@@ -7,11 +7,9 @@ import threading
 from types import FrameType
 from typing import Any
 
+from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
 from csa.config.processes import started_together
 from csa.training.together import LostProcessError
-
-REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
-CTRL_C_STATUS = 130
 
 
 class StoppedError(Exception):

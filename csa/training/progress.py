@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from csa.console import PlainConsole
     from csa.methods.method import Clock, Stage
 
 LINE_SECONDS = 10.0
@@ -24,15 +24,15 @@ class Progress:
     first and the last epoch of a stage and every ten seconds between.
     """
 
-    def __init__(self, console: Console, stages: Sequence[Stage], primary_head: str, bars: bool | None) -> None:
+    def __init__(self, console: PlainConsole, stages: Sequence[Stage], primary_head: str, bars: bool | None) -> None:
         self._console = console
         self._primary = primary_head
         self._bars = console.is_terminal if bars is None else bars
         self._display = Bars(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not self._bars,
@@ -72,7 +72,7 @@ class Progress:
         due = time.monotonic() - self._printed_at >= LINE_SECONDS
         if not self._bars and (due or self._first_of_stage or self._last_of_stage):
             self._printed_at = time.monotonic()
-            self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._epochs}  {note}", highlight=False)
+            self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._epochs}  {note}")
 
 
 def _describe(line: dict[str, Any], head: str) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from csa.config.identity import fingerprint
 from csa.config.processes import started_together
+from csa.console import PlainConsole
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import LostWorkerError, StreamingLoader, telling_lost_workers
@@ -43,7 +43,9 @@ HELD_STATUS = 3
 MODEL = "csa.training.recorded.primary_head"
 
 
-def train_and_record(config: Config, identity: dict[str, Any], split: Split, record: Record, console: Console) -> None:
+def train_and_record(
+    config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole
+) -> None:
     """Train under a lease, write the record and print it; MLflow follows the record in a process of its own.
 
     Raises:
@@ -66,11 +68,11 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
             _train(config, identity, split, record, console, interruption, underway=mirror.start)
         print_result(console, record.result(), record.folder)
     except HeldError as held:
-        console.print(f"{held}; nothing was started", highlight=False, soft_wrap=True)
+        console.print(f"{held}; nothing was started")
         raise SystemExit(HELD_STATUS) from held
     except StoppedError as stopped:
         record.log(str(stopped))
-        console.print(f"stopped; the same command continues {record.folder}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; the same command continues {record.folder}")
         raise SystemExit(stopped.status) from stopped
     except (NotFiniteError, UnreadableImageError, LostWorkerError, LostProcessError) as error:
         _fail(record, str(error), console)
@@ -87,7 +89,7 @@ def train_and_record(config: Config, identity: dict[str, Any], split: Split, rec
     finally:
         # Closed last: by then the files say how the run ended.
         if (note := mirror.close()) is not None:
-            console.print(note, highlight=False, soft_wrap=True, markup=False)
+            console.print(note)
 
 
 def _begin(config: Config, identity: dict[str, Any], record: Record) -> None:
@@ -100,11 +102,11 @@ def _help(config: Config, identity: dict[str, Any], split: Split, record: Record
     """Train beside the process that writes the record; only a failure is told by this one too."""
     try:
         with Interruption() as interruption:
-            _train(config, identity, split, record, Console(quiet=True), interruption, underway=lambda: None)
+            _train(config, identity, split, record, PlainConsole(quiet=True), interruption, underway=lambda: None)
     except StoppedError as stopped:
         raise SystemExit(stopped.status) from stopped
     except Exception as error:
-        _fail(record, str(error) or traceback.format_exc(), Console(stderr=True))
+        _fail(record, str(error) or traceback.format_exc(), PlainConsole(stderr=True))
         raise SystemExit(FAILED_STATUS) from error
 
 
@@ -113,7 +115,7 @@ def _train(
     identity: dict[str, Any],
     split: Split,
     record: Record,
-    console: Console,
+    console: PlainConsole,
     interruption: Interruption,
     underway: Callable[[], None],
 ) -> None:
@@ -134,7 +136,7 @@ def _train(
         with telling_lost_processes(machine.together), telling_lost_workers():
             outcome = training.run()
     if config.runtime.profile:
-        console.print(where_profiled(record.folder), highlight=False, soft_wrap=True)
+        console.print(where_profiled(record.folder))
     damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
@@ -145,9 +147,9 @@ def _train(
     machine.together.wait()
 
 
-def _fail(record: Record, reason: str, console: Console) -> None:
+def _fail(record: Record, reason: str, console: PlainConsole) -> None:
     """Keep why; a disk that takes nothing any more must not hide the reason from the person."""
-    console.print(f"failed: {reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"failed: {reason}")
     with contextlib.suppress(OSError):
         if reason.startswith(LOST) and (record.folder / "failure.json").exists():
             return  # what ended the other process is the better reason

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from csa.cli import fault_list, reporting_faults
+from csa.cli import fault_list, queue_again_on_sigterm, reporting_faults, settle_process
 from csa.config.entry import hydra_main
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
@@ -160,6 +163,25 @@ def test_reporting_faults_as_a_decorator(capsys):
     with pytest.raises(SystemExit, match="2"):
         entry()
     assert capsys.readouterr().err == "csa: 1 fault; nothing was run or written\n  a=1: is wrong\n"
+
+
+def test_whoever_is_asked_to_end_before_training_may_be_started_again(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    queue_again_on_sigterm()
+    try:
+        with pytest.raises(SystemExit, match="75"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "csa: stopped; the same command starts it again\n"
+
+
+def test_a_user_without_a_name_is_called_by_the_number(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    settle_process()
+    assert getpass.getuser() == str(os.getuid())
 
 
 def test_fault_list():

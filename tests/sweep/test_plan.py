@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 from plans import begin, fail, finish, plan_of
-from rich.console import Console
 from tiny_words import TINY
 
 from csa.config.faults import UserError
 from csa.config.schema import SweepConfig
+from csa.console import PlainConsole
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
 from csa.sweep.machine import Slot, slots
 from csa.sweep.processes import WALL_NAME, is_held_here
@@ -42,7 +42,7 @@ def states(tmp_path):
 
 
 def shown(plan, settings=SETTINGS) -> str:
-    console = Console(file=io.StringIO(), width=160)
+    console = PlainConsole(file=io.StringIO(), width=160)
     print_plan(console, plan, settings)
     return console.file.getvalue()
 

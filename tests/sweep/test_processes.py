@@ -179,9 +179,3 @@ def test_what_a_run_says_is_kept(runs):
     (run,) = runs(91)
     run_all([run])
     assert (run.folder / OUTPUT_NAME).read_text() == "out of memory, or so\n"
-
-
-def test_statuses_are_those_of_a_run():
-    from csa.training import interruption
-
-    assert processes.STOPPED_STATUS == (interruption.REQUEUE_STATUS, interruption.CTRL_C_STATUS)

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from same_run import assert_same, contents
 from shaped_tree import write_tree
 
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.locations import conf_dir
+from csa.console import PlainConsole
 from csa.data.build import load_split
 from csa.tracking.record import Record
 from csa.training import loop
@@ -48,7 +48,7 @@ def start(config) -> Record:
     split = load_split(config.dataset, config.data_dir, download=False)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
-    train_and_record(config, who, split, record, Console(quiet=True))
+    train_and_record(config, who, split, record, PlainConsole(quiet=True))
     return record
 
 
