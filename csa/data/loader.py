@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from csa.data.augmentation import CropFlip, as_floats
-from csa.data.batch import Batch
+from csa.data.batch import Batch, to_device
 from csa.data.resized_crop import ResizedCrop
 from csa.data.samplers import epoch_indices
 from csa.data.share import ALONE, Share, SharedSteps
@@ -77,7 +77,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """What one stream draws in an epoch: positions [draws] and draws of the augmentation [draws, ...]."""
+    """What one stream draws in an epoch: positions [draws], kept beside the images, and those of the augmentation."""
 
     positions: Tensor
     crops: Tensor
@@ -134,7 +134,8 @@ class ResidentLoader:
             positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
             length = len(positions)
             crops = self.crop_flip.draw(length, torch_generator(self.seed, "augment", name, stage, epoch))
-            drawn[name] = Stream(self._resident(positions), crops.to(self.device))
+            kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
+            drawn[name] = Stream(kept, crops.to(self.device))
         if length is None:
             raise ValueError("an epoch needs at least one stream")
         sizes = batch_sizes(length, self.batch_size, self.drop_last)
@@ -151,7 +152,7 @@ class ResidentLoader:
 
     def with_images(self, images: Tensor, labels: Tensor) -> ResidentLoader:
         more = copy(self)
-        more._images = torch.cat([self._images, self.crop_flip.prepare(images)])
+        more._images = torch.cat([self._images, self.crop_flip.prepare(images).to(self._images.device)])
         more._labels = torch.cat([self._labels, labels])
         more._host_labels = more._labels.cpu().numpy()
         more.counts = tuple(np.bincount(more._host_labels, minlength=len(self.counts)).tolist())
@@ -164,12 +165,11 @@ class ResidentLoader:
         return self._images.device.type == self.device.type
 
     def gather(self, positions: Tensor, crops: Tensor) -> Batch:
-        """The augmented training images at ``positions`` [B]."""
-        labels = self._labels[positions]
+        """The augmented training images at ``positions`` [B], which are where the images are."""
         if self.on_device:
-            return Batch(self.crop_flip(self._images, positions, crops), labels)
-        images = self._images[positions.cpu()].to(self.device)
-        return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), labels)
+            return Batch(self.crop_flip(self._images, positions, crops), self._labels[positions])
+        images, there = (to_device(held, self.device) for held in (self._images[positions], positions))
+        return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), self._labels[there])
 
     def _mine(self, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
         part = self.share.part(len(labels))
@@ -259,4 +259,6 @@ def in_order(images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]
     """Images uint8 [N, H, W, C] and labels [N] in their order, not augmented; on the device of the labels."""
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        yield Batch(as_floats(images[part].to(labels.device)), labels[part])
+        held = images[part]
+        there = held if held.device == labels.device else to_device(held, labels.device)
+        yield Batch(as_floats(there), labels[part])

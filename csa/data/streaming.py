@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from csa.config.faults import Fault, UserError
 from csa.data.augmentation import as_floats
-from csa.data.batch import Batch
+from csa.data.batch import Batch, to_device
 from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Damage, Decoder, refuse
 from csa.data.image_files import ImageFiles
 from csa.data.loader import batch_sizes, epoch_positions, in_order, resized_crop
@@ -103,10 +103,9 @@ class Decoding:
         refuse(self.files[ask.part], ask, damage, name)
         self.damaged[str(self.files[ask.part].path(ask.position))] = damage.reason
 
-    def to_device(self, part: str, asks: list[Ask], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, uint8 [n, H, W, C], and their labels there; does not wait for the device."""
-        labels = torch.from_numpy(self.labels[part][[ask.position for ask in asks]])
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+    def labels_of(self, part: str, asks: list[Ask]) -> Tensor:
+        """On the device, [n]."""
+        return to_device(torch.from_numpy(self.labels[part][[ask.position for ask in asks]]), self.device)
 
     def in_order(self, part: str, batch_size: int, share: Share) -> Iterator[Batch]:
         """This process's share of a part, not augmented; damaged images are left out."""
@@ -119,8 +118,7 @@ class Decoding:
             images, whole = reading.take(asks)
             if len(whole) < len(asks):
                 asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
-            there, labels = self.to_device(part, asks, images)
-            yield Batch(as_floats(there), labels)
+            yield Batch(as_floats(images), self.labels_of(part, asks))
 
 
 class StreamingLoader:
@@ -190,7 +188,9 @@ class Reading:
         self.number, self._decoding, self._chunks = number, decoding, chunks
 
     def take(self, asks: list[Ask]) -> tuple[Tensor, list[int]]:
-        """The images of the next asks, uint8 [n, H, W, C], and the places of those that could be read themselves.
+        """The images of the next asks, uint8 [n, H, W, C], on the device, and the places of those that could be read.
+
+        Chunks come in pinned memory and are joined there: joined here they would be in memory that a copy waits for.
 
         Raises:
             UnreadableImageError: a damaged file stops the run.
@@ -203,7 +203,7 @@ class Reading:
             for damage in faults:
                 self._decoding.note(chunk[damage.place], damage)
                 damaged.add(CHUNK * len(parts) + damage.place)
-            parts.append(images)
+            parts.append(to_device(images, self._decoding.device))
         return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
 
 
@@ -233,9 +233,9 @@ class StreamedEpoch(SharedSteps):
         batches = {}
         for name, stream in self.streams.items():
             asks = self.asks(stream, step)
-            images, _ = self._reading.take(asks)  # in place of a damaged image stands another of its class
-            crops, labels = decoding.to_device(TRAIN, asks, images)
-            batches[name] = Batch(loader.augmentation.changed(crops, stream.changes[self.draws(step)]), labels)
+            crops, _ = self._reading.take(asks)  # in place of a damaged image stands another of its class
+            images = loader.augmentation.changed(crops, stream.changes[self.draws(step)])
+            batches[name] = Batch(images, decoding.labels_of(TRAIN, asks))
         self._next = step + 1
         return batches
 

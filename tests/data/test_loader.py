@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from csa.data import loader as loaders
 from csa.data.build import load_split
 from csa.data.loader import Loader, ResidentLoader, batch_sizes
 
@@ -152,6 +153,28 @@ def test_added_images_are_drawn_like_the_others(loader, split, protocol_config, 
 def test_an_epoch_needs_a_stream(loader):
     with pytest.raises(ValueError, match="at least one stream"):
         loader.epoch({}, 0, 0)
+
+
+def test_images_that_do_not_fit_on_the_device_are_sent_there_without_reading_it(
+    split, protocol_config, sampler_config, monkeypatch
+):
+    streams = {"uniform": sampler_config("shuffle")}
+    inside = ResidentLoader(split, protocol_config(), "cpu", 0).epoch(streams, 0, 0)
+    monkeypatch.setattr(loaders, "fits", lambda images, _: images.ndim < 4)
+    beside = ResidentLoader(split, protocol_config(), "meta", 0)  # of which nothing can be read
+    epoch = beside.epoch(streams, 0, 0)
+    assert epoch.inputs(0) is None
+    images, labels = epoch.batches(0)["uniform"]
+    assert (images.device.type, labels.device.type) == ("meta", "meta")
+    assert (images.shape, labels.shape) == (inside.batches(0)["uniform"].images.shape, (32,))
+    assert next(beside.test_batches(7)).images.device.type == "meta"
+    sent = []
+    monkeypatch.setattr(loaders, "to_device", lambda held, _: sent.append(held) or held)
+    monkeypatch.setattr(ResidentLoader, "on_device", False)
+    here = ResidentLoader(split, protocol_config(), "cpu", 0).epoch(streams, 0, 0)
+    assert torch.equal(here.batches(3)["uniform"].images, inside.batches(3)["uniform"].images)
+    assert torch.equal(here.batches(3)["uniform"].labels, inside.batches(3)["uniform"].labels)
+    assert len(sent[0]) == len(sent[1]) == 32
 
 
 @pytest.mark.gpu

@@ -12,6 +12,9 @@ from shaped_tree import write_tree
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from csa.data import streaming
+from csa.data.augmentation import as_floats
+from csa.data.batch import to_device
 from csa.data.build import load_split
 from csa.data.decoded_once import CHUNK, decoded
 from csa.data.loader import ResidentLoader
@@ -73,6 +76,35 @@ def test_a_step_is_the_same_with_and_without_workers_and_taken_up_anywhere(make,
     assert (images.shape, images.dtype) == ((20, 3, SIDE, SIDE), torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert 0 <= images.min() < images.max() <= 1
+
+
+def test_chunks_and_labels_reach_the_device_as_they_are_pinned(make, streams, monkeypatch):
+    sent = []
+    monkeypatch.setattr(streaming, "to_device", lambda held, device: sent.append(held) or to_device(held, device))
+    loader, split = make(batch=50)
+    batches = loader.epoch(streams, 0, 0).batches(0)
+    (evaluated,) = loader.test_batches(50)
+    assert [len(held) for held in sent] == [32, 18, 50, 32, 18, 50, 18, 18]  # of two streams and the test set
+    assert torch.equal(batches["uniform"].labels, sent[2])
+    assert torch.equal(evaluated.images, as_floats(sent[6]))
+    assert evaluated.labels.tolist() == split.test_labels.tolist()
+
+
+def test_the_host_does_not_wait_for_what_it_sends():
+    class Held:
+        """In plain memory, until it is pinned."""
+
+        def pin_memory(self):
+            return Pinned()
+
+    class Pinned:
+        def to(self, device, *, non_blocking):
+            return device, non_blocking
+
+    cuda = torch.device("cuda")
+    assert to_device(Held(), cuda) == (cuda, True)
+    plain = torch.arange(3)
+    assert to_device(plain, torch.device("cpu")) is plain
 
 
 def test_streams_are_those_of_a_loader_in_memory(make, streams, protocol_config):
