@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from csa.cli import answer_help, reporting_faults, say
-from csa.config.faults import Fault, UserError, nearest
+from csa.config.faults import Fault, UserError, nearest, printable
+from csa.data.class_names import distinct_names, same_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +102,7 @@ def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: s
     if split.hash != result["split"]["hash"]:
         problem = f"data set {dataset.name!r} is not what it was: its hash was {result['split']['hash']}"
         raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
+    _tell(*split.notes)
     scores = _scores(record, split.test_images, split.test_labels, config, head)
     heads = {name: {**result["heads"][name], "last": values.as_dict()} for name, values in scores.items()}
     console = PlainConsole()
@@ -115,12 +117,13 @@ def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: s
 def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test part of the data set that the command names."""
     from csa.console import PlainConsole
-    from csa.data.build import source_of
+    from csa.data.build import load
     from csa.summary import print_accuracies
 
     dataset = config.dataset
-    arrays = source_of(dataset).load(dataset, Path(config.data_dir).expanduser(), config.download)
+    arrays = load(dataset, config.data_dir, config.download)
     _check_suits(dataset, arrays.test_images, arrays.classes, result)
+    _tell(*arrays.notes)
     labels, note = in_recorded_order(arrays.test_labels, arrays.classes, result["split"]["classes"])
     scores = _scores(record, arrays.test_images, labels, config, head)
     console = PlainConsole()
@@ -134,16 +137,20 @@ def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, h
 def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequence[str]) -> tuple[np.ndarray, str]:
     """Labels [N] as the model counts classes: by name where both have the same names, else by position.
 
-    Returns a note too, where positions had to be trusted.
+    Returns a note too, where positions had to be trusted: also of several classes of one name, in their order.
     """
     import numpy as np
 
-    if set(classes) == set(recorded):
-        place = {name: k for k, name in enumerate(recorded)}
-        return np.array([place[name] for name in classes])[labels], ""
-    pairs = zip(classes, recorded, strict=True)
-    theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
-    return labels, f"the class names differ, so classes go by position: {theirs!r} counts as {ours!r}"
+    theirs, ours = ([same_form(name) for name in names] for names in (classes, recorded))
+    if theirs == ours:
+        return labels, ""
+    if sorted(theirs) == sorted(ours):
+        place = {name: k for k, name in enumerate(distinct_names(ours))}
+        twice = sorted({name for name in ours if ours.count(name) > 1})
+        note = f"several classes are called {twice[0]!r}; such classes go by their order" if twice else ""
+        return np.array([place[name] for name in distinct_names(theirs)])[labels], note
+    theirs_k, ours_k = next(pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1])
+    return labels, f"the class names differ, so classes go by position: {theirs_k!r} counts as {ours_k!r}"
 
 
 def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str], result: dict[str, Any]) -> None:
@@ -185,13 +192,13 @@ def _name(result: dict[str, Any]) -> str:
 
 
 def predict_folder(record: Record, result: dict[str, Any], config: Config, own: dict[str, str]) -> None:
-    """Every file below the folder, hidden ones excepted; one that is no image is named and nothing is written."""
+    """Every image below the folder; of one that cannot be read nothing is written."""
     folder = Path(own["images"]).expanduser()
     files, images = read_folder(folder, tuple(result["split"]["image_shape"]))
     from csa.training.application import probabilities
 
     chosen = probabilities(record.folder, images, config.runtime)[own["head"] or result["head"]]
-    names = [file.relative_to(folder).as_posix() for file in files]
+    names = [printable(file.as_posix()) for file in files]
     if not own["to"]:
         write_csv(sys.stdout, names, chosen, result["split"]["classes"])
         return
@@ -204,39 +211,49 @@ def predict_folder(record: Record, result: dict[str, Any], config: Config, own: 
 
 
 def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[Path], np.ndarray]:
-    """Files by name, and their images, uint8 [N, H, W, C]. Raises UserError with every file that is no image."""
+    """Files by name, relative to the folder, and their images, uint8 [N, H, W, C].
+
+    What is no image by its name is left out and told. Raises UserError with every file that cannot be read.
+    """
     import numpy as np
 
     from csa.data.pictures import UnreadableImageError, read_image
+    from csa.data.walk import walk
 
     if not folder.is_dir():
         raise UserError(Fault("images", str(folder), "there is no such folder", "a folder of images"))
-    found = (path for path in folder.rglob("*") if path.is_file())
-    files = sorted(path for path in found if not _is_hidden(path.relative_to(folder)))
-    if not files:
-        raise UserError(Fault("images", str(folder), "has no file in it", "a folder of images"))
+    found = walk(folder)
+    faults = [Fault("images", str(folder), problem) for problem in found.problems()]
+    notes = [printable(note) for note in found.notes(str(folder))]
+    if not (found.images or faults):
+        told = "".join(f"; {note}" for note in notes)
+        raise UserError(Fault("images", str(folder), f"has no image in it{told}", "a folder of images"))
     channels, height, width = image_shape
-    images, faults = np.zeros((len(files), height, width, channels), dtype=np.uint8), []
-    for pixels, file in zip(images, files, strict=True):
+    images = np.zeros((len(found.images), height, width, channels), dtype=np.uint8)
+    for pixels, file in zip(images, found.images, strict=True):
         try:
-            pixels[:] = read_image(file, image_shape)
+            pixels[:] = read_image(folder / file, image_shape)
         except UnreadableImageError as error:
-            faults.append(Fault("images", str(file), f"cannot be read as an image ({error})"))
+            faults.append(Fault("images", str(folder / file), f"cannot be read as an image ({error})"))
     if faults:
         raise UserError(*faults)
-    return files, images
+    _tell(*notes)
+    return found.images, images
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _tell(*notes: str) -> None:
+    """Beside the answer, which may go to a file."""
+    for note in notes:
+        say(note, aside=True)
 
 
 def write_csv(stream: TextIO, files: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> None:
     """A line an image; probabilities: [N, K]."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "predicted", *classes])
+    file_column, predicted, *names = distinct_names(["file", "predicted", *classes])
+    writer.writerow([file_column, predicted, *names])
     for file, row in zip(files, probabilities, strict=True):
-        writer.writerow([file, classes[int(row.argmax())], *(f"{value:.6g}" for value in row)])
+        writer.writerow([file, names[int(row.argmax())], *(f"{value:.6g}" for value in row)])
 
 
 if __name__ == "__main__":

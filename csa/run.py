@@ -30,6 +30,8 @@ def run(config: Config) -> float:
 
     console = PlainConsole(quiet=started_together().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
+    for note in split.notes:
+        console.print(note)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:

@@ -146,6 +146,20 @@ def test_other_names_go_by_position_and_it_says_so(run, call, split, tmp_path):
     assert "the class names differ, so classes go by position: 'one' counts as '1'" in printed
 
 
+@pytest.mark.parametrize(
+    ("classes", "recorded", "order", "told"),
+    [
+        ("aab", "aab", [0, 1, 2], ""),
+        ("baa", "aab", [2, 0, 1], "several classes are called 'a'; such classes go by their order"),
+        ("abb", "aab", [0, 1, 2], "the class names differ, so classes go by position: 'b' counts as 'a'"),
+        (["cafe\u0301", "b"], ["b", "caf\u00e9"], [1, 0], ""),
+    ],
+)
+def test_classes_of_one_name(classes, recorded, order, told):
+    labels, note = evaluate.in_recorded_order(np.arange(len(order)), list(classes), list(recorded))
+    assert (labels.tolist(), note) == (order, told)
+
+
 def test_data_that_does_not_suit_the_model_is_refused_with_every_reason(refused, tmp_path):
     images, labels = np.zeros((6, 8, 9, 3), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2])
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
@@ -206,14 +220,35 @@ def test_probabilities_of_any_number_of_images(run, split):
 
 
 def test_images_that_cannot_be_read_are_all_named(refused, pictures):
-    (pictures / "notes.txt").write_text("no image")
     whole = (pictures / "00.png").read_bytes()
     (pictures / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "more" / "gone.png").symlink_to("nowhere")
     told = refused("images=pictures", "to=out.csv")
     assert "2 faults" in told
-    assert "images=pictures/notes.txt: cannot be read as an image (cannot identify image file" in told
+    assert "images=pictures: 1 link(s) whose target is gone: more/gone.png" in told
     assert "images=pictures/torn.png: cannot be read as an image" in told
     assert not Path("out.csv").exists()
+
+
+def test_linked_folders_are_read_and_what_is_left_out_is_told(pictures, tmp_path, capsys):
+    (pictures / "more").rename(tmp_path / "elsewhere")
+    (pictures / "more").symlink_to(tmp_path / "elsewhere")
+    (pictures / "notes.txt").write_text("no image")
+    files, images = evaluate.read_folder(pictures, (1, 16, 16))
+    assert ([str(file) for file in files][-1], images.shape) == ("more/11.png", (12, 16, 16, 1))
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out of {pictures}: 1 hidden: .hidden",
+        f"left out of {pictures}: 1 no image(s) by name: notes.txt",
+    ]
+
+
+def test_columns_of_classes_of_one_name_are_told_apart():
+    stream = io.StringIO()
+    evaluate.write_csv(stream, ["a.png"], np.array([[0.1, 0.2, 0.7]]), ["crane", "file", "crane"])
+    assert predicted(stream.getvalue()) == [
+        ["file", "predicted", "crane", "file (2)", "crane (2)"],
+        ["a.png", "crane (2)", "0.1", "0.2", "0.7"],
+    ]
 
 
 @pytest.mark.parametrize(("shape", "mode"), [((3, 6, 10), "RGB"), ((1, 10, 6), "L")])
@@ -243,7 +278,7 @@ def test_an_image_covers_the_shape_and_is_cropped_in_its_centre(tmp_path, shape,
         (["to=x.csv"], "to=x.csv: only predictions on images=<folder> are written to a file"),
         (["images=x", "to=no/x.csv"], "to=no/x.csv: the folder for it does not exist"),
         (["images=nowhere"], "images=nowhere: there is no such folder"),
-        (["images=."], "images=.: has no file in it"),
+        (["images=."], "images=.: has no image in it"),
         (["run=zzz"], "run=zzz: there is no such run below"),
         (["imags=x"], "imags=x: unknown key; did you mean 'images'?"),
     ],

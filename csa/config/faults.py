@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from csa.config.passwords import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of bytes that are no text, and of line ends."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Fault:
             text += f"; did you mean {self.nearest!r}?"
         if self.allowed:
             text += f" Allowed: {self.allowed}." if text.endswith("?") else f"; allowed: {self.allowed}"
-        return without_passwords(text)
+        return without_passwords(printable(text))
 
 
 class UserError(Exception):
@@ -38,6 +42,12 @@ class UserError(Exception):
     def __init__(self, *faults: Fault) -> None:
         super().__init__("\n".join(map(str, faults)))
         self.faults = faults
+
+
+def printable(text: str) -> str:
+    """Text in which control characters, and bytes of a file's name that are no text, are escaped."""
+    shown = (letter if category(letter) not in UNPRINTABLE else ascii(letter)[1:-1] for letter in text)
+    return "".join(shown)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

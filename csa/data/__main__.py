@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from csa.cli import answer_help, reporting_faults
+from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
 from csa.config.preflight import configure
 from csa.data.build import load_split
@@ -38,6 +38,8 @@ def show(config: Config, form: str, *, decode: bool = True) -> None:
     unless the configuration skips them.
     """
     split = load_split(config.dataset, config.data_dir, config.download)
+    for note in split.notes:
+        say(note, aside=True)
     if decode:
         check_files(split)
     if form == "json":

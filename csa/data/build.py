@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,24 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, printable
+from csa.data.class_names import name_faults
 from csa.data.image_files import ImageFiles
 from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
 from csa.data.sources.source import Preview, Source
 from csa.data.split import Arrays, Images, Split
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from csa.config.schema import DatasetConfig
 
 
 def inspect(config: DatasetConfig, data_dir: str | Path, download: bool) -> list[Fault]:
     """Everything wrong with the data set that shows without downloading it or reading its images."""
     source, folder = source_of(config), _folder(data_dir)
-    faults = source.inspect(config, folder, download)
-    if faults:
-        return faults
-    known = source.preview(config, folder)
-    return [] if known is None else subset_faults(config, known)
+    with _telling_of_files(config):
+        faults = source.inspect(config, folder, download)
+        known = None if faults else source.preview(config, folder)
+    return faults if known is None else subset_faults(config, known)
 
 
 def preview(config: DatasetConfig, data_dir: str | Path) -> Preview | None:
@@ -50,13 +53,31 @@ def subset_faults(config: DatasetConfig, known: Preview) -> list[Fault]:
     return faults
 
 
-def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> Split:
-    """Read the data set and take its long-tailed subset; raises ``UserError`` with every fault."""
+def load(config: DatasetConfig, data_dir: str | Path, download: bool) -> Arrays:
+    """The whole data set; raises ``UserError`` with every fault."""
     faults = inspect(config, data_dir, download)
     if faults:
         raise UserError(*faults)
-    source = source_of(config)
-    arrays = source.load(config, _folder(data_dir), download)
+    with _telling_of_files(config):
+        arrays = source_of(config).load(config, _folder(data_dir), download)
+    faults = name_faults(config.name, arrays.classes)
+    if faults:
+        raise UserError(*faults)
+    return replace(arrays, notes=tuple(map(printable, arrays.notes)))
+
+
+@contextmanager
+def _telling_of_files(config: DatasetConfig) -> Iterator[None]:
+    """Whatever the file system refuses is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(Fault("dataset", config.name, f"its files cannot be read ({error})")) from error
+
+
+def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> Split:
+    """Read the data set and take its long-tailed subset; raises ``UserError`` with every fault."""
+    source, arrays = source_of(config), load(config, data_dir, download)
     _, height, width, channels = arrays.train_images.shape
     sizes = np.bincount(arrays.train_labels, minlength=len(arrays.classes)).tolist()
     faults = subset_faults(config, Preview(tuple(sizes), (channels, height, width)))
@@ -89,6 +110,7 @@ def _split(config: DatasetConfig, chosen: Arrays) -> Split:
         mean=mean if config.mean is None else tuple(config.mean),
         std=std if config.std is None else tuple(config.std),
         hash=content_hash(parts, chosen.classes),
+        notes=chosen.notes,
     )
 
 

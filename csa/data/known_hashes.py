@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from csa.config.schema import DatasetConfig
 
 # Raised when a change of this package changes what a split holds.
-SPLIT_VERSION = 2
+SPLIT_VERSION = 3
 
 
 def split_hash(config: DatasetConfig, data_dir: str | Path, download: bool, cache_dir: str | Path) -> str:

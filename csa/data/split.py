@@ -17,6 +17,7 @@ class Arrays:
     """A data set as its source delivers it: labels int64 [N] of each part's images.
 
     held: validation images and labels that the source brings of its own; None: taken from the training images.
+    notes: lines for people, of what was left out or looks like a mistake.
     """
 
     train_images: Images
@@ -25,6 +26,7 @@ class Arrays:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     held: tuple[Images, np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Split:
 
     counts: training images of each class [K]; by_rank: the paper's groups; by_count: many > 100,
     few < 20; mean, std: normalisation of each channel in [0, 1]; hash: of all contents, the
-    identity of the data; arrays are as in ``Arrays``.
+    identity of the data; arrays and notes are as in ``Arrays``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Split:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     hash: str
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

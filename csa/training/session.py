@@ -121,6 +121,8 @@ def _train(
 ) -> None:
     machine = choose(config.runtime, config.protocol)
     record.log(f"started: {machine.describe()}")
+    for note in split.notes:
+        record.log(note)
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
     loader = open_loader(
         split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 from dataclasses import replace
 from hashlib import md5
 from urllib.error import URLError
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from csa.config.faults import UserError
-from csa.data.build import load_split
+from csa.data.build import inspect, load_split
 from csa.data.sources import (
     ColouredSource,
     DigitsSource,
@@ -163,7 +165,6 @@ def test_image_folder(dataset_config, image_folder):
     wide = np.zeros((10, 20, 3), np.uint8)
     wide[:, 5:15] = 200  # what the centre crop keeps
     Image.fromarray(wide).save(image_folder / "train" / "cat" / "0.png")
-    (image_folder / "train" / "cat" / ".hidden").write_text("not an image")
     config = folder_config(dataset_config, image_folder, image_size=10)
     assert not ImageFolderSource().inspect(config, image_folder, False)
     assert ImageFolderSource().preview(config, image_folder).class_sizes == (3, 3)
@@ -177,29 +178,110 @@ def test_image_folder(dataset_config, image_folder):
     assert (arrays.train_images[3] == (255, 0, 0)).all()
 
 
-def test_images_are_turned_upright_and_made_rgb(dataset_config, image_folder):
-    pixels = np.zeros((8, 8), np.uint8)
-    pixels[:, :4] = 255  # left half white as stored
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned clockwise by a quarter: the left becomes the top
-    Image.fromarray(pixels).save(image_folder / "train" / "cat" / "0.png", exif=exif)
-    config = folder_config(dataset_config, image_folder, image_size=8)
-    first = ImageFolderSource().load(config, image_folder, False).train_images[0]
-    assert (first[:4] == 255).all()
-    assert (first[4:] == 0).all()
-
-
 def test_every_unreadable_image_is_named(dataset_config, image_folder):
-    (image_folder / "train" / "cat" / "notes.txt").write_text("no image")
+    (image_folder / "train" / "cat" / "empty.jpg").write_bytes(b"")
     cut = image_folder / "test" / "owl" / "0.png"
     cut.write_bytes(cut.read_bytes()[:50])
-    config = folder_config(dataset_config, image_folder)
     with pytest.raises(UserError) as caught:
-        ImageFolderSource().load(config, image_folder, False)
-    assert [str(fault.value) for fault in caught.value.faults] == [
-        str(image_folder / "train" / "cat" / "notes.txt"),
-        str(cut),
+        ImageFolderSource().load(folder_config(dataset_config, image_folder), image_folder, False)
+    named = [str(fault.value) for fault in caught.value.faults]
+    assert named == [str(image_folder / "train" / "cat" / "empty.jpg"), str(cut)]
+
+
+def test_images_in_folders_below_a_class_are_its_own(dataset_config, image_folder, tmp_path):
+    below = image_folder / "train" / "cat" / "images" / "session 2"
+    below.mkdir(parents=True)
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(below / "x.BMP")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (9, 9), (4, 5, 6)).save(elsewhere / "no_ending", "PNG")
+    (image_folder / "train" / "owl" / "linked").symlink_to(elsewhere)
+    for part in ("train", "test"):
+        (image_folder / part / "ant").symlink_to(elsewhere)
+    config = folder_config(dataset_config, image_folder, image_size=8)
+    assert not ImageFolderSource().inspect(config, image_folder, False)
+    assert ImageFolderSource().preview(config, image_folder).class_sizes == (1, 4, 4)
+    arrays = ImageFolderSource().load(config, image_folder, False)
+    assert arrays.classes == ("ant", "cat", "owl")
+    assert arrays.train_labels.tolist() == [0] + [1] * 4 + [2] * 4
+    assert arrays.train_images[[0, 4, 8], 0, 0].tolist() == [[4, 5, 6], [1, 2, 3], [4, 5, 6]]
+    assert arrays.notes == ()
+    assert len(ImageFolderSource().files(config, image_folder)) == 9 + 3
+
+
+def test_whatever_is_left_out_is_told_and_counted(dataset_config, image_folder):
+    for name in (".hidden.png", "cat/.ipynb_checkpoints", "cat/notes.txt", "cat/0.heic", "owl/Thumbs.db", "astray.png"):
+        (image_folder / "train" / name).write_bytes(b"x")
+    (image_folder / "val").mkdir()
+    assert ImageFolderSource().load(folder_config(dataset_config, image_folder), image_folder, False).notes == (
+        f"left out of {image_folder}: 1 folder(s) beside train/ and test/: val/",
+        "left out of train/: 1 in no class folder: astray.png",
+        "left out of train/: 2 hidden: .hidden.png, cat/.ipynb_checkpoints",
+        "left out of train/: 3 no image(s) by name: cat/0.heic, cat/notes.txt, owl/Thumbs.db",
+    )
+
+
+def test_what_cannot_be_reached_is_told_and_counted(dataset_config, image_folder, monkeypatch):
+    cat = image_folder / "train" / "cat"
+    for number in range(30):
+        (cat / f"link{number:02}.png").symlink_to(f"/nowhere/{number}.png")
+    (image_folder / "train" / "ant").symlink_to("/nowhere/ant")
+    (cat / "again").symlink_to(image_folder / "train")
+    (cat / "self").symlink_to("self")
+    os.mkfifo(cat / "pipe.png")
+    (image_folder / "test" / "owl" / "closed").mkdir()
+    scandir = os.scandir
+
+    def scan(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    faults = ImageFolderSource().inspect(folder_config(dataset_config, image_folder), image_folder, False)
+    assert sorted(fault.problem for fault in faults) == [
+        "below test/ 1 folder(s) that cannot be read (Permission denied): owl/closed",
+        "below train/ 1 link(s) to a folder that they lie in: cat/again",
+        "below train/ 1 neither file(s) nor folder(s): cat/pipe.png",
+        "below train/ 1 that cannot be reached (Too many levels of symbolic links): cat/self",
+        "below train/ 31 link(s) whose target is gone: ant, cat/link00.png, cat/link01.png and 28 more",
     ]
+
+
+def test_one_class_name_in_two_unicode_forms(dataset_config, image_folder):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for part, name in (("train", composed), ("test", decomposed)):
+        (image_folder / part / "cat").rename(image_folder / part / name)
+    config = folder_config(dataset_config, image_folder)
+    assert not ImageFolderSource().inspect(config, image_folder, False)
+    arrays = ImageFolderSource().load(config, image_folder, False)
+    assert (arrays.classes, arrays.test_labels.tolist()) == ((composed, "owl"), [0, 1])
+    Image.new("RGB", (9, 9)).save(image_folder / "0.png")
+    (image_folder / "train" / decomposed).mkdir()
+    (image_folder / "0.png").rename(image_folder / "train" / decomposed / "0.png")
+    twins, untested = ImageFolderSource().inspect(config, image_folder, False)
+    assert r"train/ has one name in two Unicode forms: 'cafe\u0301' and 'caf\xe9'" in str(twins)
+    assert "test/ has no folder for caf\u00e9" in str(untested)
+
+
+def test_names_that_cannot_be_shown_are_refused(dataset_config, image_folder):
+    for name in (b"\x1b[31mant", b"caf\xe9"):
+        for part in ("train", "test"):
+            shutil.copytree(image_folder / part / "owl", os.fsdecode(os.fsencode(image_folder / part) + b"/" + name))
+    with pytest.raises(UserError) as caught:
+        load_split(folder_config(dataset_config, image_folder), image_folder, False)
+    assert str(caught.value).splitlines() == [
+        r"dataset=image_folder: class 0 is called '\x1b[31mant'; allowed: names without control characters",
+        r"dataset=image_folder: class 1 is called 'caf\udce9'; allowed: names without control characters",
+    ]
+
+
+def test_faults_of_the_file_system_are_the_users(dataset_config, tmp_path):
+    config = folder_config(dataset_config, tmp_path / ("x" * 300))
+    with pytest.raises(UserError) as caught:
+        inspect(config, tmp_path, False)
+    (fault,) = caught.value.faults
+    assert "its files cannot be read ([Errno 36] File name too long" in str(fault)
 
 
 def test_faults_of_an_image_folder(dataset_config, image_folder, tmp_path):
@@ -216,6 +298,8 @@ def test_faults_of_an_image_folder(dataset_config, image_folder, tmp_path):
     assert "there is no such folder" in told(tmp_path / "absent")[0]
     (tmp_path / "half" / "train").mkdir(parents=True)
     assert "has no folder test/" in told(tmp_path / "half")[0]
+    (tmp_path / "half" / "val").mkdir()
+    assert "has no folder test/; its folders are train/, val/" in told(tmp_path / "half")[0]
     (tmp_path / "half" / "test").mkdir()
     assert "no class folder" in told(tmp_path / "half")[0]
     assert "is not set" in told_without_path(dataset_config, tmp_path)

@@ -1,25 +1,46 @@
-"""Image files in ``train/<class>/*`` and ``test/<class>/*``."""
+"""Image files below ``train/<class>/`` and ``test/<class>/``."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.schema import ImageFolderDataset
+from csa.data.class_names import by_form, same_form, same_names
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.data.sources.source import Preview, Source, listed
 from csa.data.split import Arrays
+from csa.data.walk import Walk, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PARTS = ("train", "test")
 
 
-class ImageFolderSource(Source[ImageFolderDataset]):
-    """Classes are the sorted folder names of ``train``; images are read in the order of their names.
+@dataclass(frozen=True)
+class Part:
+    """``train`` or ``test``: the files of each class below it, both sorted; and images that lie in no class folder."""
 
-    Every file counts as an image, hidden ones excepted, so that a damaged or misplaced file is told
-    and never left out in silence.
+    classes: dict[str, list[Path]]
+    astray: list[Path]
+    found: Walk
+
+    def notes(self, name: str) -> list[str]:
+        told = f"left out of {name}/: {len(self.astray)} in no class folder: {listed(self.astray, 3)}"
+        return [*([told] if self.astray else []), *self.found.notes(f"{name}/")]
+
+
+class ImageFolderSource(Source[ImageFolderDataset]):
+    """Classes are the sorted folder names of ``train``; images, in folders below too, in the order of their names.
+
+    A folder of ``test`` belongs to the class of its name, be it in another Unicode form. Hidden files, and those
+    whose names end unlike an image's, are left out and told.
     """
 
     def inspect(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> list[Fault]:
@@ -28,70 +49,95 @@ class ImageFolderSource(Source[ImageFolderDataset]):
         root = _root(config)
         absent = [f"{part}/" for part in PARTS if not (root / part).is_dir()]
         if absent:
-            problem = f"has no folder {' and '.join(absent)}" if root.is_dir() else "there is no such folder"
+            problem = "there is no such folder"
+            if root.is_dir():
+                problem = f"has no folder {' and '.join(absent)}; its folders are {listed(_folders(root)) or 'none'}"
             return [Fault("dataset.path", config.path, problem, "a folder with train/<class>/* and test/<class>/*")]
-        files = {part: _files(root / part) for part in PARTS}
-        if not files["train"]:
+        parts = {name: _part(root, name) for name in PARTS}
+        broken = [f"below {name}/ {told}" for name, part in parts.items() for told in part.found.problems()]
+        if broken:
+            return [Fault("dataset.path", config.path, problem) for problem in broken]
+        if not parts["train"].classes:
             return [Fault("dataset.path", config.path, "train/ has no class folder", "train/<class>/*")]
-        return _class_faults(config, files["train"], files["test"])
+        return _class_faults(config, parts)
 
     def preview(self, config: ImageFolderDataset, data_dir: Path) -> Preview:
-        sizes = tuple(len(files) for files in _files(_root(config) / "train").values())
+        sizes = tuple(len(files) for files in _part(_root(config), "train").classes.values())
         return Preview(sizes, (3, config.image_size, config.image_size))
 
     def files(self, config: ImageFolderDataset, data_dir: Path) -> list[Path]:
-        parts = (_files(_root(config) / part) for part in PARTS)
-        return [file for part in parts for files in part.values() for file in files]
+        parts = (_part(_root(config), name) for name in PARTS)
+        return [file for part in parts for files in part.classes.values() for file in files]
 
     def load(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> Arrays:
         root = _root(config)
-        classes = {name: k for k, name in enumerate(_files(root / "train"))}
-        train_images, train_labels, faults = _read_part(root / "train", classes, config.image_size)
-        test_images, test_labels, more = _read_part(root / "test", classes, config.image_size)
+        train, test = (_part(root, name) for name in PARTS)
+        tests = {same: test.classes[name] for name, same in same_names(test.classes, train.classes).items()}
+        train_images, train_labels, faults = _read(list(train.classes.values()), config.image_size)
+        test_images, test_labels, more = _read([tests[name] for name in train.classes], config.image_size)
         if faults or more:
             raise UserError(*faults, *more)
-        return Arrays(train_images, train_labels, test_images, test_labels, tuple(classes))
+        notes = (*_beside(root), *train.notes("train"), *test.notes("test"))
+        return Arrays(train_images, train_labels, test_images, test_labels, tuple(train.classes), notes=notes)
 
 
 def _root(config: ImageFolderDataset) -> Path:
     return Path(config.path or "").expanduser()
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each class, both sorted by name."""
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return {
-        entry.name: sorted(file for file in entry.iterdir() if file.is_file() and not file.name.startswith("."))
-        for entry in classes
-    }
+def _part(root: Path, name: str) -> Part:
+    found = walk(root / name)
+    classes: dict[str, list[Path]] = {folder.name: [] for folder in found.folders if len(folder.parts) == 1}
+    for path in found.images:
+        if len(path.parts) > 1:
+            classes[path.parts[0]].append(root / name / path)
+    return Part(classes, [path for path in found.images if len(path.parts) == 1], found)
 
 
-def _class_faults(config: ImageFolderDataset, train: dict[str, list[Path]], test: dict[str, list[Path]]) -> list[Fault]:
+def _folders(root: Path) -> list[str]:
+    return sorted(f"{entry.name}/" for entry in os.scandir(root) if entry.is_dir())
+
+
+def _beside(root: Path) -> list[str]:
+    """A note of the folders that are not read."""
+    others = [name for name in _folders(root) if name.rstrip("/") not in PARTS]
+    return [f"left out of {root}: {len(others)} folder(s) beside train/ and test/: {listed(others)}"] if others else []
+
+
+def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fault]:
     def fault(problem: str, allowed: str = "", near: str = "") -> Fault:
         return Fault("dataset.path", config.path, problem, allowed, near)
 
     faults = []
-    for part, classes in (("train", train), ("test", test)):
-        empty = [f"{part}/{name}" for name, files in classes.items() if not files]
+    for name, part in parts.items():
+        empty = [f"{name}/{folder}" for folder, files in part.classes.items() if not files]
         if empty:
-            faults.append(fault(f"no image in {listed(empty)}", "at least one image a class"))
-    unknown = [name for name in test if name not in train]
+            left_out = "".join(f"; {note}" for note in part.notes(name))
+            faults.append(fault(f"no image in {listed(empty)}{left_out}", "at least one image a class"))
+        twins = [" and ".join(map(ascii, names)) for names in by_form(part.classes).values() if len(names) > 1]
+        if twins:
+            faults.append(fault(f"{name}/ has one name in two Unicode forms: {listed(twins)}", "a folder a class"))
+    train, test = (part.classes for part in parts.values())
+    same = same_names(test, train)
+    unknown = [name for name in test if name not in same]
     if unknown:
-        problem = f"test/ has classes that train/ has not: {listed(unknown)}"
+        looks = by_form(train)
+        told = [ascii(name) if same_form(name) in looks else name for name in unknown]
+        problem = f"test/ has classes that train/ has not: {listed(told)}"
         faults.append(fault(problem, listed(list(train), 10), nearest(unknown[0], train)))
-    untested = [name for name in train if name not in test]
+    untested = [name for name in train if name not in same.values()]
     if untested:
         faults.append(fault(f"test/ has no folder for {listed(untested)}", "every class of train/"))
     return faults
 
 
-def _read_part(folder: Path, classes: dict[str, int], side: int) -> tuple[np.ndarray, np.ndarray, list[Fault]]:
-    """Images and labels of ``train`` or ``test``, and a fault for each file that is no readable image."""
-    files = [(file, classes[name]) for name, members in _files(folder).items() for file in members]
-    images, faults = np.zeros((len(files), side, side, 3), dtype=np.uint8), []
-    for pixels, (file, _) in zip(images, files, strict=True):
+def _read(classes: Sequence[Sequence[Path]], side: int) -> tuple[np.ndarray, np.ndarray, list[Fault]]:
+    """Images and labels of each class's files, and a fault for each file that is no readable image."""
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+    images, faults = np.zeros((len(labels), side, side, 3), dtype=np.uint8), []
+    for pixels, file in zip(images, (file for files in classes for file in files), strict=True):
         try:
             pixels[:] = read_image(file, (3, side, side))
         except UnreadableImageError as error:
             faults.append(Fault("dataset.path", file, f"cannot be read as an image ({error})"))
-    return images, np.array([label for _, label in files], dtype=np.int64), faults
+    return images, labels, faults
