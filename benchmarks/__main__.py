@@ -73,7 +73,7 @@ def _groups(order: Order, split: Split, machine: Machine) -> tuple[dict[str, Gro
     from benchmarks.startup import StartUp
 
     makers: dict[str, Any] = {
-        "machine": lambda: MatrixProducts(machine.device),
+        "machine": lambda: MatrixProducts(machine),
         "bare": lambda: Bare(order.configs["ce"], split, machine, order.steps),
         "product": lambda: Product(order.configs, split, machine, order.steps),
         "reference": lambda: Reference(order.configs["csa"], split, machine.device, order.steps),
