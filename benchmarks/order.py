@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.machine import output_fault
+from csa.config.machine import cores, output_fault
 from csa.config.preflight import configure
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def read_order(words: Sequence[str]) -> Order:
 def _for_csa(words: Sequence[str]) -> list[str]:
     """``threads`` is a word of its own, because it is asked for so often; csa knows it too."""
     threads = [value for key, value in map(_split, words) if key == "threads" and value.isdecimal() and int(value)]
-    return [*words, *(f"runtime.threads={value}" for value in threads)]
+    return [f"runtime.threads={cores()}", *words, *(f"runtime.threads={value}" for value in threads)]
 
 
 def _settled_faults(words: Sequence[str]) -> list[Fault]:

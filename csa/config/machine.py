@@ -1,11 +1,83 @@
-"""What this machine cannot do for a run: no CUDA device, an output folder that cannot be written."""
+"""What this machine has for a run, and what it cannot do: no CUDA device, an output folder that cannot be written."""
 
 from __future__ import annotations
 
+import math
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from csa.config.faults import Fault
+
+LOOK_SECONDS = 0.5
+SLACK = 0.25
+"""Of a core: so much of all may be at work while one more still counts as idle."""
+
+SYSTEM = Path("/")
+"""Where Linux tells of itself; macOS tells nothing there."""
+
+
+def cores() -> int:
+    """Processor cores that this process may use, within the quota of its container."""
+    return max(1, math.floor(min(len(os.sched_getaffinity(0)), _quota())))
+
+
+def idle_cores(seconds: float = LOOK_SECONDS) -> int:
+    """Of these, how many had nothing to do during a look of so many seconds; at least one."""
+    before = _processor_times()
+    time.sleep(seconds if before else 0)
+    shares = [
+        (idle - before[core][0]) / max(total - before[core][1], 1)
+        for core, (idle, total) in _processor_times().items()
+        if core in before
+    ]
+    return max(1, min(cores(), math.floor(sum(shares) + SLACK))) if shares else cores()
+
+
+def free_memory() -> float:
+    """Bytes that can be had without swapping, within the limit of the container; infinite where nobody tells."""
+    available = _numbers("proc/meminfo").get("MemAvailable", math.inf) * 1024
+    for limit, use, used in (
+        ("memory.max", "memory.stat", "anon"),
+        ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss"),
+    ):
+        with suppress(OSError, ValueError):  # there is none, or its limit is called "max"
+            allowed = int((SYSTEM / "sys/fs/cgroup" / limit).read_text())
+            available = min(available, allowed - _numbers(f"sys/fs/cgroup/{use}").get(used, 0))
+    return max(available, 0)
+
+
+def _quota() -> float:
+    """Cores that the container grants, as either version of control groups says it."""
+    groups = SYSTEM / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):  # there is none, or its limit is called "max"
+        granted, period = map(int, (groups / "cpu.max").read_text().split())
+        return granted / period
+    with suppress(OSError, ValueError):
+        granted = int((groups / "cpu/cpu.cfs_quota_us").read_text())
+        return granted / int((groups / "cpu/cpu.cfs_period_us").read_text()) if granted > 0 else math.inf
+    return math.inf
+
+
+def _processor_times() -> dict[int, tuple[int, int]]:
+    """Of each core that this process may use, ticks so far: idle and all."""
+    times = {}
+    with suppress(OSError):
+        for line in (SYSTEM / "proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in os.sched_getaffinity(0):
+                user, nice, system, idle, waiting, *others = map(int, ticks[:8])
+                times[int(name[3:])] = idle + waiting, user + nice + system + idle + waiting + sum(others)
+    return times
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """Of a file of the system with lines ``name: number`` or ``name number``."""
+    with suppress(OSError):
+        rows = (line.replace(":", " ").split() for line in (SYSTEM / path).read_text().splitlines())
+        return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+    return {}
 
 
 def device_fault(device: str, step_mode: str) -> Fault | None:

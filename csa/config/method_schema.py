@@ -92,6 +92,7 @@ class CmoConfig(LdamConfig):
 @dataclass(frozen=True, kw_only=True)
 class MixupRetrainingConfig(ClassifierRetrainingConfig):
     starts_from: ClassVar[str | None] = "mixup"
+    start_settings: ClassVar[tuple[str, ...]] = ("mixup_alpha", "mixup_off_epochs")
     mixup_alpha: float = number(above=0)
     mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
 

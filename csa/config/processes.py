@@ -1,9 +1,12 @@
-"""Several processes that train one run together, as torchrun or Slurm has started them. Imports no torch."""
+"""How this process was started: beside others that train the same run, in a slot of a sweep. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+
+SLOT_THREADS = "CSA_SLOT_THREADS"
+"""The environment variable by which a sweep tells a run how many processor threads its slot has."""
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,9 @@ def started_together() -> Processes:
         rank, local = (int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
         return Processes(rank, tasks, local, tasks // nodes)
     return Processes()
+
+
+def slot_threads() -> int | None:
+    """Processor threads of the slot that a sweep has started this process in; None where it was started otherwise."""
+    told = os.environ.get(SLOT_THREADS)
+    return None if told is None else int(told)

@@ -148,12 +148,14 @@ class BackboneConfig:
 class MethodConfig:
     """``streams`` says whether the sampler group feeds the method or the method brings its own.
 
-    starts_from: the method whose finished training is stage one of this method, taken where it is there.
+    starts_from: the method whose finished training is stage one of this method, taken where it is there;
+    start_settings: which settings of this method are that method's.
     published: protocols of the method's own paper, by which ``protocol=published`` chooses: the one whose
     name is, or begins with, the name of the protocol that the data set brings.
     """
 
     starts_from: ClassVar[str | None] = None
+    start_settings: ClassVar[tuple[str, ...]] = ()
     name: str
     schema: str
     target: str

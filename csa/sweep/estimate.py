@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from rich.progress import track
 from csa.console import PlainConsole
 from csa.sweep.calibration import calibrate
 from csa.sweep.machine import visible_gpus
+from csa.sweep.plan import draws_plainly, stage_key
 from csa.sweep.processes import WALL_NAME
 from csa.sweep.progress import epochs_so_far
 from csa.sweep.spans import counting
@@ -136,8 +136,7 @@ def _images(run: Run) -> int | None:
 
 def _shared_stage(run: Run) -> str | None:
     """The training that this run starts from, by what decides it."""
-    start = run.config.method.starts_from
-    return None if start is None else _stage_key(run.identity, start)
+    return None if run.config.method.starts_from is None else run.first_stage
 
 
 def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
@@ -148,13 +147,7 @@ def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
         for path in folder.glob(f"{method}/*/result.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 identities.append(read_json(path.parent / "identity.json")["identity"])
-    plain = (who for who in identities if who.get("sampler", {}).get("rule") == "shuffle")
-    return {_stage_key(who, who["method"]["name"]) for who in plain}
-
-
-def _stage_key(identity: Mapping[str, Any], method: str) -> str:
-    parts = {key: identity[key] for key in ("dataset", "backbone", "protocol", "seed", "variant")}
-    return json.dumps([method, parts], sort_keys=True)
+    return {stage_key(who, who["method"]) for who in identities if draws_plainly(who)}
 
 
 def _device(run: Run) -> str:

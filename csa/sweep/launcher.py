@@ -75,7 +75,7 @@ class LocalLauncher(Launcher):
         """Run what is not done; how each ended, by its fingerprint."""
         if not runs:
             return {}
-        places = slots(settings.sweep, runs[0].config.runtime)
+        places = slots(settings.sweep, [run.config for run in runs])
         return Processes(places, settings.tree, stop_on_error=settings.sweep.on_error == "stop").run(runs)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,7 @@ from csa.tracking.lease import holder
 from csa.tracking.record import OldRecordError, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from csa.config.composition import Tree
     from csa.config.schema import Config
@@ -71,14 +72,24 @@ class Run:
         return str(holder(self.folder) or "another process")
 
     @property
-    def kept_threads(self) -> int | None:
-        """Of an interrupted run: the number of threads it was started with and must be continued with."""
-        if not self.record.checkpoint.exists():
-            return None
-        from omegaconf import OmegaConf
+    def first_stage(self) -> str | None:
+        """What its first stage trains, by what decides it; None where no run of another method can start from that."""
+        method, settings = self.config.method, self.identity["method"]
+        if method.starts_from is not None:
+            own = {name: settings[name] for name in method.start_settings}
+            return stage_key(self.identity, {"name": method.starts_from, **own})
+        return stage_key(self.identity, settings) if draws_plainly(self.identity) else None
 
-        threads: int | None = OmegaConf.load(self.folder / "config.yaml").runtime.threads
-        return threads
+
+def draws_plainly(identity: Mapping[str, Any]) -> bool:
+    """Whether a run of one stage draws as those do that others can start from."""
+    return bool(identity.get("sampler", {}).get("rule") == "shuffle")
+
+
+def stage_key(identity: Mapping[str, Any], method: Mapping[str, Any]) -> str:
+    """Names the training of a method with these settings under what else decides it."""
+    parts = {key: identity[key] for key in ("dataset", "backbone", "protocol", "seed", "variant")}
+    return json.dumps([dict(method), parts], sort_keys=True)
 
 
 @dataclass

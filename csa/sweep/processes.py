@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
+from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, REQUEUE_STATUS
 from csa.config.passwords import hidden
+from csa.config.processes import SLOT_THREADS
 from csa.sweep.machine import GPUS, Slot
 from csa.sweep.orphan import PARENT
 from csa.tracking.files import write_json
@@ -37,10 +38,14 @@ TAIL_LINES = 12
 
 @dataclass
 class Ending:
-    """How a run ended in this start of the sweep; reason: the last lines that say why."""
+    """How a run ended in this start of the sweep.
+
+    reason: the last lines that say why; refused: it was not to be started so, and its record says nothing of that.
+    """
 
     how: Literal["done", "failed", "interrupted"]
     reason: str = ""
+    refused: bool = False
 
 
 class SweepStopped(SystemExit):
@@ -105,20 +110,24 @@ class Processes:
             if not self._free or self._signals:
                 return
             run = waiting.popleft()
-            if is_held_here(run.folder):
+            if is_held_here(run.folder) or self._trains_first_stage_of(run):
                 waiting.append(run)
             elif run.state == "done" and not run.config.rerun:  # another process has finished it
                 endings[run.fingerprint] = Ending("done")
             else:
                 self._children.append(self._spawn(run, self._free.popleft()))
 
+    def _trains_first_stage_of(self, run: Run) -> bool:
+        """Whether a child is at the stage that this run can start from; it would only train the same beside it."""
+        return run.first_stage is not None and run.first_stage in (child.run.first_stage for child in self._children)
+
     def _spawn(self, run: Run, slot: Slot) -> _Child:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
-        threads = run.kept_threads or run.config.runtime.threads or slot.threads
-        command = command_of(run, self._tree, threads)  # puts passwords into the environment
-        environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+        threads, command = str(slot.threads), command_of(run, self._tree)  # which puts passwords into the environment
+        environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        environment |= {SLOT_THREADS: threads, "OMP_NUM_THREADS": threads}
         if slot.gpu is not None:
             environment[GPUS] = slot.gpu
         with (run.folder / OUTPUT_NAME).open("ab") as output:
@@ -142,6 +151,8 @@ class Processes:
             return Ending("done")
         if self._signals:
             return Ending("interrupted")
+        if status == EXIT_FAULTS:
+            return Ending("failed", tail(run.folder / OUTPUT_NAME), refused=True)
         if (status < 0 and -status not in CRASHES) or status in (REQUEUE_STATUS, CTRL_C_STATUS):
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else "stopped by a signal"
             return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
@@ -161,8 +172,10 @@ class Processes:
             child.signals = len(self._signals)
 
 
-def command_of(run: Run, tree: Sequence[str], threads: int) -> list[str]:
-    own = ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false", f"runtime.threads={threads}"]
+def command_of(run: Run, tree: Sequence[str]) -> list[str]:
+    own = ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false"]
+    if run.record.checkpoint.exists() and not run.config.rerun:
+        own.append("runtime.threads=null")  # it keeps its own number
     if run.config.tracking.model is None:
         own.append("tracking.model=false")  # for whoever sends the record to MLflow later
     return [sys.executable, "-m", "csa.run", *tree, *hidden(run.words), *own]

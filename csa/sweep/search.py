@@ -19,17 +19,19 @@ from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.sweep.cells import Cell, shown
 from csa.sweep.estimate import estimate
-from csa.sweep.machine import slots
+from csa.sweep.machine import slots, where
 from csa.sweep.plan import Run
-from csa.sweep.spans import counting, duration
+from csa.sweep.spans import duration
 from csa.tracking.store import sqlite_file, try_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import IO
 
     from optuna import Study
 
     from csa.config.composition import Composed
+    from csa.sweep.machine import Slot
 
 SMOKE_TRIALS = 3
 SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
@@ -84,13 +86,13 @@ def prepare(first: Composed) -> Search:
     # Trials of other runs (another data set, another protocol) are not of this study.
     storage, name = str(sweeper["storage"]), f"{sweeper['study_name']}-{run.fingerprint[:6]}"
     budget = min(int(sweeper["n_trials"]), SMOKE_TRIALS) if run.config.smoke else int(sweeper["n_trials"])
-    places = slots(run.config.sweep, run.config.runtime)
     lock = None if run.config.plan else _lock(storage, name)
     study = _study(storage, name)
     made = _finished(study) if study is not None else 0
     left = budget - made
+    places = slots(run.config.sweep, [run.config] * max(left, 1))
     if run.config.plan:
-        time = _time(run, left, len(places), places[0].threads)
+        time = _time(run, left, places)
         return Search([], storage, name, budget, left, only_told=True, time=time)
     if study is not None:
         _put_in_line(study)
@@ -113,12 +115,11 @@ def _one_trial(first: Composed) -> Run:
     return Run([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
 
 
-def _time(run: Run, left: int, places: int, threads: int) -> str:
-    seconds = estimate([run], threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
+def _time(run: Run, left: int, places: Sequence[Slot]) -> str:
+    seconds = estimate([run], places[0].threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
     if seconds is None:
         return ""
-    where = f"{places} at once, {counting(threads, 'thread')} each"
-    return f"estimated: {duration(seconds * ceil(left / places))} ({where})"
+    return f"estimated: {duration(seconds * ceil(left / len(places)))} ({where(places, [run.config])})"
 
 
 def _faults(first: Composed) -> list[Fault]:

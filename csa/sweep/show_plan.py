@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from csa.console import FoldedTable
 from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
-from csa.sweep.machine import slots
+from csa.sweep.machine import slots, where
 from csa.sweep.spans import counting, duration
 from csa.sweep.summary import SEED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.cells import Cell
+    from csa.sweep.machine import Slot
     from csa.sweep.plan import Plan, Run
     from csa.sweep.settings import Settings
 
@@ -25,16 +29,16 @@ MOST_MERGED, MOST_UNKNOWN = 10, 4
 
 def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     to_do = settings.to_do(plan)
-    places = slots(settings.sweep, plan.runs[0].config.runtime) if plan.runs else []
-    threads = places[0].threads if places else 1
-    told = estimate(to_do, threads, measure=settings.sweep.calibrate)
+    configs = [run.config for run in to_do]
+    places = slots(settings.sweep, configs) if configs else []
+    told = estimate(to_do, places[0].threads if places else 1, measure=settings.sweep.calibrate)
     console.print(_table(plan, told))
     for run in plan.merged[:MOST_MERGED]:
         names = [" ".join(cell.words) for cell in run.cells]
         more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
         console.print(f"one run: {names[0]} | {names[1]}{more}")
     console.print(counted(plan))
-    console.print(_time(plan, told, len(places), threads))
+    console.print(_time(plan, told, places, configs))
 
 
 def _table(plan: Plan, told: Estimate) -> FoldedTable:
@@ -82,14 +86,12 @@ def counted(plan: Plan) -> str:
     return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(told)}"
 
 
-def _time(plan: Plan, told: Estimate, slots: int, threads: int) -> str:
+def _time(plan: Plan, told: Estimate, places: Sequence[Slot], configs: Sequence[Config]) -> str:
     lines = []
     if plan.absent_data:
         lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
     if told.seconds:
-        each = counting(threads, "thread")
-        where = f"{slots} at once, {each} each" if slots > 1 else f"one at a time, {each}"
-        lines.append(f"estimated: {duration(told.wall(slots))} ({where})")
+        lines.append(f"estimated: {duration(told.wall(len(places)))} ({where(places, configs)})")
     elif not told.unknown:
         lines.append("nothing is left to do")
     if told.unknown:

@@ -29,14 +29,20 @@ def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending])
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
     failed = print_failures(console, plan, endings)
-    killed_early = [run for run in plan.runs if run.state == "planned" and has_failed(run, endings)]
-    counts = Counter("killed" if run in killed_early else run.state for run in plan.runs)
+    counts = Counter(_how(run, endings) for run in plan.runs)
     told = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
     if plan.missing:
         names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
         told += f"; {len(plan.missing)} cells are not available ({names})"
     console.print(f"{counting(len(plan.runs), 'run')}: {told}")
     return failed
+
+
+def _how(run: Run, endings: dict[str, Ending]) -> str:
+    """The state of its record, but for a run that has left none."""
+    if run.fingerprint in endings and endings[run.fingerprint].refused:
+        return "failed"
+    return "killed" if run.state == "planned" and has_failed(run, endings) else run.state
 
 
 def print_failures(console: PlainConsole, plan: Plan, endings: dict[str, Ending]) -> int:

@@ -116,7 +116,7 @@ class CellsSweeper(Sweeper):
         """All at once; a launcher that cannot be stopped by a failure gets as many as there are slots."""
         size = len(runs)
         if runs and settings.sweep.on_error == "stop" and not isinstance(self.launcher, LocalLauncher):
-            size = len(slots(settings.sweep, runs[0].config.runtime))
+            size = len(slots(settings.sweep, [run.config for run in runs]))
         for start in range(0, len(runs), size or 1):
             yield runs[start : start + size]
 

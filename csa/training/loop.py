@@ -20,7 +20,7 @@ from csa.training import checkpoint
 from csa.training.evaluation import head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.profiling import Profiling
-from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic, refuse_other_arithmetic
+from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
 from csa.training.stepping import Stepping, make_optimiser
 
 if TYPE_CHECKING:
@@ -105,14 +105,14 @@ class Training:
         wanted = config.runtime.profile and machine.together.first
         self._profiling = Profiling(record.folder, machine.device, wanted=wanted)
 
-    def run(self) -> Outcome:
-        """Train to the end.
+    def run(self, state: dict[str, Any] | None = None) -> Outcome:
+        """Train to the end. state: of the checkpoint to go on from.
 
         Raises:
             NotFiniteError: a loss was not finite.
             StoppedError: a signal asked to stop; the checkpoint is written.
         """
-        state = self._restore()
+        self._restore(state)
         with self._profiling:
             for index in range(self._at.stage, len(self._method.stages)):
                 self._enter(index, state)
@@ -302,15 +302,10 @@ class Training:
         if self._interruption.status is not None:
             raise StoppedError(self._interruption.status)
 
-    def _restore(self) -> dict[str, Any] | None:
-        """Read the newest whole checkpoint and cut the metrics file back to it."""
-        state, problems = checkpoint.load_newest(self._record.checkpoint)
-        for problem in problems:
-            self._record.log(f"passed over a damaged checkpoint: {problem}")
+    def _restore(self, state: dict[str, Any] | None) -> None:
+        """Stand where the checkpoint does, and cut the metrics file back to it."""
         if state is not None:
-            refuse_other_arithmetic(state, self._machine, self._config)
             standing = Standing.unpacked(state, self._machine)
             self._at, self._history, self._open = standing.at, standing.history, standing.open
             self._record.log(f"continued at stage {self._at.stage}, epoch {self._at.epoch}, step {self._at.step}")
         self._record.write_metrics(self._history.lines)
-        return state

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.processes import Processes, started_together
+from csa.config.machine import cores, idle_cores
+from csa.config.processes import Processes, slot_threads, started_together
 from csa.data.share import Share
 from csa.training.together import Together, meet
 
@@ -43,6 +44,11 @@ class Machine:
     def autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast()
 
+    def with_threads(self, threads: int) -> Machine:
+        """The same, in force at once, with another number of threads."""
+        torch.set_num_threads(threads)
+        return replace(self, threads=threads)
+
     def describe(self) -> dict[str, Any]:
         """What the record says of the hardware."""
         return {
@@ -54,15 +60,17 @@ class Machine:
         }
 
 
-def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
+def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int | None = None) -> Machine:
     """Settle device, precision and threads, and meet the other processes of the run, if there are any.
+
+    kept_threads: of a run that is continued; with another number its last bits would change.
 
     Raises:
         UserError: a GPU is asked for and there is none.
     """
     processes = started_together()
     device = _device(runtime, processes)
-    threads = runtime.threads or max(1, len(os.sched_getaffinity(0)) // processes.local_count)
+    threads = runtime.threads or kept_threads or _threads(device, processes)
     torch.set_num_threads(threads)
     _keep_freed_memory()
     # Bit-exact resuming needs the same algorithm at every start, not the fastest one found by timing.
@@ -82,6 +90,19 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Machine:
     workers = threads if runtime.workers is None else runtime.workers
     together = Together(Share(processes.rank, processes.count))
     return Machine(device, precision, threads, workers, fabric, together, _step_mode(runtime, device, together))
+
+
+def _threads(device: torch.device, processes: Processes) -> int:
+    """Those of the sweep's slot; else the idle cores, as far as they compute alone; else an equal part of all cores.
+
+    A thread on a core that does something else holds up the others at every layer: two threads on two cores, one of
+    them busy, were measured at a third of the speed of one thread.
+    """
+    if (of_slot := slot_threads()) is not None:
+        return of_slot
+    if device.type == "cpu" and processes.count == 1:
+        return idle_cores()
+    return max(1, cores() // processes.local_count)
 
 
 def _keep_freed_memory() -> None:

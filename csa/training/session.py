@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import traceback
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
 
+from csa.config.faults import UserError
 from csa.config.identity import fingerprint
 from csa.config.processes import started_together
 from csa.console import PlainConsole
@@ -22,13 +24,15 @@ from csa.tracking.environment import software
 from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
 from csa.tracking.record import SecondRecord
+from csa.training import checkpoint
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
-from csa.training.machine import choose
+from csa.training.machine import Machine, choose
 from csa.training.profiling import where_profiled
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
-from csa.training.shared_stages import SharedStages
+from csa.training.shared_stages import SharedStages, threads_of_first_stage
+from csa.training.standing import refuse_other_arithmetic
 from csa.training.together import LOST, LostProcessError, telling_lost_processes
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.data.split import Split
+    from csa.methods.method import Method
     from csa.tracking.record import Record
 
 FAILED_STATUS = 1
@@ -49,6 +54,7 @@ def train_and_record(
     """Train under a lease, write the record and print it; MLflow follows the record in a process of its own.
 
     Raises:
+        UserError: the run cannot be continued in this way; nothing was written.
         SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
             process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
     """
@@ -62,10 +68,11 @@ def train_and_record(
     try:
         record.folder.mkdir(parents=True, exist_ok=True)
         with Lease(record.folder), Interruption() as interruption:
-            _begin(config, identity, record)
+            start = _settle(config, identity, split, record)
+            _begin(start, identity, split, record)
             if tracking.mlflow:
                 mirror.expect(record.folder)
-            _train(config, identity, split, record, console, interruption, underway=mirror.start)
+            _train(start, identity, split, record, console, interruption, underway=mirror.start)
         print_result(console, record.result(), record.folder)
     except HeldError as held:
         console.print(f"{held}; nothing was started")
@@ -74,44 +81,82 @@ def train_and_record(
         record.log(str(stopped))
         console.print(f"stopped; the same command continues {record.folder}")
         raise SystemExit(stopped.status) from stopped
-    except (NotFiniteError, UnreadableImageError, LostWorkerError, LostProcessError) as error:
-        _fail(record, str(error), console)
-        raise SystemExit(FAILED_STATUS) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
-            _fail(record, traceback.format_exc(), console)
-            raise
-        _fail(record, f"{error.strerror}: {error.filename or record.folder}", console)
-        raise SystemExit(FAILED_STATUS) from error
-    except Exception:
-        _fail(record, traceback.format_exc(), console)
+    except UserError:  # the command's fault, and no failure of the run
         raise
+    except Exception as error:
+        reason = _reason(error, record)
+        _fail(record, reason or traceback.format_exc(), console)
+        if not reason:
+            raise
+        raise SystemExit(FAILED_STATUS) from error
     finally:
         # Closed last: by then the files say how the run ended.
         if (note := mirror.close()) is not None:
             console.print(note)
 
 
-def _begin(config: Config, identity: dict[str, Any], record: Record) -> None:
-    if config.rerun:
+@dataclass(frozen=True)
+class _Start:
+    """What is settled before anything is written. config: with the number of threads that was chosen.
+
+    state: of the checkpoint to go on from; passed_over: what was wrong with newer ones.
+    """
+
+    config: Config
+    machine: Machine
+    method: Method
+    stages: SharedStages
+    state: dict[str, Any] | None
+    passed_over: list[str]
+
+
+def _settle(config: Config, identity: dict[str, Any], split: Split, record: Record) -> _Start:
+    """Look at what there is to go on from, and compute in its way.
+
+    Raises:
+        UserError: the configuration asks for another way, or for what this machine has not.
+    """
+    state, passed_over = (None, []) if config.rerun else checkpoint.load_newest(record.checkpoint)
+    machine = choose(config.runtime, config.protocol, None if state is None else state["threads"])
+    if state is not None:
+        refuse_other_arithmetic(state, machine, config)
+    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    folder = record.folder.parents[1] / "stages"
+    if config.runtime.threads is None and state is None and not config.rerun:
+        machine = machine.with_threads(threads_of_first_stage(folder, identity, machine, method))
+    stages = SharedStages(folder, identity, machine, anew=config.rerun)
+    config = replace(config, runtime=replace(config.runtime, threads=machine.threads))
+    return _Start(config, machine, method, stages, state, passed_over)
+
+
+def _begin(start: _Start, identity: dict[str, Any], split: Split, record: Record) -> None:
+    if start.config.rerun:
         record.start_over()
-    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), identity, fingerprint(identity))
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(start.config)), identity, fingerprint(identity))
+    record.log(f"started: {start.machine.describe()}")
+    for note in split.notes:
+        record.log(note)
+    for problem in start.passed_over:
+        record.log(f"passed over a damaged checkpoint: {problem}")
 
 
 def _help(config: Config, identity: dict[str, Any], split: Split, record: Record) -> None:
     """Train beside the process that writes the record; only a failure is told by this one too."""
     try:
         with Interruption() as interruption:
-            _train(config, identity, split, record, PlainConsole(quiet=True), interruption, underway=lambda: None)
+            start = _settle(config, identity, split, record)
+            _train(start, identity, split, record, PlainConsole(quiet=True), interruption, underway=lambda: None)
     except StoppedError as stopped:
         raise SystemExit(stopped.status) from stopped
+    except UserError:
+        raise
     except Exception as error:
         _fail(record, str(error) or traceback.format_exc(), PlainConsole(stderr=True))
         raise SystemExit(FAILED_STATUS) from error
 
 
 def _train(
-    config: Config,
+    start: _Start,
     identity: dict[str, Any],
     split: Split,
     record: Record,
@@ -119,24 +164,19 @@ def _train(
     interruption: Interruption,
     underway: Callable[[], None],
 ) -> None:
-    machine = choose(config.runtime, config.protocol)
-    record.log(f"started: {machine.describe()}")
-    for note in split.notes:
-        record.log(note)
-    method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    config, machine, method = start.config, start.machine, start.method
     loader = open_loader(
         split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
     )
-    stages = SharedStages(record.folder.parents[1] / "stages", identity, machine, anew=config.rerun)
     if config.runtime.sync_batch_norm and not machine.together.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
-            shared_stages=stages, progress=progress, interruption=interruption, underway=underway,
+            shared_stages=start.stages, progress=progress, interruption=interruption, underway=underway,
         )  # fmt: skip
         with telling_lost_processes(machine.together), telling_lost_workers():
-            outcome = training.run()
+            outcome = training.run(start.state)
     if config.runtime.profile:
         console.print(where_profiled(record.folder))
     damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
@@ -147,6 +187,15 @@ def _train(
     record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(outcome))
     record.log("done")
     machine.together.wait()
+
+
+def _reason(error: Exception, record: Record) -> str:
+    """Why a run failed, in a line; nothing of an error that should not have been."""
+    if isinstance(error, NotFiniteError | UnreadableImageError | LostWorkerError | LostProcessError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+        return f"{error.strerror}: {error.filename or record.folder}"
+    return ""
 
 
 def _fail(record: Record, reason: str, console: PlainConsole) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from csa.config.machine import cores
 from csa.training import checkpoint
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ class SharedStages:
             **({} if machine.together.alone else {"processes": machine.together.share.processes}),
         }
 
+    def holds(self, index: int, method: Method) -> bool:
+        path = self._path(index, method)
+        return path is not None and path.exists()
+
     def keep(self, index: int, method: Method, history: dict[str, Any]) -> None:
         """Keep the state at the end of a stage, unless it is kept already or nobody may use it."""
         path = self._path(index, method)
@@ -65,3 +71,10 @@ class SharedStages:
             return None
         text = json.dumps({"stage": shared, **self._common}, sort_keys=True)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+
+
+def threads_of_first_stage(folder: Path, identity: Mapping[str, Any], machine: Machine, method: Method) -> int:
+    """With how many threads the first stage was trained that the method can take; the machine's, if there is none."""
+    numbers = (machine.threads, *range(1, cores() + 1))
+    kept = (n for n in numbers if SharedStages(folder, identity, replace(machine, threads=n)).holds(0, method))
+    return next(kept, machine.threads)

@@ -15,6 +15,7 @@ from tiny_words import TINY
 from csa.config.faults import UserError
 from csa.config.schema import SweepConfig
 from csa.console import PlainConsole
+from csa.sweep import machine
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
 from csa.sweep.machine import Slot, slots
 from csa.sweep.processes import WALL_NAME, is_held_here
@@ -216,17 +217,43 @@ def test_measuring_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, c
 # --- slots ----------------------------------------------------------------------------------
 
 
-def test_slots_share_threads_and_gpus(tmp_path, monkeypatch):
-    runtime = plan_of(tmp_path, "seed=0").runs[0].config.runtime
-    on_gpus = replace(runtime, device="auto", threads=None, jobs_per_gpu=2)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+def test_slots_share_cores_gpus_and_memory(tmp_path, monkeypatch):
+    config = plan_of(tmp_path, "seed=0").runs[0].config
+    on_gpus = replace(config, runtime=replace(config.runtime, device="auto", threads=None, jobs_per_gpu=2))
+    here = replace(on_gpus, runtime=replace(on_gpus.runtime, device="cpu"))
+    many, one_slot_a_core = [here] * 30, replace(SWEEP, slots=None)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1e12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert slots(replace(SWEEP, slots=None), on_gpus) == [
+    assert slots(one_slot_a_core, [on_gpus]) == [
         Slot(0, 2, "3"), Slot(1, 2, "5"), Slot(2, 2, "3"), Slot(3, 2, "5"),
     ]  # fmt: skip
-    assert slots(replace(SWEEP, slots=3), replace(on_gpus, device="cpu")) == [Slot(n, 2, None) for n in range(3)]
-    assert slots(replace(SWEEP, slots=None), replace(on_gpus, device="cpu", threads=5)) == [Slot(0, 5, None)]
-    assert [slot.threads for slot in slots(replace(SWEEP, slots=20), replace(on_gpus, device="cpu"))] == [1] * 20
+    assert slots(one_slot_a_core, many) == [Slot(n, 1, None) for n in range(8)]
+    assert slots(one_slot_a_core, many[:3]) == [Slot(n, 2, None) for n in range(3)]  # no more than there are runs
+    five_threads = replace(here, runtime=replace(here.runtime, threads=5))
+    assert slots(one_slot_a_core, [five_threads] * 30) == [Slot(0, 5, None)]
+    assert slots(replace(SWEEP, slots=3), many) == [Slot(n, 2, None) for n in range(3)]
+    assert [slot.threads for slot in slots(replace(SWEEP, slots=20), many)] == [1] * 20
+    monkeypatch.setattr(machine, "free_memory", lambda: 2.5e9)
+    assert 0.75e9 < machine.memory_of_a_run(many) < 0.85e9
+    assert slots(one_slot_a_core, many) == [Slot(n, 2, None) for n in range(3)]
+    large = replace(here, protocol=replace(here.protocol, batch_size=8192))
+    assert slots(one_slot_a_core, [*many, large]) == [Slot(0, 8, None)]  # the largest decides, and one always runs
+    assert machine.where([Slot(0, 8, None)], [large]) == (
+        "one at a time, 8 threads, about 13.3 GB of memory each; 2.5 GB are free"
+    )
+
+
+def test_a_first_stage_has_one_name_for_all_that_can_start_from_it(tmp_path):
+    methods = "method=ce,crt,lws,mixup,crt_mixup,csa,focal"
+    runs = plan_of(tmp_path, methods).runs + plan_of(tmp_path, "method=ce", "sampler=square_root").runs
+    ce, crt, lws, mixup, crt_mixup, csa, focal, balanced = (run.first_stage for run in runs)
+    assert ce == crt == lws
+    assert mixup == crt_mixup
+    assert csa is balanced is None
+    assert len({ce, mixup, focal}) == 3
+    other = plan_of(tmp_path, "method=mixup,crt_mixup", "method.mixup_alpha=0.3").runs
+    assert other[0].first_stage == other[1].first_stage != mixup
 
 
 def test_the_sweeper_is_the_default(tmp_path):

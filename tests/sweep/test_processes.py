@@ -13,7 +13,7 @@ from plans import begin, plan_of
 
 from csa.sweep import processes
 from csa.sweep.machine import Slot
-from csa.sweep.processes import OUTPUT_NAME, Processes, SweepStopped
+from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, SweepStopped, command_of
 from csa.tracking.lease import Lease
 
 # What a run does, by its seed.
@@ -24,15 +24,19 @@ def write(name, value): (folder / name).write_text(json.dumps(value))
 def done(): write("result.json", {"schema": 1, "seconds": 0.0})
 def stopped(number, frame): write("stopped.json", number); sys.exit(75 if number == signal.SIGTERM else 130)
 write("identity.json", {})
-write("seen.json", {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")})
+write("seen.json", {key: os.environ.get(key) for key in ("CSA_SLOT_THREADS", "CUDA_VISIBLE_DEVICES")})
 if seed == 90:
     write("failure.json", {"reason": "the loss is not finite in epoch 3"}); sys.exit(1)
 if seed == 91:
     print("out of memory, or so"); sys.exit(1)
+if seed == 94:
+    (folder / "identity.json").unlink(); print("csa: 1 fault; nothing was run or written"); sys.exit(2)
 if seed == 92:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 93:
     os.kill(os.getpid(), signal.SIGSEGV)
+if seed == 89:
+    time.sleep(0.5)
 if seed >= 95:
     signal.signal(signal.SIGTERM, stopped), signal.signal(signal.SIGINT, stopped)
     write("ready.json", True)
@@ -45,7 +49,7 @@ done()
 def acting(monkeypatch):
     monkeypatch.setattr(
         processes, "command_of",
-        lambda run, tree, threads: [sys.executable, "-c", ACT, str(run.folder), str(run.config.seed)],
+        lambda run, tree: [sys.executable, "-c", ACT, str(run.folder), str(run.config.seed)],
     )  # fmt: skip
 
 
@@ -89,6 +93,33 @@ def test_failures_are_those_of_their_cells(runs):
     assert [run.state for run in every] == ["done", "failed", "failed", "interrupted", "failed", "done"]
 
 
+def test_a_mistake_of_the_user_is_no_failure_of_the_run(runs):
+    every = runs(94, 0)
+    endings = run_all(every)
+    assert endings[94] == Ending("failed", "csa: 1 fault; nothing was run or written", refused=True)
+    assert [run.state for run in every] == ["planned", "done"]
+
+
+def test_a_run_waits_for_the_stage_that_another_one_trains(tmp_path):
+    plan = plan_of(tmp_path, "method=ce,crt", "seed=0,89")
+    order = sorted(plan.runs, key=lambda run: run.config.seed, reverse=True)  # ce 89, crt 89, ce 0, crt 0
+    Processes([Slot(number, 1, None) for number in range(2)], [], stop_on_error=False).run(order)
+    ended = [(run.folder / "result.json").stat().st_mtime_ns for run in order]
+    started = [(run.folder / "identity.json").stat().st_mtime_ns for run in order]
+    assert started[1] > ended[0]  # crt after its ce
+    assert started[2] < ended[0]  # and another run instead meanwhile
+
+
+def test_a_continued_run_is_told_no_number_of_threads(tmp_path):
+    (run,) = plan_of(tmp_path, "method=ce", "runtime.threads=3").runs
+    words = command_of(run, [])
+    assert [word for word in words if "threads" in word] == ["runtime.threads=3"]
+    begin(run)
+    run.record.checkpoint.write_bytes(b"")
+    words = command_of(run, [])
+    assert [word for word in words if "threads" in word][-1] == "runtime.threads=null"
+
+
 def test_stop_starts_nothing_more(runs):
     endings = run_all(runs(0, 90, 1, 2), slots=1, stop_on_error=True)
     assert {seed: ending.how for seed, ending in endings.items()} == {0: "done", 90: "failed"}
@@ -130,7 +161,7 @@ def test_a_run_sees_its_slots_gpu_and_threads(runs):
 
     seen = [json.loads((run.folder / "seen.json").read_text()) for run in every]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["4", "7"]
-    assert [one["OMP_NUM_THREADS"] for one in seen] == ["1", "1"]
+    assert [one["CSA_SLOT_THREADS"] for one in seen] == ["1", "1"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
@@ -149,9 +180,7 @@ def test_a_signal_reaches_every_run_and_the_sweep_waits_for_them(runs, number, s
 
 def test_a_second_ctrl_c_ends_runs_that_do_not_listen(runs, monkeypatch):
     deaf = ACT.replace("signal.signal(signal.SIGINT, stopped)", "signal.signal(signal.SIGINT, signal.SIG_IGN)")
-    monkeypatch.setattr(
-        processes, "command_of", lambda run, tree, threads: [sys.executable, "-c", deaf, str(run.folder), "95"]
-    )
+    monkeypatch.setattr(processes, "command_of", lambda run, tree: [sys.executable, "-c", deaf, str(run.folder), "95"])
     (run,) = runs(95)
 
     def twice():

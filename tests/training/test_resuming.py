@@ -16,7 +16,7 @@ from csa.config.locations import conf_dir
 from csa.console import PlainConsole
 from csa.data.build import load_split
 from csa.tracking.record import Record
-from csa.training import loop
+from csa.training import loop, machine, shared_stages
 from csa.training.session import train_and_record
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
@@ -122,12 +122,30 @@ def test_a_run_that_starts_over_takes_no_finished_stage(method, configuration):
     assert_same(contents(again), expected)
 
 
-def test_another_number_of_threads_is_refused(configuration, monkeypatch):
+def test_a_continued_run_keeps_its_number_of_threads(configuration, monkeypatch):
+    """Another one is refused before anything is touched; where none is asked for, it goes on with its own."""
+    monkeypatch.setattr(machine, "idle_cores", lambda: 2)
     Stopper(monkeypatch, 3)
     with pytest.raises(SystemExit):
-        start(configuration("method=ce"))
-    with pytest.raises(UserError, match=r"runtime.threads=2: this run was started with 1"):
-        start(configuration("method=ce", "runtime.threads=2"))
+        start(configuration("method=ce", "runtime.threads=null"))
+    (config,) = Path(configuration().output_root).rglob("config.yaml")
+    assert "threads: 2\n" in config.read_text()
+    before = {path.name: path.stat().st_mtime_ns for path in config.parent.iterdir()}
+    with pytest.raises(UserError, match=r"runtime.threads=1: this run was started with 2"):
+        start(configuration("method=ce", "runtime.threads=1"))
+    assert {path.name: path.stat().st_mtime_ns for path in config.parent.iterdir()} == before
+    monkeypatch.setattr(machine, "idle_cores", lambda: 1)
+    assert start(configuration("method=ce", "runtime.threads=null")).result()["threads"] == 2
+
+
+def test_what_starts_from_a_finished_stage_takes_its_number_of_threads(configuration, monkeypatch):
+    monkeypatch.setattr(machine, "idle_cores", lambda: 1)
+    monkeypatch.setattr(shared_stages, "cores", lambda: 2)
+    start(configuration("method=ce", "runtime.threads=2"))
+    result = start(configuration("method=crt", "runtime.threads=null")).result()
+    assert (result["threads"], result["reused_epochs"]) == (2, 2)
+    asked = start(configuration("method=lws", "runtime.threads=1")).result()
+    assert (asked["threads"], asked["reused_epochs"]) == (1, 0)
 
 
 def test_a_loss_that_is_not_finite_fails_and_says_where(configuration, monkeypatch):
