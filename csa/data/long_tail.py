@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from csa.config.schema import DatasetConfig
 
 MANY_ABOVE, FEW_BELOW = 100, 20
+LEGACY_SEEDS = 2**32
 
 
 def class_counts(profile: str, largest: int, ratio: float, num_classes: int) -> tuple[int, ...]:
@@ -89,7 +90,9 @@ def select(labels: np.ndarray, counts: Sequence[int], seed: int, holdout: int = 
     generator and keep the first n_k. Whole classes are shuffled, so a subset of a higher ratio lies
     within that of a lower one, and the validation images follow those kept.
     """
-    generator = np.random.RandomState(seed)
+    # Legacy seeding takes 32 bits; of a longer seed all its words, the lowest first.
+    words = [seed >> shift & (LEGACY_SEEDS - 1) for shift in range(0, seed.bit_length(), 32)]
+    generator = np.random.RandomState(seed if seed < LEGACY_SEEDS else words)
     kept, held = [], []
     for k, count in enumerate(counts):
         positions = np.flatnonzero(labels == k)

@@ -8,6 +8,7 @@ Nothing in a step waits for the device: losses and measures are added up there a
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def _nothing() -> None:
 
 
 class NotFiniteError(Exception):
-    """A loss was not finite; the message names where."""
+    """A loss, a mean of an epoch, a weight or an output is not finite; the message names where."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Training:
         """Train to the end. state: of the checkpoint to go on from.
 
         Raises:
-            NotFiniteError: a loss was not finite.
+            NotFiniteError: a number is no longer finite.
             StoppedError: a signal asked to stop; the checkpoint is written.
         """
         self._restore(state)
@@ -134,6 +135,9 @@ class Training:
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
         logits, labels = head_logits(self._method, self._stepping.logits, batches, self._together)
+        for head, outputs in logits.items():
+            if not bool(outputs.amax(1).isfinite().all()):
+                raise self._not_finite(f"a logit of head {head!r} is not finite")
         return head_scores(logits, labels, self._split.by_rank, self._split.by_count), logits, labels
 
     # --- stages ---------------------------------------------------------------------------
@@ -225,15 +229,14 @@ class Training:
             self._open.measures[name] = self._open.measures.get(name, 0) + value
 
     def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
-        rate = stage.lr(clock.epoch)
-        self._check_finite(losses, clock, rate)
+        self._check_losses(losses)
         self._together.average_statistics(self._method)
         started = time.monotonic()
         scores, _, _ = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         line = {
             "stage": stage.name,
             "epoch": clock.epoch,
-            "lr": rate,
+            "lr": stage.lr(clock.epoch),
             "loss": float((losses * torch.tensor(sizes)).sum() / sum(sizes)),
             **{
                 name: float(self._together.summed(value)) / len(sizes) / self._together.share.processes
@@ -245,6 +248,9 @@ class Training:
             "seconds": self._open.seconds,
             "evaluation_seconds": time.monotonic() - started,
         }
+        for name, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self._not_finite(f"{name} is {value} in the epoch's mean")
         self._history.lines.append(line)
         self._note_best(scores, clock.epoch)
         self._at = Position(clock.stage, clock.epoch + 1)
@@ -254,24 +260,24 @@ class Training:
         self._record.append_metrics(line)
         self._progress.end_epoch(line)
 
-    def _check_finite(self, losses: Tensor, clock: Clock, rate: float) -> None:
+    def _check_losses(self, losses: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            last = checkpoint.load_newest(self._record.checkpoint)[0]
-            good = (
-                f"the last good checkpoint is of epoch {last['at']['epoch']}" if last else "there is no checkpoint yet"
-            )
-            raise NotFiniteError(
-                f"the loss is {float(losses[bad[0, 0]])} at stage {self._method.stages[clock.stage].name!r}, "
-                f"epoch {clock.epoch}, step {int(bad[0, 0])}, learning rate {rate:g}; {good}"
-            )
+            raise self._not_finite(f"the loss is {float(losses[bad[0, 0]])}", step=int(bad[0, 0]))
 
-    def _check_open_epoch(self) -> None:
-        """A checkpoint in the middle of an epoch must not keep a network that is no longer finite."""
-        losses = self._together.summed(self._open.losses).cpu()
-        if not bool(losses.isfinite().all()):
-            stage = self._method.stages[self._at.stage]
-            self._check_finite(losses, Clock(self._at.stage, self._at.epoch, stage.epochs), stage.lr(self._at.epoch))
+    def _check_standing(self) -> None:
+        """A checkpoint must not keep a network that is no longer finite; a step's loss does not tell of its update."""
+        self._check_losses(self._together.summed(self._open.losses).cpu())
+        if not bool(torch.stack([weights.isfinite().all() for weights in self._method.parameters()]).all()):
+            raise self._not_finite("a weight is not finite", step=self._at.step)
+
+    def _not_finite(self, what: str, *, step: int | None = None) -> NotFiniteError:
+        stage = self._method.stages[self._at.stage]
+        epoch = min(self._at.epoch, max(stage.epochs - 1, 0))
+        where = f"stage {stage.name!r}, epoch {epoch}" + ("" if step is None else f", step {step}")
+        last = checkpoint.load_newest(self._record.checkpoint)[0]
+        good = f"the last good checkpoint is of epoch {last['at']['epoch']}" if last else "there is no checkpoint yet"
+        return NotFiniteError(f"{what} at {where}, learning rate {stage.lr(epoch):g}; {good}")
 
     def _note_best(self, scores: dict[str, Scores], epoch: int) -> None:
         for head, values in scores.items():
@@ -293,7 +299,7 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint; then stop, if a signal asked for it."""
-        self._check_open_epoch()
+        self._check_standing()
         standing = Standing(self._at, self._history, self._open)
         state = standing.packed(self._method, self._optimiser, self._together)
         if self._together.first:

@@ -112,6 +112,12 @@ def test_selection_rule_is_the_published_one(data, ratio, total, checksum):
     assert ranks[counts[0] : counts[0] + 3].tolist() == starts[1]
 
 
+@given(st.integers(0, 2**64), st.integers(0, 2**64))
+def test_any_seed_chooses_and_longer_ones_by_all_of_their_words(seed, other):
+    labels = np.repeat([0, 1], 300)
+    assert np.array_equal(select(labels, (99, 99), seed)[0], select(labels, (99, 99), other)[0]) == (seed == other)
+
+
 def test_selection_leaves_the_global_generator_alone():
     np.random.seed(5)
     expected = np.random.RandomState(5).random()

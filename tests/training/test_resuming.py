@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from same_run import assert_same, contents
 from shaped_tree import write_tree
 
@@ -158,6 +159,46 @@ def test_a_loss_that_is_not_finite_fails_and_says_where(configuration, monkeypat
     assert "stage 'train', epoch 0, step 1, learning rate 1e+30" in reason
     assert "there is no checkpoint yet" in reason
     assert Record(failure.parent).state == "failed"
+
+
+def test_weights_that_are_not_finite_after_the_last_step_say_where(configuration):
+    config = configuration("method=ce", "protocol.epochs=1", "protocol.lr=1e38", "protocol.batch_size=500")
+    with pytest.raises(SystemExit, match="1"):
+        start(config)
+    (failure,) = Path(config.output_root).rglob("failure.json")
+    said = "a logit of head 'classifier' is not finite at stage 'train', epoch 0, learning rate 1e+38; there is no"
+    assert json.loads(failure.read_text())["reason"].startswith(said)
+    assert not (failure.parent / "checkpoint.pt").exists()
+
+
+def test_finite_losses_whose_mean_is_not_and_weights_in_a_checkpoint(configuration, monkeypatch):
+    """The largest float32, twice; and a weight that became nothing in the step before a checkpoint."""
+    most = torch.finfo(torch.float32).max
+    step = loop.Stepping.step
+
+    def finite_step(self, *how):
+        return step(self, *how)._replace(loss=torch.tensor(most))
+
+    monkeypatch.setattr(loop.Stepping, "step", finite_step)
+    config = configuration("method=ce", "variant=mean")
+    with pytest.raises(SystemExit, match="1"):
+        start(config)
+    (failure,) = Path(config.output_root).rglob("failure.json")
+    assert "loss is inf in the epoch's mean at stage 'train', epoch 0" in json.loads(failure.read_text())["reason"]
+
+    def broken_step(self, *how):
+        taken = step(self, *how)
+        with torch.no_grad():
+            next(self._method.parameters()).fill_(torch.nan)
+        return taken
+
+    monkeypatch.setattr(loop.Stepping, "step", broken_step)
+    config = configuration("method=ce", "variant=weight", "runtime.checkpoint_seconds=0")
+    with pytest.raises(SystemExit, match="1"):
+        start(config)
+    (failure,) = Path(config.output_root).rglob("*weight*/failure.json")
+    assert "a weight is not finite at stage 'train', epoch 0, step 1" in json.loads(failure.read_text())["reason"]
+    assert not (failure.parent / "checkpoint.pt").exists()
 
 
 def test_a_finished_run_has_what_the_issue_asks(configuration):
