@@ -90,6 +90,11 @@ class Record:
         write_json(self.folder / "identity.json", {"fingerprint": fingerprint, "identity": identity})
         (self.folder / "failure.json").unlink(missing_ok=True)
 
+    def take_back(self) -> None:
+        """Undo ``begin`` for a run that has not trained: it is planned, and not interrupted."""
+        for name in ("identity.json", "config.yaml", "metrics.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def start_over(self) -> None:
         """Forget what was trained, keep the log."""
         for name in ("result.json", "metrics.jsonl", "test_outputs.npz", "failure.json", "mlflow.json"):
@@ -154,6 +159,9 @@ class SecondRecord(Record):
     """Of a process that trains beside the one which writes: it reads, and tells of a failure."""
 
     def begin(self, config: str, identity: Mapping[str, Any], fingerprint: str) -> None:
+        pass
+
+    def take_back(self) -> None:
         pass
 
     def start_over(self) -> None:

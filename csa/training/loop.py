@@ -21,6 +21,7 @@ from csa.training import checkpoint
 from csa.training.evaluation import head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.profiling import Profiling
+from csa.training.single_images import refuse_single_images
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
 from csa.training.stepping import Stepping, make_optimiser
 
@@ -112,6 +113,7 @@ class Training:
         Raises:
             NotFiniteError: a number is no longer finite.
             StoppedError: a signal asked to stop; the checkpoint is written.
+            UserError: the method cannot be trained so.
         """
         self._restore(state)
         with self._profiling:
@@ -159,6 +161,7 @@ class Training:
             self._prepare(index)
         added = self._method.added_images(index, self._data)
         self._loader = self._data if added is None else self._data.with_images(*added)
+        refuse_single_images(self._method, index, self._loader, self._split.image_shape)
         self._optimiser = make_optimiser(self._method, index, self._config.protocol)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])

@@ -54,7 +54,7 @@ def train_and_record(
     """Train under a lease, write the record and print it; MLflow follows the record in a process of its own.
 
     Raises:
-        UserError: the run cannot be continued in this way; nothing was written.
+        UserError: the run cannot be trained, or continued, in this way; nothing was written.
         SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
             process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
     """
@@ -82,6 +82,8 @@ def train_and_record(
         console.print(f"stopped; the same command continues {record.folder}")
         raise SystemExit(stopped.status) from stopped
     except UserError:  # the command's fault, and no failure of the run
+        if not record.checkpoint.exists():
+            record.take_back()
         raise
     except Exception as error:
         reason = _reason(error, record)

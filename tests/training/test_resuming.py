@@ -149,6 +149,30 @@ def test_what_starts_from_a_finished_stage_takes_its_number_of_threads(configura
     assert (asked["threads"], asked["reused_epochs"]) == (1, 0)
 
 
+ONE_PLACE = ("backbone=resnet10", "backbone.stem=large", "protocol.epochs=1", "protocol.stage_two.epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method=ce", "protocol.batch_size=61"), "batch_size=61: leaves one image to one of the 2 steps of an epoch"),
+        (("method=ce", "protocol.batch_size=61", "protocol.drop_last=true"), ""),
+        (("method=ce", "protocol.batch_size=61", "backbone.stem=small"), ""),
+        (("method=crt", "protocol.batch_size=17", "method.draws=cycle"), "one of the 8 steps"),
+        (("method=crt", "protocol.batch_size=17", "method.draws=cycle", "method.bn_mode=eval"), ""),
+    ],
+)
+def test_a_step_of_one_image_that_batch_norm_cannot_take_is_a_fault(configuration, words, said):
+    """62 images, and 10 * 12 draws of crt's second stage; the last feature map has one place."""
+    config = configuration(*ONE_PLACE, *words)
+    if not said:
+        assert start(config).state == "done"
+        return
+    with pytest.raises(UserError, match=said):
+        start(config)
+    assert list(Path(config.output_root).rglob("identity.json")) == []
+
+
 def test_a_loss_that_is_not_finite_fails_and_says_where(configuration, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         start(configuration("method=ce", "protocol.lr=1e30"))
