@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.table import Row
+from csa.config.machine import cores
 from csa.tracking.environment import software
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 class MatrixProducts:
@@ -63,7 +64,7 @@ class MatrixProducts:
 def describe(machine: Machine) -> dict[str, Any]:
     """Hardware, threads, precision, versions, revision and load."""
     return {
-        "machine": {**machine.describe(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {**machine.describe(), "cores": cores()},
         "load_before": list(os.getloadavg()),
         **software(),
     }

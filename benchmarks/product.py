@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from csa.training.machine import Machine
 
 WARM_STEPS = 2
-MEASURED_EPOCHS = {"cpu": 1, "cuda": 30}
+MEASURED_EPOCHS = {"cpu": 1, "cuda": 30, "mps": 1}
 """On a GPU an epoch lasts a tenth of a second."""
 
 

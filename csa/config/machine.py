@@ -7,8 +7,12 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault
+
+if TYPE_CHECKING:
+    from csa.config.schema import ProtocolConfig, RuntimeConfig
 
 LOOK_SECONDS = 0.5
 SLACK = 0.25
@@ -20,7 +24,7 @@ SYSTEM = Path("/")
 
 def cores() -> int:
     """Processor cores that this process may use, within the quota of its container."""
-    return max(1, math.floor(min(len(os.sched_getaffinity(0)), _quota())))
+    return max(1, math.floor(min(len(_permitted()), _quota())))
 
 
 def idle_cores(seconds: float = LOOK_SECONDS) -> int:
@@ -48,6 +52,11 @@ def free_memory() -> float:
     return max(available, 0)
 
 
+def _permitted() -> set[int]:
+    """Numbers of the cores that this process may run on; macOS knows no such bounds."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def _quota() -> float:
     """Cores that the container grants, as either version of control groups says it."""
     groups = SYSTEM / "sys/fs/cgroup"
@@ -62,11 +71,11 @@ def _quota() -> float:
 
 def _processor_times() -> dict[int, tuple[int, int]]:
     """Of each core that this process may use, ticks so far: idle and all."""
-    times = {}
+    times, permitted = {}, _permitted()
     with suppress(OSError):
         for line in (SYSTEM / "proc/stat").read_text().splitlines():
             name, *ticks = line.split()
-            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in os.sched_getaffinity(0):
+            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in permitted:
                 user, nice, system, idle, waiting, *others = map(int, ticks[:8])
                 times[int(name[3:])] = idle + waiting, user + nice + system + idle + waiting + sum(others)
     return times
@@ -80,19 +89,32 @@ def _numbers(path: str) -> dict[str, int]:
     return {}
 
 
-def device_fault(device: str, step_mode: str) -> Fault | None:
-    """Imports torch only where a CUDA device is asked for."""
+def device_fault(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Fault | None:
+    """Imports torch only where a GPU is asked for."""
+    device, step_mode = runtime.device, runtime.step_mode
+    if step_mode == "graph" and device in ("cpu", "mps"):
+        return Fault("runtime.step_mode", step_mode, f"runtime.device={device} has no graphs", "auto, eager, compiled")
+    if device == "mps":
+        return _apple_fault(protocol)
     if device != "cuda" and step_mode != "graph":
         return None
     import torch
 
+    if torch.cuda.is_available():
+        return None
     problem = "this machine has no CUDA device that torch can use"
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda":
         return Fault("runtime.device", device, problem, "auto, cpu")
-    if step_mode == "graph" and (device == "cpu" or not torch.cuda.is_available()):
-        return Fault("runtime.step_mode", step_mode, problem if device != "cpu" else "runtime.device=cpu has no graphs",
-                     "auto, eager, compiled")  # fmt: skip
-    return None
+    return Fault("runtime.step_mode", step_mode, problem, "auto, eager, compiled")
+
+
+def _apple_fault(protocol: ProtocolConfig) -> Fault | None:
+    if protocol.precision == "bf16":
+        return Fault("protocol.precision", "bf16", "runtime.device=mps computes in fp32", "auto, fp32")
+    import torch
+
+    there = torch.backends.mps.is_available()
+    return None if there else Fault("runtime.device", "mps", "torch sees no Apple GPU here", "auto, cpu")
 
 
 def output_fault(output_root: str) -> Fault | None:

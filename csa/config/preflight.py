@@ -150,8 +150,7 @@ def size_faults(backbone: str, min_size: int, known: Preview) -> list[Fault]:
 
 def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:
     config = cell.composed.config
-    runtime = config.runtime
-    device = device_fault(runtime.device, runtime.step_mode) if _sound(cell, found, "runtime") else None
+    device = device_fault(config.runtime, config.protocol) if _sound(cell, found, "runtime", "protocol") else None
     output = output_fault(str(config.output_root)) if _sound(cell, found, "output_root") else None
     return [fault for fault in (device, output) if fault]
 

@@ -255,7 +255,7 @@ class ProtocolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int | None = number(at_least=1)
     workers: int | None = number(at_least=0)
     sync_batch_norm: bool

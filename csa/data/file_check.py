@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
+from csa.config.machine import cores
 from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError, decode
 
@@ -27,7 +27,7 @@ def file_parts(split: Split) -> dict[str, ImageFiles]:
 def decoding_faults(images: ImageFiles) -> Iterator[str]:
     """Of each file why it is no readable image, or nothing; by as many processes as there are cores."""
     paths = [images.path(position) for position in range(len(images))]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(cores()) as pool:
         yield from pool.map(_reason, paths, chunksize=AT_ONCE)
 
 

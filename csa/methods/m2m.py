@@ -86,7 +86,7 @@ class MajorToMinor(Classifier):
             return {}
         shape = len(sizes), max(sizes)
         drawn = {name: torch.rand(shape, generator=generator) for name in ("marked", "chosen", "accepted")}
-        return drawn | {"noise": torch.rand(*shape, *self.image_shape, generator=generator) - 0.5}
+        return drawn | {"noise": torch.rand(*shape, *self.image_shape, generator=generator).sub_(0.5)}
 
     # --- a step -----------------------------------------------------------------------------
 

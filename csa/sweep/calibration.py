@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from csa.training.stepping import Stepping
 
 WARM_UPS, MOST_BLOCKS = 2, 8
-BLOCK = {"cpu": 1, "cuda": 16}
+BLOCK = {"cpu": 1, "cuda": 16, "mps": 16}
 """Steps between two looks at the clock: a GPU that is waited for at every one would have nothing to do meanwhile."""
 ENOUGH_SECONDS = 0.5
 RATE = 1e-4

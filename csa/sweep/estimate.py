@@ -78,7 +78,7 @@ def kind(identity: Mapping[str, Any], threads: int, device: str) -> str:
         identity["method"]["name"],
         identity["backbone"]["name"],
         f"batch {identity['protocol']['batch_size']}",
-        "GPU" if device == "cuda" else counting(threads, "thread"),
+        "GPU" if device != "cpu" else counting(threads, "thread"),
     )
     return " ".join(words)
 
@@ -151,7 +151,8 @@ def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
 
 
 def _device(run: Run) -> str:
-    return "cuda" if run.config.runtime.device != "cpu" and visible_gpus() else "cpu"
+    asked = run.config.runtime.device
+    return asked if asked in ("cpu", "mps") else "cuda" if visible_gpus() else "cpu"
 
 
 # --- finished runs --------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class _Faults:
         for config in configs:
             for key in (
                 ("data", question(config).key, config.backbone.name, config.backbone.min_size),
-                ("device", config.runtime.device, config.runtime.step_mode),
+                ("device", config.runtime.device, config.runtime.step_mode, config.protocol.precision),
                 ("output", config.output_root),
             ):
                 if key not in self._known:
@@ -207,7 +207,7 @@ class _Faults:
 
 def _look(what: Literal["data", "device", "output"] | str, config: Config) -> list[Fault]:
     if what == "device":
-        return [fault for fault in [device_fault(config.runtime.device, config.runtime.step_mode)] if fault]
+        return [fault for fault in [device_fault(config.runtime, config.protocol)] if fault]
     if what == "output":
         return [fault for fault in [output_fault(config.output_root)] if fault]
     faults = inspect(config.dataset, config.data_dir, config.download)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import platform
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +15,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.machine import cores, idle_cores
+from csa.config.machine import cores, device_fault, idle_cores
 from csa.config.processes import Processes, slot_threads, started_together
 from csa.data.share import Share
 from csa.training.together import Together, meet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from csa.config.schema import ProtocolConfig, RuntimeConfig
 
 
@@ -49,6 +50,14 @@ class Machine:
         torch.set_num_threads(threads)
         return replace(self, threads=threads)
 
+    def kernels(self) -> dict[str, Any]:
+        """What computes: versions of libraries, and of the hardware what they choose their code by."""
+        versions = {"torch": str(torch.__version__)}
+        if self.device.type == "cuda":
+            cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+            return versions | {"gpu": hardware_name(self.device), "cudnn": cudnn}
+        return versions | {"instructions": instructions()}
+
     def describe(self) -> dict[str, Any]:
         """What the record says of the hardware."""
         return {
@@ -68,6 +77,9 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     Raises:
         UserError: a GPU is asked for and there is none.
     """
+    fault = device_fault(runtime, protocol)
+    if fault is not None:
+        raise UserError(fault)
     processes = started_together()
     device = _device(runtime, processes)
     threads = runtime.threads or kept_threads or _threads(device, processes)
@@ -76,10 +88,13 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     # Bit-exact resuming needs the same algorithm at every start, not the fastest one found by timing.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    # TF32, torch's default in convolutions, has ten bits of fp32's 23. By these flags, not ``fp32_precision``: once
+    # that has been set, reading the flags, which torch itself does, is an error.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces its precision at every start
     precision = _precision(protocol.precision, device)
     fabric = Fabric(
-        accelerator="cuda" if device.type == "cuda" else "cpu",
+        accelerator=device.type,
         devices=processes.local_count,
         num_nodes=processes.count // processes.local_count,
         strategy=_strategy(device, processes),
@@ -105,6 +120,20 @@ def _threads(device: torch.device, processes: Processes) -> int:
     return max(1, cores() // processes.local_count)
 
 
+@contextmanager
+def telling_what_mps_lacks(device: torch.device) -> Iterator[None]:
+    """Turns what torch raises for an operation or a type that it has not on an Apple GPU into ``UserError``."""
+    try:
+        yield
+    except (NotImplementedError, TypeError) as error:
+        if device.type != "mps" or "MPS" not in str(error):
+            raise
+        reason, how = str(error).split(". ")[0], "PYTORCH_ENABLE_MPS_FALLBACK=1 computes the operation on the processor"
+        raise UserError(
+            Fault("runtime.device", "mps", f"torch lacks something: {reason} ({how})", "auto, cpu")
+        ) from error
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep what a step has freed for the next one.
 
@@ -125,10 +154,11 @@ def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:
 
 
 def _device(runtime: RuntimeConfig, processes: Processes) -> torch.device:
-    available, requested = torch.cuda.is_available(), runtime.device
-    if requested == "cuda" and not available:
-        raise UserError(Fault("runtime.device", "cuda", "torch sees no CUDA device here", allowed="auto, cpu"))
-    if available and requested != "cpu":
+    if runtime.device == "mps":
+        if processes.count > 1:
+            raise UserError(Fault("runtime.device", "mps", "is for a run of one process", "auto, cpu"))
+        return torch.device("mps")
+    if runtime.device != "cpu" and torch.cuda.is_available():
         return torch.device("cuda", processes.local_rank) if processes.count > 1 else torch.device("cuda")
     if runtime.sync_batch_norm and processes.count > 1:
         raise UserError(Fault("runtime.sync_batch_norm", "true", "torch synchronises batch-norm on GPUs only", "false"))
@@ -157,7 +187,13 @@ def _has_bf16(device: torch.device) -> bool:
     """Whether bf16 is done in hardware; emulated, it would be slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and any(of_bf16 in instructions() for of_bf16 in ("AVX512_BF16", "AMX"))
+
+
+def instructions() -> str:
+    """What the processor has of what torch chooses its code by, as ``AVX512 AVX512_BF16 AMX``."""
+    more = {"AVX512_BF16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *(name for name, has in more.items() if has)])
 
 
 def hardware_name(device: torch.device) -> str:
@@ -169,4 +205,4 @@ def hardware_name(device: torch.device) -> str:
         if cpuinfo.exists()
         else []
     )
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {cores()} cores"

@@ -27,7 +27,7 @@ from csa.tracking.record import SecondRecord
 from csa.training import checkpoint
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
-from csa.training.machine import Machine, choose
+from csa.training.machine import Machine, choose, telling_what_mps_lacks
 from csa.training.profiling import where_profiled
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
@@ -177,7 +177,7 @@ def _train(
             config, method, loader, split, machine=machine, record=record,
             shared_stages=start.stages, progress=progress, interruption=interruption, underway=underway,
         )  # fmt: skip
-        with telling_lost_processes(machine.together), telling_lost_workers():
+        with telling_lost_processes(machine.together), telling_lost_workers(), telling_what_mps_lacks(machine.device):
             outcome = training.run(start.state)
     if config.runtime.profile:
         console.print(where_profiled(record.folder))

@@ -88,6 +88,12 @@ class Standing:
         )
 
 
+SETTINGS = {"precision": "protocol.precision"} | {
+    key: f"runtime.{key}" for key in ("threads", "device", "step_mode", "sync_batch_norm")
+}
+"""Of what decides the last bits, what the configuration asks for; the rest is as the machine has it."""
+
+
 def arithmetic(machine: Machine, config: Config) -> dict[str, Any]:
     """What decides the last bits of a run."""
     several = {"processes": machine.together.share.processes, "sync_batch_norm": config.runtime.sync_batch_norm}
@@ -95,23 +101,26 @@ def arithmetic(machine: Machine, config: Config) -> dict[str, Any]:
         "threads": machine.threads,
         "precision": machine.precision,
         "device": machine.device.type,
+        "step_mode": "compiled" if machine.step_mode == "compiled" else "eager",  # a graph has eager's bits
+        **machine.kernels(),
         **({} if machine.together.alone else several),
     }
 
 
 def refuse_other_arithmetic(state: dict[str, Any], machine: Machine, config: Config) -> None:
-    """Other threads, precision or device give other last bits: the run would not be the same run.
+    """With another arithmetic the last bits are others: the run would not be the same run.
+
+    What a checkpoint from before a key was added does not say is taken to be the same.
 
     Raises:
         UserError: the checkpoint was written under another arithmetic.
     """
     alone = {"processes": 1, "sync_batch_norm": False}
-    for key, value in (alone | arithmetic(machine, config)).items():
-        if {**alone, **state}[key] != value:
-            raise UserError(
-                Fault(
-                    f"runtime.{key}" if key != "precision" else "protocol.precision",
-                    value,
-                    f"this run was started with {state[key]}; continue it with that, or start over with rerun=true",
-                )
-            )
+    asked, known = alone | arithmetic(machine, config), {**alone, **state}
+    others = [key for key, value in asked.items() if known.get(key, value) != value]
+    remedy = "continue it with that, or start over with rerun=true"
+    faults = [
+        Fault(SETTINGS.get(key, key), asked[key], f"this run was started with {known[key]}; {remedy}") for key in others
+    ]
+    if faults:
+        raise UserError(*faults)

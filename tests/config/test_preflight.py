@@ -289,11 +289,15 @@ def test_images_too_small_for_the_backbone(tmp_path):
     assert fault == "backbone=resnet32: cannot take images of 6x10 pixels; allowed: sides of at least 8 pixels"
 
 
-def test_cuda_without_a_device(monkeypatch):
-    cuda = SimpleNamespace(is_available=lambda: False)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    (fault,) = faults_of("runtime.device=cuda")
-    assert fault == "runtime.device=cuda: this machine has no CUDA device that torch can use; allowed: auto, cpu"
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [("cuda", "this machine has no CUDA device that torch can use"), ("mps", "torch sees no Apple GPU here")],
+)
+def test_a_gpu_that_is_not_there(device, problem, monkeypatch):
+    none = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=none, backends=SimpleNamespace(mps=none)))
+    (fault,) = faults_of(f"runtime.device={device}")
+    assert fault == f"runtime.device={device}: {problem}; allowed: auto, cpu"
 
 
 def test_output_folder(tmp_path, monkeypatch):

@@ -14,19 +14,20 @@ from copy import deepcopy
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tiny import COUNTS, METHODS, clocks, compose_config, fill, optimiser, random_batch, small_split
+from tiny import COUNTS, METHODS, clocks, compose_config, fill, random_batch, small_split
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from csa.config.schema import ProtocolConfig
 from csa.data.loader import ResidentLoader, resized_crop
 from csa.methods.build import build_method
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
 from csa.methods.method import Method
 from csa.training.machine import Machine
-from csa.training.stepping import Stepping
+from csa.training.stepping import Stepping, make_optimiser
 from csa.training.together import Together
 
 BATCH = 6
@@ -77,12 +78,9 @@ def on_device(monkeypatch) -> OnDevice:
     return OnDevice()
 
 
-def stepping_of(method: Method, stage: int) -> Stepping:
-    update = optimiser(method, stage, fused=True)
-    for group in update.param_groups:
-        group.setdefault("lr_factor", 1.0)
-        update.state |= {parameter: {"momentum_buffer": torch.zeros_like(parameter)} for parameter in group["params"]}
+def stepping_of(method: Method, stage: int, protocol: ProtocolConfig) -> Stepping:
     machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), Together(), "eager")
+    update = make_optimiser(method, stage, protocol)
     stepping = Stepping(method, update, machine)
     for group in update.param_groups:
         group["lr"] = torch.tensor(0.0, device=META)  # as on a GPU
@@ -105,7 +103,7 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
         there = deepcopy(method).to(META)  # the host's copy says what the values decide: streams and draws
         with torch.no_grad(), on_device:
             there.eval().prepare(stage, loader)
-        stepping = stepping_of(there, stage)
+        stepping = stepping_of(there, stage, config.protocol)
         for clock in clocks(method, stage):
             epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
             draws = method.draws(clock, epoch.sizes, torch.Generator().manual_seed(0))
