@@ -43,12 +43,14 @@ ADDING = {
 
 
 def adds_in_any_order(name: str, args: tuple) -> bool:
+    if not any(leaf.is_floating_point() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)):
+        return False  # whole numbers have one sum
     if name in ("scatter_add", "scatter_add_"):
         _, dim, index, _ = args
         return index.shape[dim] > 1  # what is added to one place alone is added in one order
     if name in ("cumsum", "cumsum_"):
         values, dim = args[:2]
-        return values.is_floating_point() and values.numel() == values.shape[dim] > 1  # a scan within rows is in order
+        return values.numel() == values.shape[dim] > 1  # a scan within rows is in order
     return name in ADDING
 
 
