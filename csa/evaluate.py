@@ -170,10 +170,13 @@ def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str],
 
 
 def _scores(record: Record, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
-    """Of one head, or of all where ``head`` is empty."""
+    """Of one head, or of all where ``head`` is empty; images that were passed over are told."""
+    from csa.data.sources.source import listed
     from csa.training.application import scores_on
 
-    found = scores_on(record.folder, images, labels, config.runtime)
+    found, damaged = scores_on(record.folder, images, labels, config.runtime)
+    if damaged:
+        _tell(f"skipped images that cannot be read: {len(damaged)} of {len(labels)} ({listed(list(damaged))})")
     return {head: found[head]} if head else found
 
 

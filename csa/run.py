@@ -20,10 +20,11 @@ def run(config: Config) -> float:
     Returns the objective: accuracy in percent of the primary head at the last epoch, on the
     validation images where ``dataset.holdout`` sets some aside, else on the test set.
     """
+    from csa.config.faults import UserError
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
     from csa.console import PlainConsole
-    from csa.data.build import load_split
+    from csa.data.build import cache_faults, load_split
     from csa.summary import let_asked_head_stand, objective, print_result
     from csa.tracking.record import Record
     from csa.tracking.store import DEFAULT_URI
@@ -40,6 +41,8 @@ def run(config: Config) -> float:
             console.print("another head stands for it now")
         print_result(console, record.result(), record.folder)
     else:
+        if faults := cache_faults(split):
+            raise UserError(*faults)
         from csa.training.session import train_and_record
 
         train_and_record(config, who, split, record, console)

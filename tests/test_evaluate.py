@@ -71,7 +71,7 @@ def rows(printed: str) -> dict[str, list[str]]:
 
 def test_its_own_test_set_gives_the_recorded_result_exactly(run, split):
     config = build_runtime()
-    scores = scores_on(run.folder, split.test_images, split.test_labels, config)
+    scores, _ = scores_on(run.folder, split.test_images, split.test_labels, config)
     recorded, outputs = run.result()["heads"], np.load(run.folder / "test_outputs.npz")
     assert set(scores) == {"uniform", "balanced", "mean"}
     for head, values in scores.items():

@@ -99,7 +99,7 @@ class ListFilesDataset(DatasetConfig):
     """``validation``: take the images of ``val_list`` as validation images."""
 
     root: str
-    lists: str
+    lists: str | None
     train_list: str
     val_list: str | None
     test_list: str
@@ -107,6 +107,7 @@ class ListFilesDataset(DatasetConfig):
     image_size: int = number(at_least=8)
     resize: int | None = number(at_least=8)
     unreadable: Literal["stop", "skip"]
+    identified_by: Literal["content", "sizes"] = neutral("sizes")
     cache: Literal["none", "memmap"]
     cache_dir: str
 

@@ -61,7 +61,7 @@ def build(config: DictConfig | dict[str, Any]) -> Config:
 
 def build_block(schema: type, values: Mapping[str, Any]) -> Any:
     """One block, sound by ``check``, as its frozen dataclass."""
-    schema = _schema_of(schema, values)
+    schema = schema_of(schema, values)
     hints = _hints(schema)
     return schema(**{field.name: _build(hints[field.name], values[field.name]) for field in fields(schema)})
 
@@ -137,7 +137,7 @@ def _block(schema: type, values: Any, at: str) -> Iterator[Fault]:
         yield Fault(at, shown(values), "is not a group of keys")
         return
     try:
-        schema = _schema_of(schema, values)
+        schema = schema_of(schema, values)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         yield Fault(_join(at, "schema"), values["schema"], f"is not a schema ({error})", f"a {schema.__name__}")
         return
@@ -245,7 +245,7 @@ def _without_null(hint: Any) -> tuple[Any, bool]:
     return (kinds[0], True) if NoneType in get_args(hint) else (hint, False)
 
 
-def _schema_of(schema: type, values: Mapping[str, Any]) -> type:
+def schema_of(schema: type, values: Mapping[str, Any]) -> type:
     """The schema that a block names for itself (``schema: package.module.Class``), else the given one."""
     if "schema" not in _hints(schema) or not isinstance(values.get("schema"), str):
         return schema

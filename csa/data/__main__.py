@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
 from csa.config.preflight import configure
-from csa.data.build import load_split
+from csa.data.build import cache_faults, load_split
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
@@ -40,6 +40,8 @@ def show(config: Config, form: str, *, decode: bool = True) -> None:
     split = load_split(config.dataset, config.data_dir, config.download)
     for note in split.notes:
         say(note, aside=True)
+    if faults := cache_faults(split):
+        raise UserError(*faults)
     if decode:
         check_files(split)
     if form == "json":
@@ -57,10 +59,10 @@ def check_files(split: Split) -> None:
     from rich.progress import track
 
     from csa.console import PlainConsole
-    from csa.data.file_check import decoding_faults, file_parts
+    from csa.data.file_check import decoding_faults
 
     console, damaged = PlainConsole(stderr=True), []
-    for part, images in file_parts(split).items():
+    for part, images in split.files.items():
         reasons = track(
             decoding_faults(images), f"decoding {part}", len(images), console=console, disable=not console.is_terminal
         )

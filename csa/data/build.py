@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import Fault, UserError, printable
+from csa.data.cache_folder import room_faults
 from csa.data.class_names import name_faults
 from csa.data.image_files import ImageFiles
 from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
 from csa.data.sources.source import Preview, Source
-from csa.data.split import Arrays, Images, Split
+from csa.data.split import TRAIN, Arrays, Images, Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +114,14 @@ def _split(config: DatasetConfig, chosen: Arrays) -> Split:
         hash=content_hash(parts, chosen.classes),
         notes=chosen.notes,
     )
+
+
+def cache_faults(split: Split) -> list[Fault]:
+    """Whether there is room for what is to be decoded once; nothing where nothing is."""
+    files = {name: images for name, images in split.files.items() if images.decoded_once}
+    sizes = {images.decoded_file(name): math.prod(images.decoded_shape) for name, images in files.items()}
+    lacking = sum(size for path, size in sizes.items() if not path.is_file())
+    return room_faults(split.files[TRAIN].cache, lacking) if lacking else []
 
 
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

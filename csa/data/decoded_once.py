@@ -7,21 +7,22 @@ decoding in every epoch, and part of the data set's hash.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from contextlib import contextmanager
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from csa.data.decoding import TRAIN, Ask, Decoder, refuse
+from csa.data.cache_folder import alone
+from csa.data.decoding import Ask, Decoder, refuse
 from csa.data.pictures import UnreadableImageError
+from csa.data.split import TRAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from csa.data.image_files import ImageFiles
@@ -31,27 +32,30 @@ CHUNK = 256
 
 def decoded(
     files: ImageFiles, labels: np.ndarray, classes: Sequence[str], *, workers: int, part: str = TRAIN
-) -> tuple[np.ndarray, list[int]]:
-    """Squares of ``cover`` pixels, uint8 [N, cover, cover, 3], mapped from the file; and which could not be read.
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Squares of ``cover`` pixels, uint8 [N, cover, cover, 3], mapped from the file; and why some could not be read.
 
     What the file lacks is decoded first; other processes that ask for the same wait. In place of a damaged training
     image stands another of its class. labels: [N], sorted if ``part`` is ``train``. classes: their names.
 
     Raises:
         UnreadableImageError: a damaged file is not to be skipped, or a class has nothing else to train on.
+        OSError: the folder has no room; the file is then gone again.
     """
-    assert files.cache is not None
-    files.cache.mkdir(parents=True, exist_ok=True)
-    path = files.cache / f"{hashlib.sha256(files.digest() + part.encode()).hexdigest()[:16]}.uint8"
-    shape = (len(files), files.cover, files.cover, 3)
-    with _alone(path.with_suffix(".lock")):
-        done = _whole_chunks(path, shape)
+    path = files.decoded_file(part)
+    with alone(path.with_suffix(".lock")):
+        done = _whole_chunks(path, files.decoded_shape)
         if len(done) * CHUNK < len(files):
-            done = _decode_rest(files, labels, classes, path, shape, done, part, workers)
-    damaged = [place for line in done for place in line["damaged"]]
-    if damaged and not files.skip_unreadable:  # the file is from a run that passed over them
-        raise UnreadableImageError(f"{files.path(damaged[0])} cannot be read as an image")
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape), damaged
+            try:
+                done = _decode_rest(files, labels, classes, path, done, part, workers)
+            except (OSError, UnreadableImageError):
+                path.unlink(missing_ok=True)
+                path.with_suffix(".sums").unlink(missing_ok=True)
+                raise
+    damaged = {int(place): why for told in done for place, why in told["damaged"].items()}
+    for place, why in damaged.items() if not files.skip_unreadable else ():  # a run that passed over them made the file
+        raise UnreadableImageError(f"{files.path(place)} cannot be read as an image ({why})")
+    return np.memmap(path, dtype=np.uint8, mode="c", shape=files.decoded_shape), damaged
 
 
 def _decode_rest(
@@ -59,15 +63,13 @@ def _decode_rest(
     labels: np.ndarray,
     classes: Sequence[str],
     path: Path,
-    shape: tuple[int, ...],
     done: list[dict[str, Any]],
     part: str,
     workers: int,
 ) -> list[dict[str, Any]]:
     """Decode what is missing; a line about each chunk follows the chunk itself, after that is on the disk."""
-    with path.open("ab") as stream:
-        stream.truncate(int(np.prod(shape)))
-    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
+    _allocate(path, int(np.prod(files.decoded_shape)))
+    pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=files.decoded_shape)
     starts = range(len(done) * CHUNK, len(files), CHUNK)
     asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
     decoder = Decoder({part: replace(files, side=files.cover)}, labels)
@@ -80,10 +82,19 @@ def _decode_rest(
         pixels[start : start + len(group)] = images.numpy()
         pixels.flush()
         digest = _digest(pixels[start : start + len(group)])
-        done.append({"sha256": digest, "damaged": [start + damage.place for damage in damaged]})
+        done.append({"sha256": digest, "damaged": {start + damage.place: damage.reason for damage in damaged}})
         with sums.open("a") as stream:
             stream.write(_line(done[-1]))
     return done
+
+
+def _allocate(path: Path, size: int) -> None:
+    """The whole file, now: a disk that fills up under mapped memory would kill the process."""
+    with path.open("ab") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _whole_chunks(path: Path, shape: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -111,14 +122,3 @@ def _digest(pixels: np.ndarray) -> str:
 
 def _line(told: dict[str, Any]) -> str:
     return json.dumps(told) + "\n"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the operating system lets go when it ends."""
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)  # outright: a decoding process may have inherited the file

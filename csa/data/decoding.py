@@ -10,19 +10,20 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from csa.config.faults import Fault, UserError
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
 from csa.data.resized_crop import fitting
+from csa.data.split import TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from PIL.Image import Image
     from torchvision.transforms import v2
 
     from csa.data.image_files import ImageFiles
     from csa.data.split import Images
-
-TRAIN, TEST, HOLDOUT = "train", "test", "holdout"
 
 
 class Ask(NamedTuple):
@@ -61,14 +62,25 @@ def in_rows(picture: Image) -> Tensor:
 
 
 def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-    """A few images as evaluation sees them, uint8 [n, H, W, C]; files are read here and now."""
+    """A few images as evaluation sees them, uint8 [n, H, W, C]; files are read here and now.
+
+    Raises:
+        UserError: a file cannot be read as an image.
+    """
     chosen = np.asarray(positions)
     if isinstance(images, np.ndarray):
         pixels: np.ndarray = images[chosen]
         return pixels
     files, transform = images[chosen], evaluation_transform(images.side, images.cover)
-    pictures = [transform(in_rows(decode(files.path(place)))) for place in range(len(files))]
+    pictures = [transform(in_rows(_decoded(files.path(place)))) for place in range(len(files))]
     return torch.cat(pictures).permute(0, 2, 3, 1).numpy()
+
+
+def _decoded(path: Path) -> Image:
+    try:
+        return decode(path)
+    except UnreadableImageError as error:
+        raise UserError(Fault("dataset", path, f"cannot be read as an image ({error})")) from error
 
 
 def refuse(files: ImageFiles, ask: Ask, damage: Damage, class_name: str) -> None:
@@ -83,6 +95,12 @@ def refuse(files: ImageFiles, ask: Ask, damage: Damage, class_name: str) -> None
     if ask.part == TRAIN and not damage.replaced:
         problem = "has no training image that can be read, so it cannot be passed over"
         raise UnreadableImageError(f"class {class_name} {problem}; one of them: {path} ({damage.reason})")
+
+
+def refuse_none(part: str, read: int, asked: int) -> None:
+    """Stop where damage has left nothing of what was asked for."""
+    if asked and not read:
+        raise UnreadableImageError(f"none of the {asked} {part} images can be read")
 
 
 class Decoder(Dataset[Chunk]):

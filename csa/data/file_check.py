@@ -7,21 +7,14 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from csa.config.machine import cores
-from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError, decode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from csa.data.split import Split
+    from csa.data.image_files import ImageFiles
 
 AT_ONCE = 64
-
-
-def file_parts(split: Split) -> dict[str, ImageFiles]:
-    """Those parts of a split whose images lie in files."""
-    parts = {"train": split.train_images, "test": split.test_images, "validation": split.holdout_images}
-    return {name: images for name, images in parts.items() if isinstance(images, ImageFiles)}
 
 
 def decoding_faults(images: ImageFiles) -> Iterator[str]:

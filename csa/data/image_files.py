@@ -4,61 +4,118 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
+from stat import S_ISREG
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import numpy as np
 
+from csa.data.content import content_hashes
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
     from pathlib import Path
+
+BYTES, CHANGED = 0, 1
+"""Columns of ``stamps``."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
     """Files below ``root``; stands where an array of images uint8 [N, H, W, C] would.
 
-    names: paths relative to ``root``, [N] of str. sizes: their lengths in bytes [N], by which a data set with
-    other files under the same names has another hash. side: of the square that a network takes. cover: what
-    the shorter side is resized to before the centre square is cut, in evaluation. skip_unreadable: pass over
-    damaged files and count them, instead of stopping. cache: folder of a file of decoded squares, of ``cover``
-    pixels, that training reads instead; None: decode every time.
+    names: paths relative to ``root``, [N] of str. stamps: of each its length in bytes, the times (in ns) when its
+    content and its inode changed, and the inode's number, int64 [N, 4]. side: of the square that a network takes.
+    cover: what the shorter side is resized to before the centre square is cut, in evaluation. skip_unreadable: pass
+    over damaged files and count them, instead of stopping. by_content: what a file holds is its identity, not its
+    length alone. decoded_once: training reads a file of decoded squares of ``cover`` pixels. cache: the folder of
+    what is computed once.
     """
 
     root: Path
     names: np.ndarray
-    sizes: np.ndarray
+    stamps: np.ndarray
     side: int
     cover: int
     skip_unreadable: bool
-    cache: Path | None
+    by_content: bool
+    decoded_once: bool
+    cache: Path
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """As the array of what the network takes would have it."""
         return len(self.names), self.side, self.side, 3
 
+    @property
+    def decoded_shape(self) -> tuple[int, int, int, int]:
+        """Of the array of the squares that are decoded once."""
+        return len(self.names), self.cover, self.cover, 3
+
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, positions: np.ndarray | slice) -> ImageFiles:
-        return replace(self, names=self.names[positions], sizes=self.sizes[positions])
+        return replace(self, names=self.names[positions], stamps=self.stamps[positions])
 
     def path(self, position: int) -> Path:
         return self.root / str(self.names[position])
 
     def digest(self) -> bytes:
-        """Of names, file sizes and input size: what stands for the pixels, which nobody reads for a hash."""
-        told = [f"{self.side} {self.cover} {'decoded once' if self.cache else ''}"]
-        told += [f"{name}\0{size}" for name, size in zip(self.names.tolist(), self.sizes.tolist(), strict=True)]
+        """Of names, contents (or lengths) and input size: what stands for the pixels."""
+        told = [f"{self.side} {self.cover} {'decoded once' if self.decoded_once else ''}"]
+        told += [f"{name}\0{content}" for name, content in zip(self.names.tolist(), self._contents, strict=True)]
         return hashlib.sha256("\n".join(told).encode()).digest()
 
+    def decoded_file(self, part: str) -> Path:
+        """Where the decoded squares lie; another file when an image has changed, be it only in its time."""
+        changed = b"" if self.by_content else self.stamps[:, CHANGED].tobytes()
+        return self.cache / f"{hashlib.sha256(self.digest() + changed + part.encode()).hexdigest()[:16]}.uint8"
 
-def file_sizes(root: Path, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Bytes of each file [N] (-1 where there is none), and the names that are missing."""
-    sizes = np.full(len(names), -1, dtype=np.int64)
-    for place, name in enumerate(names):
+    @cached_property
+    def _contents(self) -> Sequence[object]:
+        if not self.by_content:
+            return self.stamps[:, BYTES].tolist()  # type: ignore[no-any-return]
+        return content_hashes(self.root, self.names.tolist(), self.stamps, self.cache)
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Names [N] as the folders have them, stamps [N, 4]; and what is no file, by what is wrong with it."""
+
+    names: list[str]
+    stamps: np.ndarray
+    missing: dict[str, list[str]]
+
+
+def found_files(root: Path, names: Sequence[str]) -> FoundFiles:
+    """A file whose name is there in another Unicode form is found."""
+    found, stamps = [], []
+    missing: dict[str, list[str]] = {}
+    for name in names:
         try:
-            sizes[place] = (root / name).stat().st_size
-        except OSError:
-            continue
-    return sizes, [name for name, size in zip(names, sizes, strict=True) if size < 0]
+            own, status = _status(root, name)
+        except FileNotFoundError:
+            are = "are links to nothing" if (root / name).is_symlink() else "are not"
+        except OSError as error:
+            are = f"cannot be reached ({error.strerror})"
+        else:
+            are = "" if S_ISREG(status.st_mode) else "are none"
+            found.append(own)
+            stamps.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        if are:
+            missing.setdefault(are, []).append(name)
+    return FoundFiles(found, np.array(stamps, dtype=np.int64).reshape(-1, 4), missing)
+
+
+def _status(root: Path, name: str) -> tuple[str, os.stat_result]:
+    """The name in the form in which the file is there, and its status. Raises OSError as ``stat`` does."""
+    try:
+        return name, (root / name).stat()
+    except FileNotFoundError:
+        for form in (normalize("NFC", name), normalize("NFD", name)):
+            if form != name and (root / form).exists():
+                return form, (root / form).stat()
+        raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -60,6 +61,10 @@ class Epoch(Protocol):
 class Loader(Protocol):
     """Whatever holds or streams the images answers to this."""
 
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """Files that were passed over so far, and why they could not be read."""
+
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> Epoch: ...
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -94,7 +99,7 @@ class ResidentLoader:
     """A data set that fits on the device lives there as uint8 and is augmented there, batch-wise.
 
     One that does not stays with the host (which may have it in a file), and batches are moved. image_shape:
-    channels, height, width that the network takes, where images are larger.
+    channels, height, width that the network takes, where images are larger. damaged: as in ``Loader``.
     """
 
     def __init__(
@@ -106,8 +111,9 @@ class ResidentLoader:
         *,
         share: Share = ALONE,
         image_shape: tuple[int, int, int] | None = None,
+        damaged: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.seed, self.share = seed, share
+        self.seed, self.share, self.damaged = seed, share, damaged
         self.device = torch.device(device)
         self.batch_size = protocol.batch_size
         self.counts = split.counts

@@ -8,6 +8,7 @@ import numpy as np
 
 from csa.data.image_files import ImageFiles
 
+TRAIN, TEST, HOLDOUT = "train", "test", "holdout"
 Images = np.ndarray | ImageFiles
 """uint8 [N, H, W, C], or files that are decoded batch by batch."""
 
@@ -68,3 +69,9 @@ class Split:
         """Channels, height, width."""
         height, width, channels = self.train_images.shape[1:]
         return channels, height, width
+
+    @property
+    def files(self) -> dict[str, ImageFiles]:
+        """The parts whose images lie in files."""
+        parts = {TRAIN: self.train_images, TEST: self.test_images, HOLDOUT: self.holdout_images}
+        return {name: images for name, images in parts.items() if isinstance(images, ImageFiles)}

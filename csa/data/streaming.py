@@ -21,10 +21,11 @@ from torch.utils.data import DataLoader
 from csa.config.faults import Fault, UserError
 from csa.data.augmentation import as_floats
 from csa.data.batch import Batch, to_device
-from csa.data.decoding import HOLDOUT, TEST, TRAIN, Ask, Chunk, Damage, Decoder, refuse
+from csa.data.decoding import Ask, Chunk, Damage, Decoder, refuse, refuse_none
 from csa.data.image_files import ImageFiles
 from csa.data.loader import batch_sizes, epoch_positions, in_order, resized_crop
 from csa.data.share import ALONE, Share, SharedSteps
+from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.randomness import torch_generator
 
 if TYPE_CHECKING:
@@ -108,17 +109,25 @@ class Decoding:
         return to_device(torch.from_numpy(self.labels[part][[ask.position for ask in asks]]), self.device)
 
     def in_order(self, part: str, batch_size: int, share: Share) -> Iterator[Batch]:
-        """This process's share of a part, not augmented; damaged images are left out."""
+        """This process's share of a part, not augmented; damaged images are left out.
+
+        Raises:
+            UnreadableImageError: one that may not be left out, or all of them are damaged.
+        """
         size = len(self.labels[part])
         mine = [Ask(part, position, None) for position in range(size)[share.part(size)]]
         batches = list(_groups(mine, batch_size))
         reading = self.read(chain.from_iterable(map(_chunks, batches))) if mine else None
+        read = 0
         for asks in batches:
             assert reading is not None
             images, whole = reading.take(asks)
             if len(whole) < len(asks):
                 asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
-            yield Batch(as_floats(images), self.labels_of(part, asks))
+            read += len(asks)
+            if asks:
+                yield Batch(as_floats(images), self.labels_of(part, asks))
+        refuse_none(part, read, len(mine))
 
 
 class StreamingLoader:
@@ -137,9 +146,8 @@ class StreamingLoader:
         self.seed, self.share, self.counts = seed, share, split.counts
         self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
         self.augmentation = resized_crop(protocol, split.image_shape)
-        parts = {TRAIN: split.train_images, TEST: split.test_images, HOLDOUT: split.holdout_images}
         self.decoding = Decoding(
-            {name: images for name, images in parts.items() if isinstance(images, ImageFiles)},
+            split.files,
             {TRAIN: split.train_labels, TEST: split.test_labels, HOLDOUT: split.holdout_labels},
             device=torch.device(device), workers=workers,
             ahead=STEPS_AHEAD * self.batch_size // share.processes, classes=split.classes,
@@ -262,13 +270,19 @@ class _Asked:
 
 
 def plain_batches(
-    images: Images, labels: np.ndarray, batch_size: int, device: torch.device, workers: int
+    images: Images,
+    labels: np.ndarray,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    damaged: dict[str, str],
 ) -> Iterator[Batch]:
-    """Images, in memory or in files, as evaluation sees them; labels: [N]."""
+    """Images, in memory or in files, as evaluation sees them; labels: [N]. Files passed over come into ``damaged``."""
     if not isinstance(images, ImageFiles):
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         return in_order(pixels, torch.from_numpy(labels).to(device), batch_size)
     decoding = Decoding({TEST: images}, {TEST: labels}, device=device, workers=workers)
+    decoding.damaged = damaged
     return decoding.in_order(TEST, batch_size, ALONE)
 
 

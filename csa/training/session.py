@@ -17,7 +17,7 @@ from csa.config.processes import started_together
 from csa.console import PlainConsole
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError
-from csa.data.streaming import LostWorkerError, StreamingLoader, telling_lost_workers
+from csa.data.streaming import LostWorkerError, telling_lost_workers
 from csa.methods.build import build_method
 from csa.summary import print_result
 from csa.tracking.environment import software
@@ -167,9 +167,10 @@ def _train(
     underway: Callable[[], None],
 ) -> None:
     config, machine, method = start.config, start.machine, start.method
-    loader = open_loader(
-        split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
-    )
+    with telling_lost_workers():
+        loader = open_loader(
+            split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
+        )
     if config.runtime.sync_batch_norm and not machine.together.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
@@ -181,7 +182,7 @@ def _train(
             outcome = training.run(start.state)
     if config.runtime.profile:
         console.print(where_profiled(record.folder))
-    damaged = loader.damaged if isinstance(loader, StreamingLoader) else {}
+    damaged = loader.damaged
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
     description = result(config, fingerprint(identity), split, method, outcome)

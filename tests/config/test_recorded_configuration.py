@@ -29,6 +29,15 @@ def test_keys_added_later_have_the_value_that_the_tree_gives_them(configuration,
     assert read == config
 
 
+def test_or_their_neutral_value_where_they_have_one(configuration, tmp_path):
+    config = configuration("dataset=list_files", "dataset.root=here", "protocol=imagenet", of_digits=False)
+    write(config, tmp_path / "config.yaml", "dataset.identified_by")
+    assert (config.dataset.identified_by, read_recorded(tmp_path / "config.yaml").dataset.identified_by) == (
+        "content",
+        "sizes",
+    )
+
+
 def test_a_method_of_another_package_keeps_its_own_keys(configuration, tmp_path):
     config = configuration("method=ce", "method.name=elsewhere")
     write(config, tmp_path / "config.yaml")

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 from shaped_tree import write_tree
 
 from csa.config.faults import UserError
+from csa.data import content
 from csa.data.__main__ import main
 from csa.data.build import inspect, load_split
 from csa.data.image_files import ImageFiles
@@ -51,9 +56,9 @@ def few_files(tmp_path):
 
 
 @pytest.fixture
-def few(dataset_config, few_files):
+def few(dataset_config, few_files, tmp_path):
     return lambda **changes: dataset_config(
-        "list_files", **{"root": str(few_files), "lists": str(few_files), **changes}
+        "list_files", **{"root": str(few_files), "cache_dir": str(tmp_path / "cache"), **changes}
     )
 
 
@@ -91,24 +96,75 @@ def test_imagenet_lt_s_groups_by_both_rules():
     assert (len(by_count.many), len(by_count.medium), len(by_count.few)) == (385, 479, 136)
 
 
-def test_the_hash_is_that_of_lists_files_and_sizes(settings, few, few_files, tmp_path):
+def test_the_hash_is_that_of_lists_and_contents(few, few_files, tmp_path):
     first = load_split(few(), "unused", False).hash
     assert first == load_split(few(), "unused", False).hash == split_hash(few(), "unused", False, tmp_path)
-    assert len({first, load_split(few(image_size=64), "unused", False).hash}) == 2
-    Image.new("RGB", (200, 300)).save(few_files / "a/0.png")
+    assert first != load_split(few(image_size=64), "unused", False).hash
+    image, status = few_files / "a/0.png", (few_files / "a/0.png").stat()
+    pixels = bytearray(image.read_bytes())
+    pixels[-20] ^= 1
+    image.write_bytes(pixels)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same length and time of change
     changed = load_split(few(), "unused", False).hash
     assert changed != first
     assert split_hash(few(), "unused", False, tmp_path) == changed
 
 
+def test_or_of_lists_and_lengths(few, few_files, tmp_path):
+    config = few(identified_by="sizes")
+    first = load_split(config, "unused", False).hash
+    (few_files / "a/0.png").write_bytes(bytes((few_files / "a/0.png").stat().st_size))
+    assert load_split(config, "unused", False).hash == first
+    (few_files / "a/0.png").write_bytes(b"x")
+    assert load_split(config, "unused", False).hash != first
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("decoded_once", "digest"), [(False, "b9d6d4caf438359c"), (True, "0568d95d55cb99b0")])
+def test_the_digest_by_lengths_is_that_of_earlier_versions(decoded_once, digest):
+    names, stamps = np.array(["a/0.png", "b/1.png"]), np.array([[123, 4, 5, 6], [45, 6, 7, 8]])
+    files = ImageFiles(Path("/r"), names, stamps, 16, 18, False, False, decoded_once, Path("c"))
+    assert files.digest().hex()[:16] == digest
+    assert files.decoded_file("train") != replace(files, stamps=stamps + 1).decoded_file("train")
+
+
+def test_contents_are_read_once_and_where_nothing_can_be_remembered_again(few, tmp_path, monkeypatch):
+    config, read = few(), []
+    plain = content._hash
+    monkeypatch.setattr(content, "_hash", lambda path: read.append(path.name) or plain(path))
+    every = [f"{k}.png" for k in range(8)]
+
+    def hashes_of(settled):
+        monkeypatch.setattr(content, "SETTLED_NS", settled)
+        read.clear()
+        value = load_split(config, "unused", False).hash
+        return value, sorted(read)
+
+    first, _ = hashes_of(10**12)
+    assert hashes_of(0) == (first, every)  # what was changed a moment ago is not remembered
+    assert hashes_of(0) == (first, [])
+    (memory,) = (tmp_path / "cache").glob("content-*.json")
+    memory.write_text('{"a/0.png": 3')
+    assert hashes_of(0) == (first, every)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("no folder")
+    assert hashes_of(0) == (first, every)
+
+
 @pytest.mark.parametrize(
     ("list_file", "line", "told"),
     [
-        ("train.txt", "../a/0.png 0", "line 7 ('../a/0.png') leaves the root"),
-        ("train.txt", "/etc/passwd 0", "line 7 ('/etc/passwd') leaves the root"),
+        ("train.txt", "../a/0.png 0", "line 7 ('../a/0.png 0') leaves the root"),
+        ("train.txt", "/etc/passwd 0", "line 7 ('/etc/passwd 0') leaves the root"),
         ("test.txt", "a/0.png", "line 4 ('a/0.png') is not a path and a label"),
-        ("test.txt", "a/0.png -1", "is not a path and a label"),
-        ("train.txt", "a/0.png 4", "has no image of label 3"),
+        ("test.txt", "a/0.png -1", "line 4 ('a/0.png -1') is not a path and a label: '-1' is no number of a class"),
+        ("test.txt", "a/0.png 1.0", "'1.0' is no number of a class"),
+        ("test.txt", "a/0.png,1", "is not a path and a label"),
+        ("train.txt", "a/0.png 10000000000000000000", "'10000000000000000000' is no number of a class"),
+        ("train.txt", "a/0.png \u0664", "is no number of a class"),
+        ("train.txt", "a/\x000.png 0", "has a control character in its path"),
+        ("train.txt", "a/0.png 4", "has no image of label 3, but of labels up to 4"),
+        ("train.txt", "a/0.png 900000000000000000", "has no image of label 3, but of labels up to 900000000000000000"),
         ("test.txt", "a/0.png 3", "has labels without a training image: 3; allowed: 0 to 2"),
     ],
 )
@@ -119,6 +175,63 @@ def test_faults_of_lists_show_before_anything_runs(few, few_files, list_file, li
     assert told in str(fault)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "end", "line"),
+    [
+        ("utf-8-sig", "\n", "{} {}"),
+        ("utf-16", "\r\n", "{}\t{}"),
+        ("utf-8", "\r\n\r\n", "{}  {} "),
+        ("utf-8", "\r", '"{}" {}'),
+        ("utf-8", "\n# a comment\n", "'{}'\t {}"),
+    ],
+)
+def test_lists_of_every_make_say_the_same(few, few_files, encoding, end, line):
+    wanted = load_split(few(), "unused", False)
+    (few_files / "a/1.png").rename(few_files / "a/two  words\u2026.png")
+    for name in ("train.txt", "test.txt"):
+        rows = (
+            row.split()
+            for row in (few_files / name).read_text().replace("a/1.png", "a/two__words\u2026.png").splitlines()
+        )
+        told = end.join(line.format(path.replace("__", "  "), label) for path, label in rows)
+        (few_files / name).write_bytes((told + end).encode(encoding))
+    split = load_split(few(), "unused", False)
+    assert split.train_labels.tolist() == wanted.train_labels.tolist()
+    assert split.train_images.names.tolist() == [
+        name.replace("a/1.png", "a/two  words\u2026.png") for name in wanted.train_images.names.tolist()
+    ]
+
+
+def test_a_list_that_is_no_text(few, few_files):
+    (few_files / "test.txt").write_bytes("caf\u00e9.png 0\n".encode("latin-1"))
+    (few_files / "train.txt").unlink()
+    (few_files / "train.txt").mkdir()
+    assert "is not a file" in str(inspect(few(), "unused", False)[0])
+    (fault,) = inspect(few(train_list="test.txt"), "unused", False)[:1]
+    assert "test.txt: is no text in UTF-8 (invalid continuation byte at byte 3)" in str(fault)
+
+
+def test_files_are_found_in_another_unicode_form(few, few_files):
+    (few_files / "a/0.png").rename(few_files / "a/cafe\u0301.png")
+    text = (few_files / "train.txt").read_text()
+    (few_files / "train.txt").write_text(text.replace("a/0.png", "a/caf\u00e9.png"))
+    assert "a/cafe\u0301.png" in load_split(few(), "unused", False).train_images.names.tolist()
+
+
+def test_images_that_are_named_twice_or_trained_and_tested_on_are_told(few, few_files):
+    with (few_files / "train.txt").open("a") as stream:
+        stream.write("a/0.png 1\n./a/1.png 0\na/6.png 0\n")
+    (few_files / "test.txt").write_text("a/6.png 0\na/6.png 2\n")
+    train, test, untested, seen = load_split(few(), "unused", False).notes
+    assert (
+        train
+        == f"{few_files}/train.txt names 2 image(s) more than once, 1 of them with different labels: a/0.png, a/1.png"
+    )
+    assert test == f"{few_files}/test.txt names 1 image(s) more than once, 1 of them with different labels: a/6.png"
+    assert untested == f"{few_files}/test.txt has no image of 1 class(es), by label 1"
+    assert seen == f"{few_files}/test.txt has 1 image(s) of train.txt: a/6.png"
+
+
 def test_missing_files_and_settings(few, few_files):
     (few_files / "a/2.png").unlink()
     (few_files / "a/6.png").unlink()
@@ -127,6 +240,12 @@ def test_missing_files_and_settings(few, few_files):
     told = str(raised.value)
     assert "train.txt: names 1 file(s) that are not below" in told
     assert "test.txt: names 2 file(s)" in told
+    (few_files / "a/2.png").mkdir()
+    (few_files / "a/6.png").symlink_to("nowhere")
+    with pytest.raises(
+        UserError, match=r"1 file\(s\) that are none below.*: a/2.png\n.*that are links to nothing below"
+    ):
+        load_split(few(), "unused", False)
     keys = [fault.key for fault in inspect(few(root="nowhere", lists="none", mean=None, std=None), "unused", False)]
     assert keys == ["dataset.root", "dataset.mean", "dataset.train_list", "dataset.test_list"]
 
@@ -141,7 +260,7 @@ def test_only_paths_that_stay_inside_are_taken(parts):
 
 
 def test_the_check_decodes_every_file(few_files, capsys):
-    words = ["dataset=list_files", f"dataset.root={few_files}", "protocol.batch_size=2"]
+    words = ["dataset=list_files", f"dataset.root={few_files}", f"output_root={few_files}", "protocol.batch_size=2"]
     main([*words, "format=json"])
     assert json.loads(capsys.readouterr().out)["counts"] == [3, 2, 1]
     whole = (few_files / "a/1.png").read_bytes()

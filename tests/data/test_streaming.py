@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -12,17 +16,19 @@ from shaped_tree import write_tree
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from csa.config.faults import UserError
 from csa.data import streaming
 from csa.data.augmentation import as_floats
 from csa.data.batch import to_device
-from csa.data.build import load_split
+from csa.data.build import cache_faults, load_split
 from csa.data.decoded_once import CHUNK, decoded
+from csa.data.decoding import pixels_at
 from csa.data.loader import ResidentLoader
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
 from csa.data.resized_crop import ResizedCrop, fitting
 from csa.data.share import Share
-from csa.data.streaming import LostWorkerError, StreamingLoader, telling_lost_workers
+from csa.data.streaming import LostWorkerError, StreamingLoader, plain_batches, telling_lost_workers
 
 SIDE = 16
 
@@ -229,8 +235,6 @@ def test_an_image_no_try_fits_in_gives_its_centre(height, width):
 @pytest.fixture
 def spoilt(shaped, tmp_path):
     """A copy with the first training image of each of the two largest classes cut, and a test image emptied."""
-    import shutil
-
     folder = tmp_path / "spoilt"
     shutil.copytree(shaped, folder)
     folders = sorted((path for path in folder.glob("train/*")), key=lambda path: -len(list(path.iterdir())))
@@ -259,11 +263,12 @@ def test_or_another_of_its_class_takes_its_place(make, spoilt, streams, cache):
     assert torch.bincount(torch.cat([step.labels for step in steps])).tolist() == list(split.counts)
     assert all(image.float().std() > 0 for step in steps for image in step.images)
     assert sum(len(batch.labels) for batch in loader.test_batches(5)) == len(split.test_labels) - 1
-    if cache == "none":
-        assert len(loader.damaged) == 3
-    else:
-        with pytest.raises(UnreadableImageError, match=r"spoilt/train/.*\.JPEG cannot be read as an image"):
-            make(0, root=spoilt, cache=cache)  # what was passed over is not forgotten
+    assert sorted(path.split("/")[-3] for path in loader.damaged) == ["spoilt", "train", "train"]  # and one of val/
+    assert all(loader.damaged.values())
+    if cache == "memmap":  # what was passed over is not forgotten
+        assert make(0, root=spoilt, unreadable="skip", cache=cache)[0].damaged == loader.damaged
+        with pytest.raises(UnreadableImageError, match=r"spoilt/train/.*\.JPEG cannot be read as an image \(.+\)"):
+            make(0, root=spoilt, cache=cache)
 
 
 @pytest.mark.parametrize("cache", ["none", "memmap"])
@@ -282,6 +287,24 @@ def test_but_a_class_without_a_readable_image_stops_with_its_name(make, spoilt, 
     )
     with pytest.raises(UnreadableImageError, match=told):
         read()
+
+
+def test_whoever_looks_at_a_test_set_later_is_told_too(make, spoilt):
+    split = make(root=spoilt, unreadable="skip")[1]
+    damaged = {}
+    seen = list(plain_batches(split.test_images, split.test_labels, 1, torch.device("cpu"), 0, damaged))
+    assert (len(seen), len(damaged)) == (len(split.test_labels) - 1, 1)
+    place = split.test_images.names.tolist().index(next(iter(damaged)).removeprefix(f"{spoilt}/"))
+    with pytest.raises(UserError, match=r"spoilt/val/.*\.JPEG: cannot be read as an image \("):
+        pixels_at(split.test_images, [place])
+
+
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_a_test_set_of_which_nothing_can_be_read_stops_the_run(make, spoilt, cache):
+    for path in spoilt.glob("val/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match="none of the 18 test images can be read"):
+        list(make(root=spoilt, unreadable="skip", cache=cache)[0].test_batches(5))
 
 
 def test_a_lost_worker_is_told(make, streams):
@@ -320,7 +343,8 @@ def test_the_file_holds_the_squares_and_evaluation_is_exact(make):
 def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch):
     monkeypatch.setattr("csa.data.decoded_once.CHUNK", 25)
     _, split = make(cache="memmap")
-    (path,) = (path for path in (tmp_path / "cache").glob("*.uint8") if path.stat().st_size == 87 * 18 * 18 * 3)
+    path = split.train_images.decoded_file("train")
+    assert path.stat().st_size == 87 * 18 * 18 * 3
     whole = path.read_bytes()
     sums = path.with_suffix(".sums").read_text()
     assert len(sums.splitlines()) == 4
@@ -332,7 +356,7 @@ def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch
         asked.clear()
         pixels, damaged = decoded(split.train_images, split.train_labels, split.classes, workers=0)
         assert pixels.tobytes() == whole
-        assert damaged == []
+        assert damaged == {}
         return len(asked)
 
     assert again() == 0
@@ -345,6 +369,64 @@ def test_an_interrupted_or_damaged_file_is_continued(make, tmp_path, monkeypatch
     path.unlink()
     assert again() == 87
     assert CHUNK == 256
+
+
+def test_the_file_is_gone_when_it_could_not_be_made(make, spoilt, tmp_path, monkeypatch):
+    with pytest.raises(UnreadableImageError):
+        make(root=spoilt, cache="memmap")
+    assert not list((tmp_path / "cache").glob("*.uint8"))
+
+    def full(_descriptor, _start, _size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*cache/\w+.uint8'"):
+        make(cache="memmap")
+    assert not list((tmp_path / "cache").glob("*.uint8"))
+
+
+def test_room_is_looked_for_before_anything_is_made(make, tmp_path, monkeypatch):
+    split = make(resize=100_000)[1]
+    assert cache_faults(split) == []
+    files = {"train_images": split.train_images, "test_images": split.test_images}
+    split = replace(split, **{name: replace(images, decoded_once=True) for name, images in files.items()})
+    (fault,) = cache_faults(split)  # 87 + 18 squares of 30 GB
+    assert "dataset.cache=memmap: needs 3,150.0 GB of disk, and" in str(fault)
+    assert not list((tmp_path / "cache").glob("*.uint8"))
+    (tmp_path / "file").write_text("")
+    nowhere = replace(split, train_images=replace(split.train_images, decoded_once=True, cache=tmp_path / "file"))
+    assert "cannot be written (File exists)" in str(cache_faults(nowhere)[0])
+    made = make(cache="memmap")[1]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: None)  # what is there needs no room
+    assert cache_faults(made) == []
+
+
+def test_other_pixels_are_another_file(make, shaped, tmp_path):
+    """By content; and by times of change, where files are known by their sizes alone."""
+    folder = tmp_path / "mine"
+    shutil.copytree(shaped, folder)
+    path = min(folder.glob("train/*/*"))
+    for way in ("content", "sizes"):
+        before = make(root=folder, cache="memmap", identified_by=way)[0]._images
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+        after = make(root=folder, cache="memmap", identified_by=way)[0]._images
+        assert (before != after).flatten(1).any(1).sum() == 1
+
+
+def test_two_processes_make_one_file(make, tmp_path):
+    split = make()[1]
+    files = replace(split.train_images, decoded_once=True)
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        both = [pool.submit(_decoded_bytes, files, split) for _ in range(2)]
+    assert both[0].result() == both[1].result()
+    assert len((tmp_path / "cache").glob("*.sums").__next__().read_text().splitlines()) == 1
+
+
+def _decoded_bytes(files, split):
+    pixels, _ = decoded(files, split.train_labels, split.classes, workers=0)
+    return pixels.tobytes()
 
 
 # --- the augmentation on the device -----------------------------------------------------------
