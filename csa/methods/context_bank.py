@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ContextBank(nn.Module):
     """A ring of ``size`` entries with static shapes: pushing neither branches on data nor waits for the device.
 
-    images: [V, C, H, W]; masks: [V, 1, H, W]; head: the slot written next; count: entries held.
-    seen_full: the host's knowledge that the bank is full; never true of a bank that is not.
+    images: [V, C, H, W]; masks: [V, 1, H, W]; head: the slot written next; count: entries held, in the first slots;
+    lent: whether contexts were ever drawn from it, also before it was emptied.
+    known: entries that it holds at least, as far as the host knows.
     """
 
     images: Tensor
     masks: Tensor
     head: Tensor
     count: Tensor
+    lent: Tensor
 
     def __init__(self, size: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -27,7 +32,8 @@ class ContextBank(nn.Module):
         self.register_buffer("masks", torch.zeros(size, 1, *image_shape[1:]))
         self.register_buffer("head", torch.zeros((), dtype=torch.int64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-        self.seen_full = False
+        self.register_buffer("lent", torch.zeros((), dtype=torch.bool))
+        self.known = 0
         self.register_load_state_dict_post_hook(_look)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
@@ -48,27 +54,44 @@ class ContextBank(nn.Module):
         self.head.copy_((self.head + total) % self.size)
         self.count.copy_((self.count + total).clamp(max=self.size))
 
-    def sample(self, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, C, H, W] and masks [n, 1, H, W] in the slots ``order`` [n] of a full bank."""
-        return self.images[order], self.masks[order]
+    def orders(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """For each step the order in which ``sample`` takes slots, [steps, W]: all V of them shuffled.
+
+        A batch larger than V takes random slots, again and again. sizes: images of each step.
+        """
+        orders = torch.randint(self.size, (len(sizes), max(self.size, *sizes)), generator=generator)
+        enough = torch.tensor(sizes) <= self.size
+        orders[enough, : self.size] = torch.rand(int(enough.sum()), self.size, generator=generator).argsort(1)
+        return orders
+
+    def sample(self, order: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Images [n, C, H, W] and masks [n, 1, H, W] of a batch of n; the bank holds enough of them.
+
+        order: [W], of ``orders``. While the bank fills, the slots that hold nothing yet are passed over.
+        """
+        if number > self.size:
+            slots = order[:number]
+        else:
+            held = (order[: self.size] < self.count).long().cumsum(0)
+            slots = order[torch.searchsorted(held, torch.arange(1, number + 1, device=order.device))]
+        self.lent.fill_(True)
+        return self.images[slots], self.masks[slots]
 
     def empty(self) -> None:
         self.head.zero_()
         self.count.zero_()
-        self.seen_full = False
+        self.known = 0
 
-    @property
-    def full(self) -> Tensor:
-        """Whether V entries are held, a boolean scalar on the device."""
-        return self.count >= self.size
+    def enough_for(self, number: int) -> bool:
+        """Whether it is known to hold as many entries as a batch of ``number`` has images, or all that it can."""
+        return self.known >= min(number, self.size)
 
-    def is_full(self) -> bool:
-        """The same on the host. Reads the device until it has once seen the bank full, then no more."""
-        if not self.seen_full:
-            self.seen_full = bool(self.full)
-        return self.seen_full
+    def look(self) -> bool:
+        """Read the device: what is known then is what there is. Whether contexts were ever drawn."""
+        self.known, lent = torch.stack([self.count, self.lent.long()]).tolist()
+        return bool(lent)
 
 
 def _look(bank: ContextBank, _incompatible_keys: Any) -> None:
     """After loading a checkpoint: what was known of the bank may no longer hold."""
-    bank.seen_full = bool(bank.full)
+    bank.look()

@@ -50,7 +50,8 @@ class ContextShift(Method):
             self.balanced_head = linear_head(self.backbone, context.num_classes)
         assert self.config.bank_size is not None
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
-        self.own_mask_pass = self.config.mask_pass == "eval"  # noqa: S105 (no password)
+        self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)
+        self.batch_size = context.protocol.batch_size
         self.primary_head = self.config.primary_head
         self.stages = (training_stage(context.protocol),)
 
@@ -76,7 +77,7 @@ class ContextShift(Method):
     def phase(self, clock: Clock) -> str:
         """uniform, filling, full or without_bank, and ``+mixup``. In ``filling`` a step reads the device."""
         if self.bank is not None and self.lends(clock):
-            name = "full" if self.started(clock) and self.bank.seen_full else "filling"
+            name = "full" if self.started(clock) and self.bank.enough_for(self.batch_size) else "filling"
         else:
             name = "without_bank" if self.started(clock) else "uniform"
         return f"{name}+mixup" if self.mixes(clock) else name
@@ -94,18 +95,14 @@ class ContextShift(Method):
         return {"uniform": UNIFORM, "balanced": class_balanced(draws="images")}
 
     def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-        """With a bank ``lambda`` [steps] and ``context_order`` [steps, B], its slots in random order; with mixup
-        ``mixup_share`` [steps] and ``mixup_order`` [steps, B].
+        """With a bank ``lambda`` [steps] and its ``context_order`` [steps, W]; with mixup ``mixup_share`` [steps] and
+        ``mixup_order`` [steps, B].
         """
-        config, steps, batch = self.config, len(sizes), max(sizes)
-        drawn = {}
+        config, drawn = self.config, {}
         if self.bank is not None:
-            drawn["lambda"] = torch.empty(steps).uniform_(config.lambda_min, config.lambda_max, generator=generator)
-            if self.bank.size >= batch:
-                shuffled = torch.rand(steps, self.bank.size, generator=generator).argsort(1)
-                drawn["context_order"] = shuffled[:, :batch]
-            else:
-                drawn["context_order"] = torch.randint(self.bank.size, (steps, batch), generator=generator)
+            shares = torch.empty(len(sizes))
+            drawn["lambda"] = shares.uniform_(config.lambda_min, config.lambda_max, generator=generator)
+            drawn["context_order"] = self.bank.orders(sizes, generator)
         if self.mixes(clock):
             drawn["mixup_share"], drawn["mixup_order"] = mixup_draws(config.mixup_alpha, sizes, generator)
         return drawn
@@ -117,35 +114,59 @@ class ContextShift(Method):
     # --- a step -----------------------------------------------------------------------------
 
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        uniform, measures = batches["uniform"], {}
-        if self.lends(clock) and self.own_mask_pass:
-            measures = self.lend(self.evaluation_map(uniform.images), uniform)
-        images, targets = self.uniform_batch(uniform, draws, clock)
-        feature_map = self.backbone.feature_map(images)
-        loss = measures["loss_uniform"] = cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
-        if self.lends(clock) and not self.own_mask_pass:
-            measures |= self.lend(feature_map.detach(), uniform)
-        if self.started(clock):
-            # As in Algorithm 1 this step's images count: the bank may have become full just now.
-            if self.bank is None or self.bank.is_full():
-                measures["loss_balanced"] = self.balanced_loss(batches["balanced"], draws)
-                loss = loss + measures["loss_balanced"]
-            else:
-                measures["loss_balanced"] = torch.zeros_like(loss)
-        return Step(loss, {name: value.detach() for name, value in measures.items()})
+        """Mask pass, balanced batch, uniform batch: the released order, which running statistics remember.
 
-    def uniform_batch(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
-        if not self.mixes(clock):
-            return batch.images, [(batch.labels, 1.0)]
-        return mixup(batch.images, batch.labels, draws["mixup_share"], draws["mixup_order"][: len(batch.labels)])
+        Where the uniform batch's own pass gives the masks it comes first, as printed.
+        """
+        if self.own_mask_pass:
+            measures = self.lend(batches["uniform"], clock)
+            balanced = self.balanced_loss(batches, draws, clock)
+            uniform, _ = self.uniform_loss(batches["uniform"], draws, clock)
+        else:
+            uniform, feature_map = self.uniform_loss(batches["uniform"], draws, clock)
+            measures = self.lend(batches["uniform"], clock, feature_map.detach())
+            balanced = self.balanced_loss(batches, draws, clock)
+        measures["loss_uniform"] = uniform.detach()
+        if balanced is None:
+            return Step(uniform, measures)
+        measures["loss_balanced"] = balanced.detach()
+        return Step(uniform + balanced, measures)
 
-    def balanced_loss(self, batch: Batch, draws: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of the balanced head on its batch, its backgrounds blended; a forward pass of its own."""
+    def uniform_loss(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the uniform head on its batch, mixed where mixup is on, and the feature map."""
         images = batch.images
+        targets: Targets = [(batch.labels, 1.0)]
+        if self.mixes(clock):
+            order = draws["mixup_order"][: len(images)]
+            images, targets = mixup(images, batch.labels, draws["mixup_share"], order)
+        feature_map = self.backbone.feature_map(images)
+        return cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets), feature_map
+
+    def balanced_loss(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Tensor | None:
+        """Cross-entropy of the balanced head on its batch, backgrounds blended; None before the start.
+
+        Zero while the bank, this step's images in it, has fewer entries than the batch has images.
+        """
+        if not self.started(clock):
+            return None
+        images, labels = batches["balanced"]
         if self.bank is not None:
-            contexts, masks = self.bank.sample(draws["context_order"][: len(images)])
+            if not self.bank.enough_for(len(images)):
+                began = self.bank.look()
+                if not self.bank.enough_for(len(images)):
+                    return self.idle_loss(began)
+            contexts, masks = self.bank.sample(draws["context_order"], len(images))
             images = blend_context(images, contexts, masks, draws["lambda"])
-        return cross_entropy(self.balanced_head(self.backbone(images)), [(batch.labels, 1.0)])
+        return cross_entropy(self.balanced_head(self.backbone(images)), [(labels, 1.0)])
+
+    def idle_loss(self, began: bool) -> Tensor:
+        """Zero, with zeros as gradients of a balanced head that has begun to learn: its decay and momentum go on.
+
+        That is what the ``zero_grad`` of the released code's torch leaves. Before it began, the head has no gradient
+        and gets no update at all.
+        """
+        head = self.balanced_head
+        return 0 * (head.weight.sum() + head.bias.sum()) if began else head.weight.new_zeros(())
 
     @torch.no_grad()
     def evaluation_map(self, images: Tensor) -> Tensor:
@@ -156,12 +177,16 @@ class ContextShift(Method):
         torch.clear_autocast_cache()
         return feature_map
 
-    def lend(self, feature_map: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Enter the images that the uniform head fits into the bank, with their background masks.
+    def lend(self, batch: Batch, clock: Clock, feature_map: Tensor | None = None) -> dict[str, Tensor]:
+        """Enter the images that the uniform head fits into the bank, with their background masks; measures.
 
-        feature_map: of the batch's own images, outside any graph.
+        feature_map: of the batch's own images, outside any graph; None: from a pass in evaluation mode.
         """
+        if not self.lends(clock):
+            return {}
         assert self.bank is not None
+        if feature_map is None:
+            feature_map = self.evaluation_map(batch.images)
         fitted, class_map = self.fit(feature_map, batch.labels)
         height, width = batch.images.shape[2:]
         self.bank.push(batch.images, background_mask(class_map, (height, width)), fitted)

@@ -65,21 +65,88 @@ def test_before_the_start_it_is_cross_entropy(csa, build):
     assert torch.equal(method.uniform_head.weight, ce.head.weight)
 
 
-def test_without_a_full_bank_the_balanced_head_rests(csa):
+def holding(method: ContextShift, entries: int) -> ContextShift:
+    """From here on nothing is fitted; the bank has so many entries."""
+    method.config = replace(method.config, delta=2)
+    method.bank.push(torch.rand(entries, 1, 8, 8), torch.rand(entries, 1, 8, 8), torch.ones(entries, dtype=torch.bool))
+    return method
+
+
+def test_a_balanced_head_that_never_learned_rests_while_the_bank_fills(csa):
     """No weight decay and no momentum either, and no balanced batch through batch-norm."""
-    method = csa(*ALWAYS)
-    update = optimiser(method)
-    take_step(method, clock(), update)  # full: the balanced head moves and gathers momentum
-    method.begin_epoch(clock(1))
+    method = holding(csa(*ALWAYS), 5)
     before = copied(method)
-    method.config = replace(method.config, delta=2)  # from here nothing is fitted
-    step = take_step(method, clock(1), update)
-    assert float(step.measures["loss_balanced"]) == 0
-    assert float(step.measures["fitted"]) == float(step.measures["bank"]) == 0
+    update = optimiser(method)
+    for seed in range(2):
+        step = take_step(method, clock(), update, seed)
+    assert float(step.measures["loss_balanced"]) == float(step.measures["fitted"]) == 0
     assert torch.equal(step.loss, step.measures["loss_uniform"])
-    assert torch.equal(method.balanced_head.weight, before["balanced_head.weight"])
+    for name, parameter in method.balanced_head.named_parameters():
+        assert torch.equal(parameter, before[f"balanced_head.{name}"])
+        assert parameter not in update.state
     assert not torch.equal(method.uniform_head.weight, before["uniform_head.weight"])
-    assert int(method.backbone.stem[1].num_batches_tracked) == int(before["backbone.stem.1.num_batches_tracked"]) + 1
+    assert int(method.backbone.stem[1].num_batches_tracked) == int(before["backbone.stem.1.num_batches_tracked"]) + 2
+
+
+def test_one_that_did_goes_on_with_decay_and_momentum(csa):
+    """As with gradients of zeros: v <- 0.9 v + 0.1 w, w <- w - 0.1 v, through every step in which the bank refills."""
+    method = csa(*ALWAYS)
+    update = optimiser(method, lr=0.1, momentum=0.9, weight_decay=0.1)
+    take_step(method, clock(), update)
+    expected = {
+        parameter: (parameter.detach().clone(), update.state[parameter]["momentum_buffer"].clone())
+        for parameter in method.balanced_head.parameters()
+    }
+    method.begin_epoch(clock(1))
+    holding(method, 5)
+    for seed in (1, 2):
+        step = take_step(method, clock(1), update, seed)
+        assert float(step.measures["loss_balanced"]) == 0
+        assert torch.equal(step.loss, step.measures["loss_uniform"])
+        for parameter, (weight, before) in expected.items():
+            momentum = 0.9 * before + 0.1 * weight
+            expected[parameter] = weight - 0.1 * momentum, momentum
+            torch.testing.assert_close(parameter.detach(), expected[parameter][0])
+    assert int(method.backbone.stem[1].num_batches_tracked) == 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("size", "entries", "images", "due"),
+    [
+        (6, 5, 6, False),
+        (6, 6, 6, True),
+        (6, 3, 4, False),  # an epoch's last, smaller batch
+        (6, 4, 4, True),
+        (9, 5, 6, False),
+        (9, 6, 6, True),
+        (2, 1, 6, False),  # a bank smaller than the batch is to be full
+        (2, 2, 6, True),
+        (2, 1, 2, False),
+    ],
+)
+def test_the_bank_is_to_have_as_many_entries_as_the_batch_has_images(csa, size, entries, images, due):
+    method = holding(csa(*ALWAYS, f"method.bank_size={size}"), entries)
+    step = take_step(method, clock(), optimiser(method), size=images)
+    assert (float(step.measures["loss_balanced"]) > 0) == due
+    assert bool(method.bank.lent) == due
+
+
+@pytest.mark.parametrize(("words", "order"), [(ALWAYS, ("balanced", "uniform")), (AS_PRINTED, ("uniform", "balanced"))])
+def test_running_statistics_tell_the_order_of_the_passes(csa, words, order):
+    """r <- 0.9 r + 0.1 first, r <- 0.9 r + 0.1 second: it ends as 47 % of the first and 53 % of the second."""
+    batches = {"uniform": random_batch(0), "balanced": random_batch(1)}
+    method, *fresh = (csa(*words, "delta=0") for _ in range(3))
+    for each, name in zip(fresh, order, strict=True):
+        each.backbone(batches[name].images)
+    first, second = (10 * each.backbone.stem[1].running_mean for each in fresh)
+    draws = {"lambda": torch.tensor(0.0), "context_order": torch.arange(6)}  # nothing is blended
+    method.train_stage(0)
+    method(batches, draws, clock())
+    mean = method.backbone.stem[1].running_mean
+    torch.testing.assert_close(mean, 0.09 * first + 0.1 * second)
+    mean.copy_(0.09 / 0.19 * first + 0.1 / 0.19 * second)
+    method(batches, draws, clock())
+    torch.testing.assert_close(mean, 0.09 / 0.19 * first + 0.1 / 0.19 * second)
 
 
 def test_fullness_counts_this_step(csa):
@@ -106,10 +173,10 @@ def test_the_step_as_algorithm_1_says(csa):
         cam = ((cam - low) / (high - low)).nan_to_num()
         mask = (1 - F.interpolate(cam, (8, 8), mode="bicubic").clamp(0, 1)) ** 2
     same.backbone.train()
-    loss = F.cross_entropy(same.uniform_head(same.backbone(uniform.images)), uniform.labels)
     order = draws["context_order"]
     blended = 0.7 * mask[order] * uniform.images[order] + (1 - 0.7 * mask[order]) * balanced.images
-    loss = loss + F.cross_entropy(same.balanced_head(same.backbone(blended)), balanced.labels)
+    loss = F.cross_entropy(same.balanced_head(same.backbone(blended)), balanced.labels)
+    loss = loss + F.cross_entropy(same.uniform_head(same.backbone(uniform.images)), uniform.labels)
     torch.testing.assert_close(step.loss, loss)
     torch.testing.assert_close(list(norm_statistics(method)), list(norm_statistics(same)))
 
@@ -150,7 +217,7 @@ def test_both_losses_reach_the_backbone(csa, precision: torch.dtype):
     step.loss.backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     method.zero_grad(set_to_none=True)
-    method.balanced_loss(batches["balanced"], draws).backward()
+    method.balanced_loss(batches, draws, clock()).backward()
     assert method.backbone.stem[0].weight.grad.any()
     assert method.uniform_head.weight.grad is None
 
@@ -162,9 +229,10 @@ def test_without_bank_the_balanced_batch_is_unblended(csa):
     uniform, balanced = random_batch(0), random_batch(1)
     method.train_stage(0)
     step = method({"uniform": uniform, "balanced": balanced}, {}, clock())
-    plain = F.cross_entropy(same.uniform_head(same.backbone(uniform.images)), uniform.labels)
-    plain = plain + F.cross_entropy(same.balanced_head(same.backbone(balanced.images)), balanced.labels)
+    plain = F.cross_entropy(same.balanced_head(same.backbone(balanced.images)), balanced.labels)
+    plain = plain + F.cross_entropy(same.uniform_head(same.backbone(uniform.images)), uniform.labels)
     torch.testing.assert_close(step.loss, plain)
+    torch.testing.assert_close(list(norm_statistics(method)), list(norm_statistics(same)))
     assert csa("method.start_epoch=1", "method.bank=false").streams(clock()).keys() == {"uniform"}
 
 
@@ -177,12 +245,12 @@ def test_as_printed_one_pass_serves_loss_and_mask(csa):
     feature_map = same.train().backbone.feature_map(batch.images)
     expected = F.cross_entropy(same.uniform_head(feature_map.mean((2, 3))), batch.labels)
     torch.testing.assert_close(step.measures["loss_uniform"], expected)
-    same.lend(feature_map.detach(), batch)
+    same.lend(batch, clock(), feature_map.detach())
     torch.testing.assert_close(method.bank.masks, same.bank.masks)
     name = "backbone.stem.1.num_batches_tracked"
     assert int(method.state_dict()[name]) == int(before[name]) + 2
     method.begin_epoch(clock(1))
-    assert method.bank.is_full()
+    assert int(method.bank.count) == 6
 
 
 def test_never_emptied_it_also_fills_before_the_start(csa):
@@ -190,7 +258,7 @@ def test_never_emptied_it_also_fills_before_the_start(csa):
     before = copied(method)
     step = take_step(method, clock(0), optimiser(method))
     assert step.measures.keys() == {"loss_uniform", "fitted", "bank"}
-    assert method.bank.is_full()
+    assert int(method.bank.count) == 6
     assert torch.equal(method.balanced_head.weight, before["balanced_head.weight"])
 
 
@@ -225,23 +293,14 @@ def test_mixup_mixes_the_uniform_branch_only(csa):
     assert method.draws(clock(9), [6], torch.Generator()).keys() == {"lambda", "context_order"}
 
 
-def test_draws_are_permutations_of_the_bank(csa):
+def test_one_lambda_and_one_order_of_contexts_a_step(csa):
     method = csa("method.lambda_min=0.2", "method.lambda_max=0.4", "method.bank_size=9")
     draws = method.draws(clock(), [6] * 300 + [2], torch.Generator().manual_seed(0))
-    assert draws["context_order"].shape == (301, 6)
-    assert all(len(set(row)) == 6 for row in draws["context_order"].tolist())
-    assert set(draws["context_order"].flatten().tolist()) == set(range(9))
+    assert draws["context_order"].shape == (301, 9)
+    assert draws["lambda"].shape == (301,)
     assert float(draws["lambda"].min()) >= 0.2
     assert float(draws["lambda"].max()) <= 0.4
     assert float(draws["lambda"].mean()) == pytest.approx(0.3, abs=0.01)
-
-
-def test_a_small_bank_is_drawn_from_with_replacement(csa):
-    method = csa(*ALWAYS, "method.bank_size=2")
-    draws = method.draws(clock(), [6] * 50, torch.Generator().manual_seed(0))
-    assert draws["context_order"].shape == (50, 6)
-    assert set(draws["context_order"].flatten().tolist()) == {0, 1}
-    assert float(take_step(method, clock(), optimiser(method)).measures["loss_balanced"]) > 0
 
 
 def test_a_smaller_last_batch(csa):

@@ -44,9 +44,9 @@ def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
 
 
 def fill(method: Method) -> None:
-    """While CSA's bank fills its steps read whether it is full."""
+    """While CSA's bank fills its steps read whether it has enough."""
     if getattr(method, "bank", None) is not None:
-        method.bank.seen_full = True
+        method.bank.known = method.bank.size
 
 
 def clocks(method: Method, stage: int) -> Iterator[Clock]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from same_run import assert_same, contents
+from test_resuming import EAGER
 from tiny_words import TINY
 
 from csa.config.processes import Processes, started_together
@@ -107,7 +108,7 @@ def confusion(record: Record) -> list[list[int]]:
 
 @pytest.mark.parametrize("method", ["csa", "crt"])
 def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path, method):
-    words = (f"method={method}", "delta=0.1", "protocol.epochs=3", "tracking=none")
+    words = (f"method={method}", *EAGER.get(method, ()), "protocol.epochs=3", "tracking=none")
     calm = done(tmp_path / "calm", *words, several=True)
     command = csa(tmp_path / "killed", *words, several=True)
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
