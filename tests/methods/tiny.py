@@ -46,6 +46,7 @@ def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
 def fill(method: Method) -> None:
     """While CSA's bank fills its steps read whether it has enough."""
     if getattr(method, "bank", None) is not None:
+        method.bank.count.fill_(method.bank.size)
         method.bank.known = method.bank.size
 
 
