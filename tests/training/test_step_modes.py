@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from same_run import assert_same, contents
+from test_graphs import Recomputed
 from test_resuming import EAGER, start
 
 from csa.config.faults import UserError
@@ -19,24 +20,6 @@ from csa.training.profiling import where_profiled
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
 SOON_FULL = ("delta=0.1", "method.bank_size=4", "method.start_epoch=0")
 WORDS = EAGER | {"csa": SOON_FULL, "csa_mixup": SOON_FULL}
-
-
-class Recomputed:
-    """Behaves as a graph on a device: always the same inputs' places, and outputs that the next replay overwrites."""
-
-    made = 0
-
-    def __init__(self, compute, inputs) -> None:
-        type(self).made += 1
-        self._compute, self._inputs, self._outputs = compute, inputs, None
-
-    def replay(self):
-        outputs = self._compute(self._inputs)
-        if self._outputs is None:
-            self._outputs = {name: value.clone() for name, value in outputs.items()}
-        for name, value in outputs.items():
-            self._outputs[name].copy_(value)
-        return self._outputs
 
 
 @pytest.fixture
@@ -66,25 +49,6 @@ def test_replayed_steps_are_the_same_run(method, configuration, tmp_path, reques
     assert replayed.result()["step_mode"] == "graph"
     assert Recomputed.made >= 3  # whole batches, the last one, and evaluation
     assert_same(contents(replayed), expected)
-
-
-def test_a_key_is_captured_once_and_capturing_changes_nothing():
-    total, warm = torch.zeros(()), []
-
-    def add(given):
-        warm.append(float(given["value"]))
-        total.add_(given["value"].sum())
-        return {"total": total * 1}
-
-    graphs = Graphs(Recomputed)
-    seen = [
-        float(graphs.run("add", {"value": torch.tensor(value)}, add, lambda: [total])["total"])
-        for value in (1.0, 2.0, 4.0)
-    ]
-    assert seen == [1.0, 3.0, 7.0]
-    assert warm == [1.0, 1.0, 1.0, 1.0, 2.0, 4.0]
-    graphs.run("add", {"value": torch.ones(1)}, add, lambda: [total])  # another shape is another graph
-    assert len(warm) == 10
 
 
 def test_a_graph_is_refused_without_a_gpu(configuration):
