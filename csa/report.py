@@ -1,25 +1,29 @@
-"""The paper's tables and figures, published value beside measured.
+"""What was measured: a table a data set, the paper's tables with published beside measured values, figures.
 
-python -m csa.report                              everything: shown here, written to reports/
-python -m csa.report source=records               the same from the exported records alone
-python -m csa.report table=2                      one table
-python -m csa.report table=2 format=latex         markdown, latex, csv or html, on the standard output
+python -m csa.report                              everything: shown here, written to outputs/report
+python -m csa.report source=records to=reports    from the exported records alone, into the repository
+python -m csa.report dataset=mnist_lt             one data set
+python -m csa.report format=latex                 markdown, latex, csv or html, on the standard output
+python -m csa.report detail=full                  every head, further measures and tests as well
+python -m csa.report layout=paper                 the paper's Tables 1 to 5
+python -m csa.report table=2                      one of them
 python -m csa.report compare=csa,ce               is one method better than another, wherever both have runs?
-python -m csa.report table=1 include=reduced      shortened runs too, marked
-python -m csa.report figure=4                     one figure, as PNG and SVG
+python -m csa.report figure=per_class             one figure, as PNG and SVG
 python -m csa.report figure=2 source=records      one of networks, from its points where these are kept
 
-table    1 to 5
-figure   2, 3, 4, 10, 11, delta, per_class, curves, counts, reliability, contexts
-compare  two or more methods, with commas between them
-format   terminal, markdown, latex, csv, html
-source   all, runs (run folders), records (exported ones), mlflow; a run that is in several is taken from the first
-include  whole, reduced
-head     a head to show instead of the one that stands for each run, where a method has it
-groups   rank (the paper's), count (many > 100, few < 20 training images)
-methods  those that a figure shows, with commas between them
-records  the folder of exported records (reports/records)
-to       the folder that files go to (reports; of figure=... reports/figures, outputs/figures if drawn from networks)
+table     1 to 5
+figure    2, 3, 4, 10, 11, contexts; of any data set forest, per_class, curves, confusion, reliability, counts, delta
+compare   two or more methods, with commas between them
+baseline  the method that the others are compared with (ce)
+format    terminal, markdown, latex, csv, html
+detail    short, full
+layout    data (a table a data set), paper
+source    all, runs (run folders), records (exported ones), mlflow; a run that is in several is taken from the first
+head      a head to show instead of the one that stands for each run, where a method has it
+groups    rank (the paper's), count (many > 100, few < 20 training images)
+methods   those that are shown, with commas between them
+records   the folder of exported records (reports/records)
+to        the folder that files go to (outputs/report; of figure=... outputs/figures)
 output_root=folder, data_dir=folder, dataset=name, seed=number and tracking.uri=... are as in csa.run.
 """
 
@@ -36,28 +40,29 @@ from csa.config.faults import Fault, UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
+
     from csa.config.schema import Config
-    from csa.reporting.cells import View
-    from csa.reporting.comparisons import Comparisons
-    from csa.reporting.page import Drawn
+    from csa.reporting.layout import Drawn, Section
     from csa.reporting.sources import Found
-    from csa.reporting.tables import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "html")
 WORDS: dict[str, tuple[str, ...]] = {
     "table": ("", "1", "2", "3", "4", "5"),
     "figure": (),
     "compare": (),
+    "baseline": (),
     "format": FORMATS,
+    "detail": ("short", "full"),
+    "layout": ("data", "paper"),
     "source": ("all", "runs", "records", "mlflow"),
-    "include": ("whole", "reduced"),
     "head": (),
     "groups": ("rank", "count"),
     "methods": (),
     "records": (),
     "to": (),
 }
-RECORDS, REPORTS = "reports/records", "reports"
+RECORDS, REPORT = "reports/records", "report"
 MOST_NOTES = 5
 
 
@@ -73,9 +78,13 @@ class Order:
     def records(self) -> Path:
         return Path(self.own["records"] or RECORDS).expanduser()
 
+    def to(self, usual: str) -> Path:
+        return Path(self.own["to"] or f"{self.config.output_root}/{usual}").expanduser()
+
     @property
-    def to(self) -> Path:
-        return Path(self.own["to"] or REPORTS).expanduser()
+    def shows_one_thing(self) -> bool:
+        """Whether it asks for a part on the screen alone, and no files."""
+        return bool({"table", "compare", "format", "layout"} & self.named) and "to" not in self.named
 
 
 def main(words: list[str]) -> int:
@@ -88,21 +97,22 @@ def main(words: list[str]) -> int:
         order = Order(config, own, frozenset(word.partition("=")[0] for word in words))
         _check(order)
         found = collect(order)
+        frame = _frame(found, order)
         _tell(found, order)
         if own["figure"]:
-            _draw(order, found)
+            _draw(order, frame)
         elif own["compare"]:
-            _show_comparisons(order, found)
+            _print(order, [_comparison(order, frame)])
         else:
-            _show_tables(order, found)
+            _report(order, frame, found)
         return 1 if found.left_out else 0
 
 
 def _check(order: Order) -> None:
     own, faults = order.own, []
     chosen = [key for key in ("table", "figure", "compare") if own[key]]
-    if len(chosen) > 1 and "figure" in chosen:
-        faults.append(Fault("figure", own["figure"], f"stands beside {chosen[0]}=", "one of the two"))
+    if len(chosen) > 1:
+        faults.append(Fault(chosen[1], own[chosen[1]], f"stands beside {chosen[0]}=", "one of the two"))
     if own["figure"]:
         from csa.figures.drawing import NAMES
 
@@ -139,7 +149,7 @@ def collect(order: Order) -> Found:
 
 def _add_mlflow(found: Found, order: Order) -> None:
     """A store that cannot be reached is a fault only where nothing but MLflow was asked for."""
-    from csa.reporting.mlflow_source import from_mlflow, uri_of
+    from csa.reporting.mlflow_store import from_mlflow, uri_of
 
     tracking = order.config.tracking
     uri = uri_of(tracking)
@@ -155,8 +165,34 @@ def _add_mlflow(found: Found, order: Order) -> None:
         found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
 
 
+def _frame(found: Found, order: Order) -> pd.DataFrame:
+    """Of the runs that are meant: not those on made-up images, nor results that a correction changed since."""
+    from csa.reporting.frame import frame_of
+    from csa.reporting.tables import unrecorded
+    from csa.sweep.smoke import VARIANT
+
+    frame = frame_of(run for run in found.runs if run.identity.get("variant") != VARIANT)
+    smoke = sum(run.identity.get("variant") == VARIANT for run in found.runs)
+    found.notes += [f"{smoke} runs of smoke=true are left out"] if smoke else []
+    if len(frame):
+        old = frame[frame["outdated"].astype(bool)]
+        if number := old["fingerprint"].nunique():
+            methods = ", ".join(sorted(set(old["method"])))
+            found.notes.append(
+                f"{number} runs ({methods}) are left out: their results were corrected since; the same command trains"
+            )
+        frame = frame[~frame["outdated"].astype(bool)]
+    named = tuple(filter(None, order.own["methods"].split(",")))
+    baseline = (order.own["baseline"],) if order.own["baseline"] else ()
+    known = sorted(set(frame["method"]))
+    faults = [*unrecorded("methods", named, known), *unrecorded("baseline", baseline, known)] if len(frame) else []
+    if faults:
+        raise UserError(*faults)
+    return frame
+
+
 def _tell(found: Found, order: Order) -> None:
-    """What is not in the report, and why."""
+    """On the standard error: what is not in the report, and why."""
     for text in found.left_out:
         say(f"left out: {text}", aside=True)
     for text in found.notes[:MOST_NOTES]:
@@ -170,123 +206,111 @@ def _tell(found: Found, order: Order) -> None:
             "mlflow": order.config.tracking.uri or "MLflow",
         }
         places = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
-        say(f"note: no finished run is recorded ({places}); tables hold the published values only", aside=True)
+        say(f"note: no finished run is recorded ({places}); the published values only", aside=True)
 
 
 # --- tables and comparisons -----------------------------------------------------------------
 
 
-def view_of(own: dict[str, str]) -> View:
-    from csa.reporting.cells import View
+def _sections(order: Order, frame: pd.DataFrame) -> list[Section]:
+    from csa.reporting.sections import sections
+    from csa.reporting.tables import BASELINE
 
-    return View(own["head"], own["groups"] == "count")
-
-
-def tables_of(order: Order, found: Found) -> list[Table]:
-    from csa.reporting.fitting import fitting
-    from csa.reporting.published import load_published, paper_folder
-    from csa.reporting.tables import build_tables
-
-    published = load_published(paper_folder())
-    wanted = {number: cells for number, cells in published.items() if order.own["table"] in ("", number)}
-    with fitting() as judge:
-        reduced = order.own["include"] == "reduced"
-        return build_tables(wanted, found.runs, judge, view_of(order.own), reduced=reduced)
+    own = order.own
+    shown = frame[frame["dataset"] == order.config.dataset.name] if "dataset" in order.named else frame
+    baseline = own["baseline"] or BASELINE
+    if own["methods"]:
+        shown = shown[shown["method"].isin([*own["methods"].split(","), baseline])]
+    return sections(shown, baseline, head=own["head"], groups=own["groups"])
 
 
-def _show_tables(order: Order, found: Found) -> None:
-    from csa.reporting.comparisons import compare_table
-    from csa.reporting.heads import heads_table
-    from csa.reporting.writing import write_report
+def _papers(order: Order, frame: pd.DataFrame) -> list[Section]:
+    from csa.reporting.paper_layout import paper_sections
+    from csa.reporting.published import TABLES
 
-    tables = tables_of(order, found)
-    heads = [] if order.own["head"] else [by_head for table in tables if (by_head := heads_table(table))]
-    comparisons = [compare_table(table) for table in tables]
-    chosen = order.own["table"] or "format" in order.named
-    shown = tables if chosen else [table for table in tables if any(table.measured())]
-    _print(order.own["format"], [*shown, *heads], [one for one in comparisons if one.rows])
-    shown_runs = {run.fingerprint for table in tables for one in table.measured() for run in one.runs}
-    others = sum(run.fingerprint not in shown_runs for run in found.runs)
-    if others and not order.own["table"]:
-        why = "shortened (include=reduced shows them), or of settings that the paper's tables have not"
-        say(f"note: of {len(found.runs)} runs {others} stand in no table: {why}", aside=True)
-    if not chosen or order.own["to"]:
-        figures = _figures(order, found)
-        say(write_report(order.to, [*tables, *heads], comparisons, figures))
-        _send(order, figures)
+    own = order.own
+    wanted = (int(own["table"]),) if own["table"] else TABLES
+    return paper_sections(frame, wanted, head=own["head"], groups=own["groups"])
 
 
-def _figures(order: Order, found: Found) -> list[Drawn]:
-    """Those of a whole report: what can be drawn from records alone."""
-    if order.own["table"]:
-        return []
-    from csa.figures.drawing import drawn_from_records
-    from csa.figures.points import drawn_from_points
-    from csa.reporting.fitting import fitting
+def _comparison(order: Order, frame: pd.DataFrame) -> Section:
+    import pandas as pd
 
-    figures, reduced = [], order.own["include"] == "reduced"
-    if order.own["source"] in ("all", "records"):
-        with fitting() as judge:
-            for one in drawn_from_points(order.records, found.runs, judge, reduced=reduced):
-                if isinstance(one, str):
-                    found.left_out.append(one)
-                    say(f"left out: {one}", aside=True)
-                else:
-                    figures.append(one)
-    return figures + drawn_from_records(found.runs, reduced=reduced)
+    from csa.reporting.sections import comparison_section
+    from csa.reporting.tables import compare
+
+    names = list(dict.fromkeys(order.own["compare"].split(",")))
+    pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
+    found = pd.concat([compare(frame, *pair, head=order.own["head"]) for pair in pairs], ignore_index=True)
+    return comparison_section(found, f"Comparison of {' and '.join(names)}")
 
 
-def _show_comparisons(order: Order, found: Found) -> None:
-    from csa.reporting.comparisons import compare_methods
-    from csa.reporting.runs import unrecorded
-
-    names = order.own["compare"].split(",")
-    if faults := unrecorded("compare", names, found.runs):
-        raise UserError(*faults)
-    _print(order.own["format"], [], [compare_methods(found.runs, names, view_of(order.own))])
-
-
-def _print(form: str, tables: Sequence[Table], comparisons: Sequence[Comparisons]) -> None:
-    if form == "terminal":
+def _print(order: Order, sections: Sequence[Section]) -> None:
+    full = order.own["detail"] == "full"
+    if order.own["format"] == "terminal":
         from csa.console import PlainConsole
-        from csa.reporting.terminal import print_comparisons, print_table
+        from csa.reporting.rendering import print_sections
 
-        console = PlainConsole()
-        for table in tables:
-            print_table(console, table)
-        for one in comparisons:
-            print_comparisons(console, one)
+        print_sections(PlainConsole(), sections, full=full)
         return
-    from csa.reporting.writing import as_text
+    from csa.reporting.rendering import as_text
 
-    print(as_text(form, tables, comparisons), end="")
+    print(as_text(order.own["format"], sections, full=full), end="")
+
+
+def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
+    in_papers_layout = order.own["table"] or order.own["layout"] == "paper"
+    sections = [] if in_papers_layout and order.shows_one_thing else _sections(order, frame)
+    _print(order, _papers(order, frame) if in_papers_layout or not sections else sections)
+    if order.shows_one_thing:
+        return
+    from csa.figures.drawing import of_report
+    from csa.figures.panel import looks_of
+    from csa.figures.points import drawn_from_points
+    from csa.reporting.layout import as_csv
+    from csa.reporting.rendering import write
+
+    sections, alone = of_report(frame, sections, order.own["head"])
+    for one in drawn_from_points(order.records, frame) if order.own["source"] in ("all", "records") else ():
+        if isinstance(one, str):
+            found.left_out.append(one)
+            say(f"left out: {one}", aside=True)
+        else:
+            alone.append(one)
+    figures = [drawn for section in sections for drawn in section.figures] + alone
+    colours = {name: look["color"] for name, look in looks_of(frame).items()}
+    told = write(order.to(REPORT), sections, _papers(order, frame), figures, colours, as_csv(frame))
+    _send(order, figures)
+    say(told)
 
 
 # --- figures --------------------------------------------------------------------------------
 
 
-def _draw(order: Order, found: Found) -> None:
-    """What needs networks goes beside the runs, where git does not look; the others into the report.
-
-    The points of Figures 2 and 10 are kept with the exported records of their runs, if there are such.
-    """
-    from csa.figures.drawing import FROM_RECORDS, draw, wish
+def _draw(order: Order, frame: pd.DataFrame) -> None:
+    """The points of Figures 2 and 10 are kept with the exported records of their runs, if there are such."""
+    from csa.figures import drawing
     from csa.figures.points import keep
 
-    wanted = wish(order.own, order.named, order.config)
-    records = order.records if order.own["source"] == "records" else None
-    beside = REPORTS if records or wanted.name in FROM_RECORDS else order.config.output_root
-    to = Path(order.own["to"] or f"{beside}/figures").expanduser()
-    drawn = draw(wanted, order.config, found.runs, to, records)
-    if told := keep(drawn, order.records):
-        say(told)
-    _send(order, [drawn])
+    wanted = drawing.wish(order.own, order.named, order.config)
+    if wanted.name in drawing.MODELS and order.own["source"] == "records":
+        found = [drawing.from_points(wanted, order.config.seed, frame, order.records)]
+    elif wanted.name in drawing.MODELS:
+        found = [drawing.from_models(wanted, order.config, frame)]
+    elif wanted.name == "counts" and wanted.dataset:
+        found = [drawing.of_data_set(order.config)]
+    else:
+        found = drawing.from_records(wanted, frame)
+    drawing.write(found, order.to("figures"))
+    for drawn in found:
+        if told := keep(drawn, order.records):
+            say(told)
+    _send(order, found)
 
 
 def _send(order: Order, figures: Sequence[Drawn]) -> None:
     """Figures into MLflow, where it has their runs; a report from the repository alone asks no store."""
-    from csa.reporting.mlflow_figures import send
-    from csa.reporting.mlflow_source import uri_of
+    from csa.reporting.mlflow_store import send, uri_of
 
     tracking = order.config.tracking
     uri = uri_of(tracking)

@@ -19,7 +19,7 @@ from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity
 from csa.config.schema import Config
 from csa.config.typed import build
-from csa.reporting.runs import Run
+from csa.reporting.run import Run
 from csa.reporting.sources import Found, from_records
 from csa.tracking.exported import export
 from csa.tracking.record import Record
@@ -194,29 +194,20 @@ def stored_runs(folder: Path = RECORDS) -> list[Run]:
 
 
 def outputs(runs: list[Run]) -> dict[str, str]:
-    """Every rendering of the stored records, reduced runs included, by file name."""
+    """Every rendering of the stored records by file name: a table a data set, and Tables 1 and 5 of the paper."""
     from csa.console import PlainConsole
-    from csa.reporting.cells import View
-    from csa.reporting.comparisons import compare_table
-    from csa.reporting.fitting import fitting
-    from csa.reporting.heads import heads_table
-    from csa.reporting.published import load_published, paper_folder
-    from csa.reporting.tables import build_tables
-    from csa.reporting.terminal import print_comparisons, print_table
-    from csa.reporting.writing import as_text
+    from csa.reporting.frame import frame_of
+    from csa.reporting.paper_layout import paper_sections
+    from csa.reporting.rendering import as_text, page, print_sections
+    from csa.reporting.sections import sections
 
-    published = {number: cells for number, cells in load_published(paper_folder()).items() if number in ("1", "5")}
-    with fitting() as judge:
-        tables = build_tables(published, runs, judge, View(), reduced=True)
-    comparisons = [compare_table(tables[0])]
-    tables += [by_head for table in tables if (by_head := heads_table(table))]
-    endings = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
-    texts = {f"report.{ending}": as_text(form, tables, comparisons) for form, ending in endings.items()}
+    frame = frame_of(runs)
+    found, papers = sections(frame), paper_sections(frame, (1, 5))
+    endings = {"markdown": "md", "latex": "tex", "csv": "csv"}
+    texts = {f"report.{end}": as_text(form, [*found, *papers], full=True) for form, end in endings.items()}
     console = PlainConsole(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    for table in tables:
-        print_table(console, table)
-    print_comparisons(console, comparisons[0])
-    return texts | {"report.txt": console.export_text()}
+    print_sections(console, [*found, *papers])
+    return texts | {"report.html": page(found, papers), "report.txt": console.export_text()}
 
 
 if __name__ == "__main__":

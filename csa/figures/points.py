@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.representation import Cloud, Representation, drawn_representation
-from csa.figures.store import place_of
 from csa.tracking.exported import UNREADABLE, exported_paths
 from csa.tracking.files import write_bytes
 
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from csa.reporting.fitting import Fitting
-    from csa.reporting.page import Drawn
-    from csa.reporting.runs import Run
+    import pandas as pd
+
+    from csa.reporting.layout import Drawn
 
 FOLDER = "points"
 SCHEMA = 1
@@ -68,38 +67,26 @@ def keep(drawn: Drawn, records: Path) -> str:
     return f"{path}: from it the report draws this figure without networks"
 
 
-def drawn_from_points(
-    records: Path, runs: Sequence[Run], judge: Fitting, *, reduced: bool, name: str = "*"
-) -> Iterator[Drawn | str]:
+def drawn_from_points(records: Path, frame: pd.DataFrame, name: str = "*") -> Iterator[Drawn | str]:
     """The figures, or that of one ``name``, whose points are kept below ``records``; for one that cannot be drawn, why.
 
-    Those of shortened runs or of other settings than the tables' only where ``reduced``, and their caption says so.
+    The caption says of which settings beyond the usual ones the runs are.
     """
-    known = {run.fingerprint: run for run in runs}
+    settings = dict(zip(frame["fingerprint"], frame["settings"], strict=True)) if len(frame) else {}
     for path in sorted((records / FOLDER).glob(f"{name}.npz")):
         try:
             shown, about = _read(path)
-            missing = [one for one in about["fingerprints"] if one not in known]
+            missing = [one for one in about["fingerprints"] if one not in settings]
             if missing:
                 yield f"{path}: the record of {', '.join(missing)} is not there"
                 continue
-            marks = [mark for one in about["fingerprints"] if (mark := _mark(known[one], judge))]
-            if reduced or not marks:
-                caption = " ".join([about["caption"], *marks])
-                yield drawn_representation(path.stem, caption, about["fingerprints"], shown)
+            marks = [f"{one}: {settings[one]}." for one in about["fingerprints"] if settings[one]]
+            yield drawn_representation(path.stem, " ".join([about["caption"], *marks]), about["fingerprints"], shown)
         except UNREADABLE as error:
             yield (
                 f"{path}: cannot be drawn ({type(error).__name__}: {error}); "
                 "delete it, and python -m csa.report figure=... writes it from the networks"
             )
-
-
-def _mark(run: Run, judge: Fitting) -> str:
-    """How the run is not one of the tables' in full length; empty where it is."""
-    fit = judge.fit(place_of(run), run)
-    if fit is None:
-        return f"{run.fingerprint} has other settings than the tables' runs."
-    return f"{run.fingerprint} is shortened: {fit.reduced}." if fit.reduced else ""
 
 
 def _fingerprints(path: Path) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.style import COLOURS, MARKERS, canvas, files, style
-from csa.reporting.page import Drawn
+from csa.reporting.layout import Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def draw(shown: Representation) -> Figure:
             one.set_ylabel(f"{shown.axis} 2")
     handles = [axes[0, 0].plot([], [], linestyle="none", **_look(place))[0] for place in range(len(classes))]
     labels = [str(k) if names[k] == str(k) else f"{k} {names[k]}" for k in classes]
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, title="class, 0 has most training images")
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, title="class, most training images first")
     return figure
 
 

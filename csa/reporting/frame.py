@@ -1,105 +1,248 @@
-"""Tables as data: one line a cell, every number unrounded enough to compute with."""
+"""Every recorded run as one table: ``csa.runs()``. Whatever comes after training reads this and nothing else."""
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csa.reporting.escaping import plain
+from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
+from csa.reporting.names import PRINTED, printed
+from csa.reporting.sources import find, there
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-    from csa.reporting.cells import Cell, Measured
-    from csa.reporting.comparisons import Comparisons
-    from csa.reporting.tables import Column, Row, Table
+    from csa.reporting.run import Run
 
-DIGITS = 4  # the last bits of a quantile differ between versions of scipy
+ACCURACIES = ("all", "balanced", "many", "medium", "few")
+OTHERS = ("macro_f1", "g_mean", "ece")
+GROUPS = ("many", "medium", "few")
+RULES = {"last": "last", "best": "best_on_test"}
+MEASURES = (*ACCURACIES, *OTHERS, *(f"count_{group}" for group in GROUPS))
+SHOWN_OF_A_HASH = 8
+CELL = ("data", "recipe", "line")
+"""Runs that have these in common are seeds of one cell; a table has one data and one recipe."""
 COLUMNS = (
-    *("table", "row", "in_paper", "method", "dataset", "imbalance_ratio", "backbone", "words", "metric"),
-    *("published", "rule", "citation", "reduced", "head", "groups", "n", "seeds"),
-    *("last_mean", "last_std", "best_mean", "best_std", "difference", "interval_low", "interval_high", "outside"),
-    *("minutes", "collapsed", "split", "hardware", "fingerprints"),
+    *(*CELL, "dataset", "imbalance_ratio", "backbone", "method", "protocol", "settings", "seed", "head", "stands"),
+    *(f"{rule}_{name}" for rule in RULES for name in MEASURES),
+    *("best_epoch", "collapsed", "epochs", "shortened", "outdated", "minutes"),
+    *("hardware", "device", "precision", "threads", "versions", "git_revision", "split", "fingerprint", "where", "run"),
 )
 
 
-def table_frame(table: Table) -> pd.DataFrame:
-    """A line a cell and kind of run (whole, or reduced in the same way); empty where nothing is known."""
-    lines = []
-    for row, column, cell in table.cells():
-        found: list[Measured | None] = [measured for measured in (cell.measured, *cell.others) if measured]
-        paper = _of_the_paper(table, row, column, cell)
-        lines += [{**paper, **_of_the_runs(measured)} for measured in found or [None]]
-    return pd.DataFrame(lines, columns=list(COLUMNS)).astype({"collapsed": "Int64"})
+def runs(*places: str | Path, experiment: str = "csa") -> pd.DataFrame:
+    """Every finished run, a row for each of its heads.
+
+    places: folders of runs, folders of exported records, addresses of MLflow stores
+    (``sqlite:///mlflow.db``); else ``outputs``, ``reports/records`` and ``mlflow.db`` here, as far as they
+    are there. A run that lies in several is taken from the first. experiment: MLflow's.
+
+    Columns, one row a run and head:
+
+    ========================= ==========================================================================
+    data, recipe, line        which cell it is of, readable: equal for the seeds of one cell and no other
+    dataset, imbalance_ratio  name; largest over smallest class, NaN of natural and balanced data
+    backbone, method          names; ``method`` without its settings
+    protocol, seed            name; number
+    settings                  words beyond the defaults of dataset, ratio, backbone and method
+    head, stands              a classifier of the run; whether it is the one that stands for the run
+    last_*, best_*            percent of test images (``all``), mean of class accuracies (``balanced``),
+                              ``many``, ``medium``, ``few`` by class rank, ``count_many`` ... by images,
+                              ``macro_f1``, ``g_mean``, ``ece``; at the last epoch, at the best on the test set
+    best_epoch                from 1
+    collapsed                 whether the head predicts one class for every test image
+    epochs, shortened         trained; whether fewer than its protocol has
+    minutes                   of training and evaluation
+    hardware ... fingerprint  where and with what it was made, and what identifies it
+    run                       the ``Run`` itself
+    ========================= ==========================================================================
+
+    Records that cannot be read are left out with a warning.
+
+    Raises:
+        UserError: a store cannot be reached.
+    """
+    import warnings
+
+    found = find(places or there(), experiment)
+    for text in (*found.left_out, *found.notes):
+        warnings.warn(text, stacklevel=2)
+    return frame_of(found.runs)
 
 
-def table_text(table: Table) -> str:
-    return _csv(table_frame(table))
+def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """The frame of runs that are at hand, by data set, recipe, method and seed."""
+    runs = list(runs)
+    with defaults() as known:
+        beyond = {run.fingerprint: known.beyond(run) for run in runs}
+    labels = _labels(runs, beyond)
+    lines = [
+        {**labels[run.fingerprint], **_of_the_run(run, beyond[run.fingerprint]), **_of_the_head(run, head)}
+        for run in runs
+        for head in run.result["heads"]
+    ]
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    if not lines:
+        return frame
+    order = pd.Series([_order(run) for run in frame["run"]])
+    by = ["order", *CELL, "seed", "fingerprint"]
+    frame = frame.assign(order=order).sort_values(by, kind="stable", ignore_index=True)
+    return frame.drop(columns="order")
 
 
-def comparisons_text(comparisons: Comparisons) -> str:
-    return _csv(pd.DataFrame([row.as_dict() for row in comparisons.rows], columns=comparisons.columns()))
+def _order(run: Run) -> tuple[int, str, float]:
+    """Data sets as the paper has them, then others by name; the highest ratio first."""
+    known = list(PRINTED)
+    return (
+        known.index(run.dataset) if run.dataset in known else len(known),
+        run.dataset,
+        -_ratio(run.config["dataset"], 0),
+    )
 
 
-def printed_frame(table: Table) -> pd.DataFrame:
-    """The table as it is printed: rows (method, line), columns (group, heading)."""
-    from csa.reporting.layout import blocks
-
-    lines = {(block.label, line.name): line.texts for block in blocks(table) for line in block.lines}
-    frame = pd.DataFrame.from_dict(lines, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(lines, names=["method", "line"])
-    frame.columns = pd.MultiIndex.from_tuples([(column.group, column.heading) for column in table.columns])
-    return frame
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return str(frame.round(DIGITS).to_csv(index=False, lineterminator="\n"))
-
-
-def _of_the_paper(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, Any]:
-    place, published = cell.place, cell.published
+def _of_the_run(run: Run, beyond: Beyond) -> dict[str, Any]:
+    result, dataset = run.result, run.config["dataset"]
+    words = (*beyond.data, *(word for word in beyond.recipe if not word.startswith("backbone=")), *beyond.method)
     return {
-        "table": table.number + (" by head" if table.by_head else ""),
-        "row": plain(column.heading if table.turned else row.label),
-        "in_paper": published is not None and published.value is not None,
-        "method": plain(place.method),
-        "dataset": plain(place.dataset),
-        "imbalance_ratio": place.imbalance_ratio,
-        "backbone": plain(place.backbone),
-        "words": " ".join(place.words),
-        "metric": cell.metric,
-        "published": cell.value,
-        "rule": published.rule if published else None,
-        "citation": published.citation if published else None,
+        "dataset": run.dataset,
+        "imbalance_ratio": _ratio(dataset),
+        "backbone": str(run.identity["backbone"]["name"]),
+        "method": run.method,
+        "protocol": str(run.config["protocol"].get("name", "")),
+        "settings": " ".join(words),
+        "seed": run.seed,
+        "epochs": int(result["epochs"]),
+        "shortened": beyond.usual_epochs is not None and run.config["protocol"]["epochs"] < beyond.usual_epochs,
+        "outdated": beyond.outdated,
+        "minutes": float(result["seconds"]) / 60,
+        "hardware": str(result["hardware"]),
+        "device": str(result["device"]),
+        "precision": str(result["precision"]),
+        "threads": result.get("threads"),
+        "versions": " ".join(f"{name}={version}" for name, version in sorted(result.get("packages", {}).items())),
+        "git_revision": result.get("git_revision"),
+        "split": run.split,
+        "fingerprint": run.fingerprint,
+        "where": run.where,
+        "run": run,
     }
 
 
-def _of_the_runs(measured: Measured | None) -> dict[str, Any]:
-    if measured is None:
-        return {"n": 0}
-    runs = measured.runs
-    return {
-        "reduced": measured.reduced or None,
-        "head": _joined(run.head(measured.view.head) for run in runs),
-        "groups": "by_count" if measured.view.by_count else "by_rank",
-        "n": measured.n,
-        "seeds": " ".join(map(str, measured.seeds)),
-        "last_mean": measured.last.mean,
-        "last_std": measured.last.std,
-        "best_mean": measured.best.mean,
-        "best_std": measured.best.std,
-        "difference": measured.difference,
-        "interval_low": measured.interval.low if measured.interval else None,
-        "interval_high": measured.interval.high if measured.interval else None,
-        "outside": measured.outside,
-        "minutes": measured.minutes,
-        "collapsed": measured.collapsed,
-        "split": runs[0].split,
-        "hardware": _joined(f"{run.result['hardware']} ({run.result['precision']})" for run in runs),
-        "fingerprints": " ".join(run.fingerprint for run in runs),
-    }
+def _of_the_head(run: Run, head: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"head": head, "stands": head == run.result["head"]}
+    for short, rule in RULES.items():
+        scores = run.scores(rule, head)
+        values = {**{name: scores.get(name) for name in (*ACCURACIES, *OTHERS)}, "balanced": balanced(scores)}
+        values |= {f"count_{group}": scores["by_count"][group] for group in GROUPS}
+        found |= {f"{short}_{name}": math.nan if value is None else float(value) for name, value in values.items()}
+    found["best_epoch"] = run.scores("best_on_test", head).get("epoch", -1) + 1
+    predicted = run.scores(head=head).get("predicted_classes")
+    found["collapsed"] = bool(run.result["collapsed"]) if found["stands"] else predicted == 1
+    return found
 
 
-def _joined(values: Iterable[str]) -> str:
-    return plain("; ".join(sorted(set(values))))
+def balanced(scores: dict[str, Any]) -> float | None:
+    """Mean of the class accuracies, recorded or computed."""
+    if scores.get("balanced") is not None:
+        return float(scores["balanced"])
+    known = [value for value in scores.get("per_class", ()) if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _ratio(dataset: dict[str, Any], otherwise: float = math.nan) -> float:
+    shaped = dataset.get("profile") in ("exp", "step")
+    return float(dataset["imbalance_ratio"]) if shaped else otherwise
+
+
+# --- names of cells -------------------------------------------------------------------------
+
+
+def _labels(runs: Sequence[Run], beyond: dict[str, Beyond]) -> dict[str, dict[str, str]]:
+    """Of each run (fingerprint) the names of its data, recipe and line: different where what was recorded is."""
+    found: dict[str, dict[str, str]] = {run.fingerprint: {} for run in runs}
+    for column, (key_of, name_of) in NAMING.items():
+        by_place: dict[tuple[str, ...], dict[str, list[Run]]] = {}
+        for run in runs:
+            place = tuple(found[run.fingerprint].values()) if column == "line" else ()
+            by_key = by_place.setdefault(place, {})
+            by_key.setdefault(json.dumps(key_of(run), sort_keys=True), []).append(run)
+        for by_key in by_place.values():
+            plain = {key: name_of(group[0], beyond[group[0].fingerprint]) for key, group in by_key.items()}
+            for key, group in by_key.items():
+                same = sorted(other for other, name in plain.items() if name == plain[key])
+                suffix = "" if len(same) == 1 else f" ({_told_apart(column, key, same, group[0])})"
+                for run in group:
+                    found[run.fingerprint][column] = plain[key] + suffix
+    return found
+
+
+def _told_apart(column: str, key: str, same: Sequence[str], run: Run) -> str:
+    """What no word says: another subset of the images, or settings of which the defaults are not known here."""
+    if column == "data" and len({json.loads(other)[1] for other in same}) == len(same):
+        return f"subset {run.split[:SHOWN_OF_A_HASH]}"
+    flat = [_flat(json.loads(other)) for other in same]
+    differing = [name for name in flat[0] if len({json.dumps(one.get(name)) for one in flat}) > 1]
+    own = _flat(json.loads(key))
+    told = ", ".join(f"{name.rpartition('.')[2]}={own.get(name)}" for name in differing[:3])
+    return told or str(same.index(key) + 1)
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: leaf for key, part in value.items() for name, leaf in _flat(part, f"{at}.{key}").items()}
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return {name: leaf for place, part in enumerate(value) for name, leaf in _flat(part, f"{at}.{place}").items()}
+    return {at: value}
+
+
+def _data_block(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.config["dataset"].items() if name not in NOT_OF_THE_DATA}
+
+
+def data_name(run: Run, words: Sequence[str] = ()) -> str:
+    """``CIFAR-100-LT, ratio 100``; own images by their folder or file as well."""
+    dataset = run.config["dataset"]
+    own = str(dataset.get("path") or dataset.get("lists") or "").rstrip("/").rpartition("/")[2]
+    parts = [f"{own} ({run.dataset})" if own and run.dataset not in PRINTED else printed(run.dataset)]
+    ratio = _ratio(dataset)
+    parts += [] if math.isnan(ratio) else [f"ratio {ratio:g}"]
+    return ", ".join([*parts, *map(_short, words)])
+
+
+def recipe_name(run: Run, words: Sequence[str] = ()) -> str:
+    """``ResNet-32, 200 epochs``; a protocol that is not the data set's own, and what of it differs."""
+    named = [word.partition("=")[2] for word in words if word.startswith("protocol=")]
+    others = [_short(word) for word in words if not word.startswith(("protocol=", "backbone=", "protocol.epochs="))]
+    epochs = run.config["protocol"]["epochs"]
+    return ", ".join([printed(str(run.identity["backbone"]["name"])), *named, f"{epochs} epochs", *others])
+
+
+def _short(word: str) -> str:
+    """A word without its group: ``method.bank=false`` is ``bank=false``."""
+    key, _, value = word.partition("=")
+    if key == "dataset.label_flip":
+        return f"{100 * float(value):g} % of labels flipped"
+    return f"{key.rpartition('.')[2]}={value}" if key != "variant" else value
+
+
+def line_name(run: Run, words: Sequence[str] = ()) -> str:
+    """``CSA, delta=0.3``."""
+    return ", ".join([printed(run.method), *map(_short, words)])
+
+
+NAMING: dict[str, tuple[Callable[[Run], Any], Callable[[Run, Beyond], str]]] = {
+    "data": (lambda run: [_data_block(run), run.split], lambda run, beyond: data_name(run, beyond.data)),
+    "recipe": (
+        lambda run: [run.identity[part] for part in ("backbone", "protocol", "results_version")],
+        lambda run, beyond: recipe_name(run, beyond.recipe),
+    ),
+    "line": (
+        lambda run: [run.identity.get(part) for part in ("method", "sampler", "variant", "corrections")],
+        lambda run, beyond: line_name(run, beyond.method),
+    ),
+}
+"""Of each part of a cell what was recorded of it, and its name."""

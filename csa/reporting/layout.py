@@ -1,159 +1,112 @@
-"""From a table's numbers to its text: lines of each row, marks, caption. Plain Unicode; renderers translate it."""
+"""What a report consists of, before any format: sections with grids of cells; and how numbers are written in them."""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from csa.reporting.cells import TOO_SMALL
+from csa.reporting.names import printed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from csa.reporting.cells import Cell, Estimate, Measured
-    from csa.reporting.tables import Row, Table
+    import pandas as pd
 
 DASH, MINUS, PLUS_MINUS = "–", "−", "±"  # noqa: RUF001
 OUTSIDE, COLLAPSED = "*", "‡"
-NOT_IN_PAPER = "not in paper"
-PAPER, LAST, BEST, DIFFERENCE, INTERVAL, SEEDS = (
-    "paper",
-    "last epoch",
-    "best on test",
-    f"best {MINUS} paper",
-    f"95 % interval, {PLUS_MINUS}",
-    "seeds; minutes",
-)
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SMALLEST_P = 0.0001
+CSV_DIGITS = 4  # the last bits of a quantile differ between versions of scipy
 
 
 @dataclass(frozen=True)
-class Line:
-    """One printed line of a row, a text a column."""
+class Drawn:
+    """A figure: name of its files without ending, caption, text instead of the picture, content by ending.
+
+    section: name of the table that it belongs beside, empty for none. points: of a figure of networks what it can be
+    drawn from without them (``csa.figures.points``), else empty.
+    """
 
     name: str
-    texts: tuple[str, ...]
+    caption: str
+    alternative: str
+    files: dict[str, bytes]
+    fingerprints: tuple[str, ...] = ()
+    points: bytes = b""
+    section: str = ""
+
+    @property
+    def kind(self) -> str:
+        """``per class``, of a section."""
+        return self.name.removesuffix(f"_{self.section}").replace("_", " ")
+
+    @property
+    def title(self) -> str:
+        """``Figure 4``, ``Figure 2, MNIST-LT``, ``Per class, mine``."""
+        figure = next((name for name in ("per_class",) if self.name.startswith(name)), self.name.partition("_")[0])
+        of = self.name.removeprefix(figure).removeprefix("_")
+        title = figure.replace("figure", "Figure ").replace("_", " ").capitalize()
+        return f"{title}, {printed(of)}" if of else title
 
 
 @dataclass(frozen=True)
-class Block:
-    """A row of the paper's table with its lines."""
+class Cell:
+    """value: what a column is sorted by, None at its end; kind: how it is marked."""
 
-    label: str
-    lines: tuple[Line, ...]
-
-
-def blocks(table: Table) -> list[Block]:
-    kinds = reduced_kinds(table)
-    digits = decimals(table)
-    return [Block(row_label(row), tuple(_lines(row, table, kinds, digits))) for row in table.rows]
+    text: str
+    value: float | str | None = None
+    kind: str = ""
 
 
-def row_label(row: Row) -> str:
-    return row.label if row.in_paper else f"{row.label} ({NOT_IN_PAPER})"
+@dataclass(frozen=True)
+class Grid:
+    """The first column names the rows. groups: headings above the others, each with its number of columns."""
+
+    name: str
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    groups: tuple[tuple[str, int], ...] = ()
 
 
-def decimals(table: Table) -> int:
-    """As many as the published values have, one or two."""
-    values = [cell.value for _, _, cell in table.cells() if cell.value is not None]
-    return 2 if any(abs(10 * value - round(10 * value)) > 1e-6 for value in values) else 1
+@dataclass(frozen=True)
+class Section:
+    """What stands under one heading. verdict: what a reader in a hurry reads; marks: what a reader of the grid must
+    know, notes: what else there is to know; data: the numbers of it; figures: those that stand beside it.
+    """
+
+    name: str
+    title: str
+    verdict: str
+    grid: Grid
+    marks: tuple[str, ...]
+    notes: tuple[str, ...]
+    data: pd.DataFrame
+    details: tuple[Grid, ...] = ()
+    figures: tuple[Drawn, ...] = ()
 
 
-def reduced_kinds(table: Table) -> list[str]:
-    """How runs are reduced, in the order of their letters."""
-    return sorted({measured.reduced for measured in table.measured() if measured.reduced})
+# --- small texts ----------------------------------------------------------------------------
 
 
-def letter(kinds: Sequence[str], kind: str) -> str:
-    place = kinds.index(kind)
-    return LETTERS[place] if place < len(LETTERS) else str(place + 1)
+def number(value: float, digits: int = 1) -> str:
+    """With the sign that mathematics prints; a dash where there is none."""
+    return DASH if is_none(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
-# --- lines ----------------------------------------------------------------------------------
+def signed(value: float, digits: int = 1) -> str:
+    if is_none(value):
+        return DASH
+    return ("+" if round(value, digits) > 0 else "") + number(value, digits)
 
 
-def _lines(row: Row, table: Table, kinds: Sequence[str], digits: int) -> list[Line]:
-    cells = row.cells
-    lines = [Line(PAPER, tuple(paper_text(cell, digits) for cell in cells))]
-    whole = [cell.measured if cell else None for cell in cells]
-    lines += _measured_lines(whole, table, digits, "")
-    for kind in kinds:
-        others = [next((m for m in cell.others if m.reduced == kind), None) if cell else None for cell in cells]
-        if any(others):
-            lines += _measured_lines(others, table, digits, f"reduced {letter(kinds, kind)}: ")
-    return lines
+def with_half(text: str, half: float, digits: int = 1) -> str:
+    return text if is_none(half) else f"{text} {PLUS_MINUS} {half:.{digits}f}"
 
 
-def _measured_lines(found: Sequence[Measured | None], table: Table, digits: int, prefix: str) -> list[Line]:
-    """A single line of dashes where nothing was run."""
-
-    def line(name: str, text: Callable[[Measured], str], dash: str = "") -> Line:
-        return Line(prefix + name, tuple(text(measured) if measured else dash for measured in found))
-
-    last = line(LAST, lambda m: estimate_text(m.last, digits) + (COLLAPSED if m.collapsed else ""), DASH)
-    if not any(found):
-        return [last]
-    lines = [last, line(BEST, lambda m: estimate_text(m.best, digits))]
-    if any(measured and measured.difference is not None for measured in found):
-        lines.append(line(DIFFERENCE, lambda m: difference_text(m, digits)))
-    lines.append(line(INTERVAL, lambda m: interval_text(m, digits)))
-    firsts = _first_of_each_place(table)
-    seeds = [seeds_text(m) if m and first else "" for m, first in zip(found, firsts, strict=True)]
-    return [*lines, Line(prefix + SEEDS, tuple(seeds))]
-
-
-def _first_of_each_place(table: Table) -> list[bool]:
-    """Seeds and minutes are the same for all metrics of a place: they stand under the first."""
-    if table.turned:
-        return [True] * len(table.columns)
-    keys = [column.key for column in table.columns]
-    return [key not in keys[:place] for place, key in enumerate(keys)]
-
-
-# --- texts ----------------------------------------------------------------------------------
-
-
-def paper_text(cell: Cell | None, digits: int) -> str:
-    if cell is None or cell.value is None:
-        return NOT_IN_PAPER if cell is not None and (cell.measured or cell.others) else DASH
-    return f"{cell.value:.{digits}f}"
-
-
-def estimate_text(estimate: Estimate, digits: int) -> str:
-    spread = "" if estimate.std is None else f" {PLUS_MINUS} {estimate.std:.{digits}f}"
-    return f"{estimate.mean:.{digits}f}{spread}"
-
-
-def difference_text(measured: Measured, digits: int) -> str:
-    if measured.difference is None:
-        return ""
-    return signed(measured.difference, digits) + (OUTSIDE if measured.outside else "")
-
-
-def signed(value: float, digits: int) -> str:
-    rounded = round(value, digits) + 0.0  # -0.0 becomes 0.0
-    sign = MINUS if rounded < 0 else "+" if rounded > 0 else ""
-    return f"{sign}{abs(rounded):.{digits}f}"
-
-
-def interval_text(measured: Measured, digits: int) -> str:
-    if measured.interval is None:
-        return TOO_SMALL
-    return f"{PLUS_MINUS} {(measured.interval.high - measured.interval.low) / 2:.{digits}f}"
-
-
-def number(value: float, digits: int) -> str:
-    """With the sign that mathematics prints."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
-
-
-def seeds_text(measured: Measured) -> str:
-    collapsed = f"; {measured.collapsed} collapsed" if measured.collapsed else ""
-    return f"{spans(measured.seeds)}; {minutes_text(measured.minutes)}{collapsed}"
-
-
-def minutes_text(minutes: float) -> str:
-    return f"{minutes:.1f}" if minutes < 99.95 else f"{minutes:.0f}"
+def p_text(p: float) -> str:
+    return DASH if is_none(p) else f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.4f}"
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -165,3 +118,33 @@ def spans(numbers: Sequence[int]) -> str:
         else:
             parts.append([value])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}{DASH}{part[-1]}" for part in parts)
+
+
+def slug(text: str) -> str:
+    """Of file names and links."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:80] or "_"
+
+
+def is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def sortable(value: float) -> float | None:
+    return None if is_none(value) else float(value)
+
+
+def as_printed(value: float) -> str:
+    return DASH if is_none(value) else f"{value:.2f}".removesuffix("0")
+
+
+def listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def as_csv(data: pd.DataFrame) -> str:
+    """Numbers unrounded enough to compute with; lists as words."""
+    plain = data.drop(columns=["run", "where"], errors="ignore").copy()
+    for column in plain.columns:
+        if plain[column].map(lambda value: isinstance(value, list)).any():
+            plain[column] = plain[column].map(lambda value: " ".join(map(str, value)))
+    return str(plain.round(CSV_DIGITS).to_csv(index=False, lineterminator="\n"))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from csa.reporting.published import Place
-
 PRINTED = {
     "mnist_lt": "MNIST-LT",
     "fashion_lt": "Fashion-LT",
@@ -30,8 +25,9 @@ PRINTED = {
     "ce_drw": "CE-DRW",
     "ldam_drw": "LDAM-DRW",
     "lws": "LWS",
-    "tau_norm": "tau-normalisation",
+    "tau_norm": "tau-norm.",
     "bbn": "BBN",
+    "mixup": "mixup",
     "remix": "Remix",
     "m2m": "M2m",
     "cam_bs": "CAM-BS",
@@ -40,9 +36,9 @@ PRINTED = {
     "lws_mixup": "LWS + mixup",
     "oltr": "OLTR",
     "fsa": "FSA",
-    "logit_adjustment": "Logit adjustment",
-    "logit_adjustment_post_hoc": "Post-hoc logit adjustment",
-    "balanced_softmax": "Balanced softmax",
+    "logit_adjustment": "Logit adj.",
+    "logit_adjustment_post_hoc": "Post-hoc LA",
+    "balanced_softmax": "Bal. softmax",
     "all": "All",
     "many": "Many",
     "medium": "Med.",
@@ -52,10 +48,3 @@ PRINTED = {
 
 def printed(name: str) -> str:
     return PRINTED.get(name, name)
-
-
-def place_name(place: Place) -> str:
-    """``csa on cifar100_lt, ratio 50, delta=0.3``."""
-    ratio = "" if place.imbalance_ratio is None else f", ratio {place.imbalance_ratio:g}"
-    words = "".join(f", {word}" for word in place.words)
-    return f"{place.method} on {place.dataset}{ratio}, {place.backbone}{words}"

@@ -1,4 +1,4 @@
-"""Where a report's runs come from, and which of two records of one run counts.
+"""Where runs come from, and which of two records of one run counts.
 
 Run folders come first: they hold everything, checkpoint and logits included. Then exported records;
 then MLflow, for what is only there.
@@ -7,23 +7,21 @@ then MLflow, for what is only there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from csa.config.faults import UserError
-from csa.reporting.runs import Run, UnusableRunError, check
+from csa.config.faults import Fault, UserError
+from csa.reporting.run import Run, UnusableRunError, check, from_folder
 from csa.tracking.exported import exported_paths, read_exported
-from csa.tracking.files import read_json
+from csa.tracking.finding import EXPECTED
 from csa.tracking.finding import runs as recorded_runs
-from csa.tracking.record import OldRecordError, Record
+from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
-    from csa.reporting.runs import Origin
+PLACES = ("outputs", "reports/records", "sqlite:///mlflow.db")
+"""Where runs are looked for when nothing else is said; a place that is not there has none."""
 
 
 @dataclass
@@ -45,45 +43,53 @@ class Found:
                 self.left_out.append(other)
             elif other.fingerprint not in known:
                 known[other.fingerprint] = other
-            elif _outcome(other) != _outcome(known[other.fingerprint]) and _device(other) == _device(
-                known[other.fingerprint]
-            ):
-                taken = known[other.fingerprint].where
-                self.notes.append(f"{other.where} tells of other accuracies than {taken}, which is taken")
+            elif _outcome(other) != _outcome(taken := known[other.fingerprint]) and _device(other) == _device(taken):
+                self.notes.append(f"{other.where} tells of other accuracies than {taken.where}, which is taken")
         self.runs = [known[fingerprint] for fingerprint in sorted(known)]
 
 
-class FolderEvidence:
-    """The files of a run folder."""
+def find(places: Iterable[str | Path], experiment: str = "csa") -> Found:
+    """Runs of every place: a folder of runs or of exported records, or the address of an MLflow store (``...://...``).
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Raises UserError where a store cannot be reached.
+    """
+    found = Found()
+    for place in map(str, places):
+        if "://" not in place:
+            folder = Path(place).expanduser()
+            found.add(from_folders(folder))
+            found.add(from_records(folder))
+        else:
+            from csa.reporting.mlflow_store import from_mlflow
 
-    @cached_property
-    def labels(self) -> np.ndarray:
-        return self._array("labels")
+            found.add(from_mlflow(place, experiment, {run.fingerprint for run in found.runs}))
+    return found
 
-    def predictions(self, head: str) -> np.ndarray:
-        return self._array(f"predictions_{head}")
 
-    def logits(self, head: str) -> np.ndarray:
-        """float32 [N, K], recorded as fp16."""
-        return self._array(f"logits_{head}").astype(np.float32)
+def load(fingerprint: str, *places: str | Path) -> Run:
+    """The one finished run whose fingerprint begins so; places: as of ``csa.runs``.
 
-    def metrics(self) -> list[dict[str, Any]]:
-        return Record(self.folder).metrics()
+    Raises UserError where there is none, or there are several.
+    """
+    found = [run for run in find(places or there()).runs if run.fingerprint.startswith(fingerprint)]
+    if len(found) != 1 or not fingerprint:
+        problem = f"stands for {len(found)} runs" if found else "there is no such finished run"
+        raise UserError(Fault("run", fingerprint, problem, ", ".join(run.fingerprint for run in found[:5]) or EXPECTED))
+    return found[0]
 
-    def _array(self, name: str) -> np.ndarray:
-        with np.load(self.folder / "test_outputs.npz", allow_pickle=False) as outputs:
-            array: np.ndarray = outputs[name]
-        return array
+
+def there() -> list[str]:
+    """The usual places, without a store that does not exist."""
+    from csa.tracking.store import sqlite_file
+
+    return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
 
 
 def from_folders(output_root: Path) -> Iterator[Run | str]:
     """Every finished run below ``output_root``; for one that cannot be used, why."""
     for record in recorded_runs(output_root):
         if record.state == "done":
-            yield attempt(str(record.folder), lambda record=record: from_folder(record.folder, "folder"))  # type: ignore[misc]
+            yield attempt(str(record.folder), lambda record=record: from_folder(record.folder))  # type: ignore[misc]
 
 
 def from_records(folder: Path) -> Iterator[Run | str]:
@@ -92,26 +98,10 @@ def from_records(folder: Path) -> Iterator[Run | str]:
         yield attempt(str(path), lambda path=path: _from_record(path))  # type: ignore[misc]
 
 
-def from_folder(folder: Path, origin: Origin, where: str = "") -> Run:
-    """Raises what ``attempt`` catches."""
-    who, result, config = read_json(folder / "identity.json"), Record(folder).result(), _yaml(folder / "config.yaml")
-    check(result, who["identity"], config)
-    return Run(
-        who["fingerprint"],
-        who["identity"],
-        config,
-        result,
-        FolderEvidence(folder),
-        origin,
-        where or str(folder),
-        folder,
-    )
-
-
 def _from_record(path: Path) -> Run:
-    there = read_exported(path)
-    check(there.result, there.identity, there.config)
-    return Run(there.fingerprint, there.identity, there.config, there.result, there, "record", str(path))
+    record = read_exported(path)
+    check(record.result, record.identity, record.config)
+    return Run(record.fingerprint, record.identity, record.config, record.result, record, "record", str(path))
 
 
 def attempt(where: str, read: Callable[[], Run]) -> Run | str:
@@ -127,13 +117,6 @@ def attempt(where: str, read: Callable[[], Run]) -> Run | str:
             str(error) if isinstance(error, UnusableRunError) else f"cannot be read ({type(error).__name__}: {error})"
         )
         return f"{where}: {told}"
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    """A resolved configuration, in a tenth of the time that OmegaConf takes."""
-    import yaml  # type: ignore[import-untyped]
-
-    return dict(yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
 
 
 def _device(run: Run) -> str:

@@ -1,238 +1,279 @@
-"""Tables 1 to 5 in the paper's layout, every cell with what was measured for it."""
+"""From the frame of runs to the numbers of tables: means over seeds, intervals, paired differences, the paper's values.
+
+filter -> group by cell -> mean, intervals, paired differences -> merge with the paper
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
-from csa.reporting.cells import Cell, Measured, View, measure
-from csa.reporting.names import place_name, printed
-from csa.reporting.published import OWN_RECIPE, Place
+import numpy as np
+import pandas as pd
+
+from csa.config.faults import Fault, UserError, nearest
+from csa.reporting.frame import ACCURACIES, CELL, GROUPS, OTHERS
+from csa.reporting.published import NEAREST, PLACE, load_published, range_of
+from csa.reporting.statistics import (
+    FEWEST_FOR_A_TEST,
+    ROUNDING,
+    half_interval,
+    half_prediction,
+    holm,
+    mcnemar,
+    paired_p,
+    twice_the_median,
+    verdict,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from csa.reporting.fitting import Fitting
-    from csa.reporting.published import Published
-    from csa.reporting.runs import Run
+    from csa.reporting.run import Run
 
-TITLES = {
-    "1": "Test accuracy (%) of cross-entropy on uniform batches (CE), classifier re-training (cRT) and class-balanced "
-    "re-sampling (CB-RS): all, many-, medium- and few-shot classes",
-    "2": "Test accuracy (%) on CIFAR-100-LT and CIFAR-10-LT at imbalance ratios 100, 50 and 10",
-    "3": "Test accuracy (%) on ImageNet-LT",
-    "4": "Test accuracy (%) of CSA with and without its context bank Q",
-    "5": "Test accuracy (%) of CSA under several thresholds δ",
-}
-OF_ONE_METHOD = ("4", "5")  # vary a method's settings; other methods have no row in them
-TURNED = ("5",)
+BASELINE = "ce"
+TABLE = ["data", "recipe"]
+OF_A_LINE = ("method", "settings", "dataset", "imbalance_ratio", "backbone", "protocol", "shortened", "split")
+PAIRED = ("pairs", "difference", "difference_half", "p", "p_corrected", "verdict")
+PAPER = ("paper", "paper_table", "rule", "note", "measured", "measured_half", "minus_paper", "outside")
 
 
-@dataclass(frozen=True)
-class Column:
-    """group: the heading above; key: what its cells share; metric: which accuracy."""
+def one_head(frame: pd.DataFrame, head: str = "", groups: str = "rank") -> pd.DataFrame:
+    """A row a run: the wanted head where it has it, else the one that stands for it. Results that a correction changed
+    since are left out.
 
-    group: str
-    heading: str
-    metric: str
-    key: tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """in_paper: whether the paper's table has it."""
-
-    label: str
-    cells: tuple[Cell | None, ...]
-    in_paper: bool = True
-
-
-@dataclass
-class Table:
-    """notes: what a reader must know of single cells; by_head: whether its rows are heads (``csa.reporting.heads``)."""
-
-    number: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: list[Row]
-    view: View
-    notes: list[str] = field(default_factory=list)
-    by_head: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of its files: ``table4``, ``heads4``."""
-        return f"{'heads' if self.by_head else 'table'}{self.number}"
-
-    @property
-    def heading(self) -> str:
-        return f"Table {self.number} by head" if self.by_head else f"Table {self.number}"
-
-    @property
-    def turned(self) -> bool:
-        """Whether what varies stands in the columns."""
-        return self.number in TURNED
-
-    def cells(self) -> Iterator[tuple[Row, Column, Cell]]:
-        for row in self.rows:
-            for column, cell in zip(self.columns, row.cells, strict=True):
-                if cell is not None:
-                    yield row, column, cell
-
-    def measured(self) -> Iterator[Measured]:
-        """Of every cell, whole runs first."""
-        for _, _, cell in self.cells():
-            yield from ([cell.measured] if cell.measured else [])
-            yield from cell.others
+    groups: ``rank``, or ``count``: then ``many``, ``medium`` and ``few`` are those by training images.
+    """
+    frame = frame[~frame["outdated"].astype(bool)] if "outdated" in frame else frame
+    chosen = frame[frame["stands"].astype(bool)]
+    if head:
+        wanted = frame[frame["head"] == head]
+        chosen = pd.concat([wanted, chosen[~chosen["fingerprint"].isin(wanted["fingerprint"])]]).sort_index()
+    if groups == "count":
+        chosen = chosen.assign(
+            **{f"{rule}_{group}": chosen[f"{rule}_count_{group}"] for rule in ("last", "best") for group in GROUPS}
+        )
+    return chosen
 
 
-def build_tables(
-    published: Mapping[str, Sequence[Published]],
-    runs: Sequence[Run],
-    fitting: Fitting,
-    view: View,
-    *,
-    reduced: bool = False,
-) -> list[Table]:
-    """One table of each of the paper's; reduced: whether shortened runs are shown too, marked."""
-    chooser = Chooser(runs, fitting, view, reduced)
-    return [_table(number, cells, chooser) for number, cells in published.items()]
+def table(
+    frame: pd.DataFrame, baseline: str = BASELINE, *, head: str = "", groups: str = "rank", published: bool = True
+) -> pd.DataFrame:
+    """A row a cell (data, recipe, line): what is measured, and how it stands to the baseline and to the paper.
+
+    frame: of ``csa.runs()``. baseline: a method; its line without settings of its own is the one that the others are
+    compared with. head, groups: as in ``python -m csa.report``. Accuracies in percent, at the last epoch unless named
+    ``best``:
+
+    - ``n``, ``seeds``; ``all``, ``all_sd``, ``all_half`` (half the 95 % t interval of the mean, from three seeds on),
+      ``balanced``, ``many``, ``medium``, ``few``, ``macro_f1``, ``g_mean``, ``ece``, ``best``, ``best_sd``, over seeds;
+    - ``difference`` to the baseline over ``pairs`` of equal seed, half its 95 % interval, the p-value of the paired t
+      test (five pairs on), after Holm over the lines of the table, and the ``verdict`` in a word;
+    - ``paper``, its table, the ``rule`` by which it was taken; ``measured`` under that rule or the nearest,
+      ``minus_paper``; whether the paper's value is ``outside`` the 95 % prediction interval of a further such run.
+    """
+    shown = one_head(frame, head, groups)
+    rows = [_cell(group) for _, group in shown.groupby(list(CELL), sort=False)]
+    if not rows:
+        return pd.DataFrame(columns=[*CELL, "n", *PAIRED, *PAPER])
+    cells = pd.DataFrame(rows)
+    seeds = dict(list(shown.groupby(list(CELL), sort=False)))
+    compared = [_against(cells.loc[group.index], seeds, baseline) for _, group in cells.groupby(TABLE, sort=False)]
+    cells = pd.concat(compared)
+    if published:
+        cells = cells.join(_beside(cells, seeds))
+    return cells.reset_index(drop=True)
 
 
-# --- the runs of a cell ---------------------------------------------------------------------
+def _cell(runs: pd.DataFrame) -> dict[str, Any]:
+    first = runs.iloc[0]
+    found: dict[str, Any] = {name: first[name] for name in (*CELL, *OF_A_LINE)}
+    found |= {"head": "; ".join(sorted(set(runs["head"]))), "n": len(runs), "seeds": sorted(map(int, runs["seed"]))}
+    found |= {name: runs[f"last_{name}"].mean() for name in (*ACCURACIES, *OTHERS)}
+    found |= {"best": runs["best_all"].mean(), "best_sd": runs["best_all"].std()}
+    return found | {
+        "all_sd": runs["last_all"].std(),
+        "all_half": half_interval(list(runs["last_all"])),
+        "minutes": runs["minutes"].mean(),
+        "collapsed": int(runs["collapsed"].sum()),
+        "hardware": "; ".join(sorted({f"{one.hardware} ({one.precision})" for one in runs.itertuples()})),
+        "fingerprints": " ".join(runs["fingerprint"]),
+    }
 
 
-class Chooser:
-    """Finds the runs of a place. Runs on different training subsets are never averaged: the larger group counts."""
-
-    def __init__(self, runs: Sequence[Run], fitting: Fitting, view: View, reduced: bool) -> None:
-        self.view, self._fitting, self._reduced = view, fitting, reduced
-        self._by_name: dict[tuple[str, str], list[Run]] = {}
-        for run in runs:
-            self._by_name.setdefault((run.dataset, run.method), []).append(run)
-        self._found: dict[Place, dict[str, list[Run]]] = {}
-        self.notes: dict[Place, str] = {}
-
-    def methods(self, dataset: str) -> list[str]:
-        return sorted(method for name, method in self._by_name if name == dataset)
-
-    def cell(self, place: Place, metric: str, published: Published | None) -> Cell:
-        kinds = self.kinds(place)
-        whole = measure(kinds.get("", []), metric, self.view, published)
-        others = [
-            measure(runs, metric, self.view, published, kind) for kind, runs in sorted(kinds.items()) if kind != ""
-        ]
-        return Cell(place, metric, published, whole, tuple(other for other in others if other))
-
-    def kinds(self, place: Place) -> dict[str, list[Run]]:
-        """The runs of a place by how they are reduced (empty: not at all), each list by seed."""
-        if place not in self._found:
-            found: dict[str, list[Run]] = {}
-            for run in self._by_name.get((place.dataset, place.method), []):
-                fit = self._fitting.fit(place, run)
-                if fit is not None and (self._reduced or not fit.reduced):
-                    found.setdefault(fit.reduced, []).append(run)
-            self._found[place] = {kind: self._one_subset(place, runs) for kind, runs in found.items()}
-        return self._found[place]
-
-    def _one_subset(self, place: Place, runs: Sequence[Run]) -> list[Run]:
-        splits: dict[str, list[Run]] = {}
-        for run in runs:
-            splits.setdefault(run.split, []).append(run)
-        taken = min(splits, key=lambda split: (-len(splits[split]), split))
-        left = {split: len(group) for split, group in splits.items() if split != taken}
-        if left:
-            told = ", ".join(f"{number} on {split[:12]}" for split, number in sorted(left.items()))
-            self.notes[place] = (
-                f"{place_name(place)}: shown are the runs on training subset {taken[:12]}; not shown: {told}"
-            )
-        return sorted(splits[taken], key=lambda run: (run.seed, run.fingerprint))
+Seeds = dict[Any, pd.DataFrame]
+"""Of each cell (data, recipe, line) its runs."""
 
 
-# --- layout ---------------------------------------------------------------------------------
+def _of(seeds: Seeds, cell: pd.Series) -> pd.DataFrame:
+    return seeds[tuple(cell[name] for name in CELL)]
 
 
-def _table(number: str, published: Sequence[Published], chooser: Chooser) -> Table:
-    known = {(cell.row, _key(cell.place), cell.metric): cell for cell in published}
-    labels = list(dict.fromkeys(cell.row for cell in published))
-    columns = _columns(published)
+def _against(cells: pd.DataFrame, seeds: Seeds, baseline: str) -> pd.DataFrame:
+    """The lines of one table, the baseline first, then the best; with their differences to it."""
+    plain = cells[cells["method"] == baseline]
+    plain = plain[plain["line"].str.len() == plain["line"].str.len().min()]
+    ours = plain.index[0] if len(plain) else None
+    order = sorted(cells.index, key=lambda i: (i != ours, -cells.loc[i, "all"], cells.loc[i, "line"]))
+    cells = cells.loc[order].assign(is_baseline=[i == ours for i in order])
+    empty = {"pairs": 0, "difference": math.nan, "difference_half": math.nan, "p": math.nan}
+    theirs = None if ours is None else _of(seeds, cells.loc[ours])
+    found = [empty if theirs is None or i == ours else paired(_of(seeds, cells.loc[i]), theirs) for i in cells.index]
+    compared = pd.DataFrame(found, index=cells.index)
+    compared["p_corrected"] = holm(list(compared["p"]))
+    compared["verdict"] = [
+        ""
+        if theirs is None or i == ours
+        else verdict(int(one.pairs), one.difference, one.difference_half, one.p_corrected)
+        for i, one in zip(cells.index, compared.itertuples(), strict=True)
+    ]
+    return cells.join(compared)
+
+
+def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
+    """Accuracy of all classes, runs of the same seed on the same data being a pair; ours minus theirs."""
+    pairs = ours.merge(theirs, on=["seed", "split"], suffixes=("", "_theirs"))
+    differences = list(pairs["last_all"] - pairs["last_all_theirs"])
+    return {
+        "pairs": len(pairs),
+        "difference": float(np.mean(differences)) if differences else math.nan,
+        "difference_half": half_interval(differences),
+        "p": paired_p(differences),
+    }
+
+
+# --- the paper's values ---------------------------------------------------------------------
+
+
+def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -> pd.DataFrame:
+    """The published cells of Tables 1 to 5, in their order, each with what was measured for it.
+
+    Added: n, ``measured`` under the cell's own rule or the nearest, ``measured_half`` (of the 95 % interval of the
+    mean), ``last``, ``minus_paper``, ``outside``, ``collapsed``, ``fingerprints``; NaN where nothing was run.
+    """
+    shown = one_head(frame, head, groups)
+    published = load_published()
+    places = dict(list(shown.groupby([shown[name].fillna("") for name in PLACE]))) if len(shown) else {}
+    measured = [_measured(cell, places.get(tuple(cell[list(PLACE)].fillna("")))) for _, cell in published.iterrows()]
+    return published.join(pd.DataFrame(measured, index=published.index))
+
+
+def _measured(cell: pd.Series, runs: pd.DataFrame | None) -> dict[str, Any]:
+    """Of the runs at the cell's place; of several subsets of its images that with most runs."""
+    if runs is None:
+        return {"n": 0, "measured": math.nan, "outside": None}
+    subsets = runs["split"].value_counts()
+    runs = runs[runs["split"] == min(subsets.index, key=lambda split: (-subsets[split], split))]
+    values = list(runs[f"{NEAREST[cell['rule']]}_{cell['metric']}"])
+    mean = float(np.mean(values))
+    minus, half, outside = math.nan, half_prediction(values, int(cell["runs"])), None
+    if not math.isnan(cell["value"]):
+        minus = mean - cell["value"]
+        if not math.isnan(half):
+            low, high = range_of(cell["value"], cell["digits"])
+            outside = bool(high < mean - half - ROUNDING or low > mean + half + ROUNDING)
+    return {
+        "n": len(runs),
+        "measured": mean,
+        "measured_half": half_interval(values),
+        "last": float(runs[f"last_{cell['metric']}"].mean()),
+        "minus_paper": minus,
+        "outside": outside,
+        "collapsed": int(runs["collapsed"].sum()),
+        "line": runs["line"].iloc[0],
+        "fingerprints": " ".join(runs["fingerprint"]),
+    }
+
+
+def _beside(cells: pd.DataFrame, seeds: Seeds) -> pd.DataFrame:
+    """Of each measured cell the published value of all classes: from the table that has most of its lines."""
+    published = load_published()
+    published = published[(published["metric"] == "all") & published["value"].notna()]
+    found = cells[list(PLACE)].reset_index().merge(published, on=list(PLACE), how="inner")
+    tables = found.join(cells[TABLE], on="index").groupby([*TABLE, "table"]).size()
+    rows = {}
+    for index, candidates in found.groupby("index"):
+        place = tuple(cells.loc[index, TABLE])
+        best = min(
+            candidates.index, key=lambda i: (-tables[(*place, candidates.loc[i, "table"])], candidates.loc[i, "table"])
+        )
+        cell = candidates.loc[best]
+        told = _measured(cell, _of(seeds, cells.loc[index]))
+        rows[index] = {
+            "paper": cell["value"],
+            "paper_table": cell["table"],
+            "rule": cell["rule"],
+            "note": cell["note"],
+            **{name: told.get(name, math.nan) for name in ("measured", "measured_half", "minus_paper", "outside")},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(PAPER))
+
+
+# --- comparisons ----------------------------------------------------------------------------
+
+
+def compare(frame: pd.DataFrame, first: str, second: str, *, head: str = "") -> pd.DataFrame:
+    """Is one method better than another, wherever both have runs? A row a table and pair of their lines.
+
+    frame: of ``csa.runs()``; first, second: methods. ``difference`` (first minus second) and what follows as in
+    ``table``, Holm over these rows. ``only_first``, ``only_second``: test images that one alone has right, summed over
+    seeds; ``p_images``: McNemar's exact test of each seed, put together as twice their median (five pairs on).
+
+    Raises:
+        UserError: no run is of such a method.
+    """
+    known = sorted(set(frame["method"]))
+    if faults := unrecorded("compare", [first, second], known):
+        raise UserError(*faults)
+    shown = one_head(frame, head)
     rows = []
-    for label in labels:
-        first = next(cell.place for cell in published if cell.row == label)
-        cells = [
-            chooser.cell(
-                _place(first.method, column, first.words), column.metric, known.get((label, column.key, column.metric))
-            )
-            for column in columns
-        ]
-        rows.append(Row(label, tuple(cells)))
-        rows += _own_recipe(label, first, columns, chooser)
-    if number not in OF_ONE_METHOD:
-        rows += _other_methods(published, columns, chooser)
-    table = Table(number, TITLES[number], columns, rows, chooser.view)
-    shown = {cell.place for _, _, cell in table.cells()}
-    table.notes = [note for place, note in chooser.notes.items() if place in shown]
-    return _turned(table) if number in TURNED else table
+    for place, group in shown.groupby(TABLE, sort=False):
+        lines = dict(list(group.groupby("line", sort=False)))
+        for one, ours in lines.items():
+            for other, theirs in lines.items():
+                if (ours["method"].iloc[0], theirs["method"].iloc[0]) == (first, second) and one != other:
+                    rows.append(
+                        {
+                            **dict(zip(TABLE, place, strict=True)),
+                            "first": one,
+                            "second": other,
+                            "first_mean": ours["last_all"].mean(),
+                            "second_mean": theirs["last_all"].mean(),
+                            **paired(ours, theirs),
+                            **_images(ours, theirs),
+                        }
+                    )
+    columns = [*TABLE, "first", "second", "first_mean", "second_mean", *PAIRED[:4]]
+    found = pd.DataFrame(rows, columns=[*columns, "only_first", "only_second", "p_images"])
+    found["p_corrected"] = holm(list(found["p"]))
+    found["verdict"] = [
+        verdict(one.pairs, one.difference, one.difference_half, one.p_corrected) for one in found.itertuples()
+    ]
+    return found
 
 
-def _own_recipe(label: str, place: Place, columns: Sequence[Column], chooser: Chooser) -> Iterator[Row]:
-    """The same method under its own paper's recipe, where such runs are; no published value is of that recipe."""
-    words = (*place.words, OWN_RECIPE)
-    cells = tuple(chooser.cell(_place(place.method, column, words), column.metric, None) for column in columns)
-    names = dict.fromkeys(run.config["protocol"]["name"] for cell in cells for run in cell.runs())
-    if names:
-        yield Row(f"{label}, under {', '.join(names)}", cells, in_paper=False)
+def unrecorded(key: str, methods: Sequence[str], known: Sequence[str]) -> list[Fault]:
+    """Of the methods that ``key`` names those that no run is of."""
+    problem, allowed = "no run of such a method is recorded", ", ".join(known) or "none yet"
+    return [Fault(key, one, problem, allowed, nearest(one, known)) for one in methods if one not in known]
 
 
-def _other_methods(published: Sequence[Published], columns: Sequence[Column], chooser: Chooser) -> Iterator[Row]:
-    """Methods that the paper's table does not compare, where they have runs."""
-    there = {cell.place.method for cell in published}
-    datasets = dict.fromkeys(cell.place.dataset for cell in published)
-    methods = sorted({method for dataset in datasets for method in chooser.methods(dataset)} - there)
-    for method in methods:
-        cells = tuple(chooser.cell(_place(method, column, ()), column.metric, None) for column in columns)
-        if any(cell.measured or cell.others for cell in cells):
-            yield Row(printed(method), cells, in_paper=False)
+def _images(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
+    """McNemar's test on the predictions of each pair."""
+    pairs = ours.merge(theirs, on=["seed", "split"], suffixes=("", "_theirs"))
+    if len(pairs) < FEWEST_FOR_A_TEST:
+        return {"only_first": math.nan, "only_second": math.nan, "p_images": math.nan}
+    found = []
+    for pair in pairs.itertuples():
+        a, b = (_right(run, head) for run, head in ((pair.run, pair.head), (pair.run_theirs, pair.head_theirs)))
+        found.append(mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a))))
+    return {
+        "only_first": sum(one.only_first for one in found),
+        "only_second": sum(one.only_second for one in found),
+        "p_images": twice_the_median([one.p for one in found]),
+    }
 
 
-def _key(place: Place) -> tuple[object, ...]:
-    return place.dataset, place.imbalance_ratio, place.backbone
-
-
-def _place(method: str, column: Column, words: tuple[str, ...]) -> Place:
-    dataset, ratio, backbone = column.key
-    return Place(method, str(dataset), ratio, str(backbone), words)  # type: ignore[arg-type]
-
-
-def _columns(published: Sequence[Published]) -> tuple[Column, ...]:
-    """In order of appearance; headed by ratio where a data set has several, else by metric."""
-    keys = list(dict.fromkeys((_key(cell.place), cell.metric) for cell in published))
-    ratios: dict[object, set[object]] = {}
-    backbones: dict[object, set[object]] = {}
-    for (dataset, ratio, backbone), _ in keys:
-        ratios.setdefault(dataset, set()).add(ratio)
-        backbones.setdefault(dataset, set()).add(backbone)
-    columns = []
-    for (dataset, ratio, backbone), metric in keys:
-        several = len(ratios[dataset]) > 1
-        group = place_heading(str(dataset), None if several else ratio, backbone if len(backbones[dataset]) > 1 else "")
-        heading = f"{ratio:g}" if several and isinstance(ratio, float) else printed(metric)
-        columns.append(Column(group, heading, metric, (dataset, ratio, backbone)))
-    return tuple(columns)
-
-
-def place_heading(dataset: str, ratio: object, backbone: object) -> str:
-    """``CIFAR-100-LT``; a backbone where the table has several; a ratio that is not 100."""
-    parts = [printed(dataset), printed(str(backbone)) if backbone else ""]
-    parts += [f"ratio {ratio:g}"] if isinstance(ratio, float) and ratio != 100 else []
-    return ", ".join(part for part in parts if part)
-
-
-def _turned(table: Table) -> Table:
-    """A single row whose columns are the table's rows."""
-    (column,) = table.columns
-    columns = tuple(
-        Column(column.group, row.label.replace("delta ", "δ = "), column.metric, column.key) for row in table.rows
-    )
-    row = Row("Accuracy", tuple(row.cells[0] for row in table.rows))
-    return Table(table.number, table.title, columns, [row], table.view, table.notes)
+def _right(run: Run, head: str) -> np.ndarray:
+    right: np.ndarray = run.evidence.predictions(head) == run.evidence.labels
+    return right

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+VARIANT = "smoke"
 WORDS = (
-    "variant=smoke",
+    f"variant={VARIANT}",
     "dataset.source=csa.data.sources.tiny.TinySource",
     "dataset.profile=balanced",
     "dataset.max_per_class=2",

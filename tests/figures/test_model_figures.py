@@ -12,13 +12,13 @@ from recorded_runs import train
 from csa import report
 from csa.config.faults import UserError
 from csa.data.build import load_split
-from csa.figures import models
-from csa.figures.from_models import first_of_classes
+from csa.figures import networks as models
+from csa.figures.networks import first_of_classes, model_runs
 from csa.figures.points import drawn_from_points
-from csa.figures.store import model_runs
 from csa.methods.background_mask import background_mask
-from csa.reporting.fitting import fitting
+from csa.reporting.frame import frame_of
 from csa.reporting.sources import from_folders
+from csa.reporting.tables import one_head
 from csa.tracking.exported import export
 from csa.tracking.record import Record
 
@@ -39,8 +39,7 @@ def loaded(root):
 
 
 def chosen(runs, methods, seed):
-    with fitting() as judge:
-        return model_runs(list(runs), judge, "digits_lt", methods, seed)
+    return model_runs(one_head(frame_of(runs)), "digits_lt", methods, seed)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +110,8 @@ def exported_run(root, records, method):
     return run
 
 
-def again(records, runs, *, reduced=True):
-    with fitting() as judge:
-        return list(drawn_from_points(records, runs, judge, reduced=reduced))
+def again(records, runs):
+    return list(drawn_from_points(records, frame_of(runs)))
 
 
 @pytest.mark.parametrize(("figure", "method"), [("2", "ce"), ("10", "csa")])
@@ -138,30 +136,28 @@ def test_a_figure_of_networks_is_drawn_from_records_where_its_points_are_kept(ro
     path = kept("2", "ce")
     words = ["figure=2", "dataset=digits_lt", "methods=ce", "source=records", f"records={records}"]
     words += [f"to={tmp_path}/again"]
-    assert report.main([*words, "include=reduced"]) == 0
+    assert report.main(words) == 0
     picture = "figure2_digits_lt.png"
     assert (tmp_path / "again" / picture).read_bytes() == (tmp_path / picture).read_bytes()
     for more, said in (
-        ([], "has no points of ce with seed 0 on digits_lt; allowed: include=reduced"),  # other settings than a table's
-        (["include=reduced", "seed=1"], "has no points of ce with seed 1 on digits_lt"),
-        (["include=reduced", "methods=csa"], "has no points of csa with seed 0 on digits_lt"),
-        (["include=reduced", "dataset.imbalance_ratio=50"], "has no points of ce with seed 0 on digits_lt, ratio 50"),
+        (["seed=1"], "has no points of ce with seed 1 on digits_lt"),
+        (["methods=csa"], "has no points of csa with seed 0 on digits_lt"),
+        (["dataset.imbalance_ratio=50"], "has no points of ce with seed 0 on digits_lt, ratio 50"),
     ):
         with pytest.raises(SystemExit):
             report.main([word for word in words if word.partition("=")[0] + "=" not in " ".join(more)] + more)
         assert f"figure=2: {records / 'points'} {said}" in capsys.readouterr().err
     path.write_bytes(b"text")
     with pytest.raises(SystemExit):
-        report.main([*words, "include=reduced"])
+        report.main(words)
     assert f"{path}: cannot be drawn" in capsys.readouterr().err
 
 
-def test_points_of_other_settings_are_shown_where_shortened_runs_are(root, kept, tmp_path):
+def test_points_name_the_settings_of_their_runs(root, kept, tmp_path):
     run = exported_run(root, tmp_path / "records", "cbrs")
     kept("2", "cbrs")
-    assert again(tmp_path / "records", [run], reduced=False) == []
     (drawn,) = again(tmp_path / "records", [run])
-    assert drawn.caption.endswith(f" {run.fingerprint} has other settings than the tables' runs.")
+    assert f" {run.fingerprint}: dataset.max_per_class=40 " in drawn.caption
     (why,) = again(tmp_path / "records", [])
     assert why.endswith(f"figure2_digits_lt.npz: the record of {run.fingerprint} is not there")
 
@@ -238,7 +234,7 @@ def test_a_network_without_a_context_bank_is_told(root, tmp_path, capsys):
 
 def test_data_that_has_changed_is_told(loaded, monkeypatch):
     changed = load_split(loaded["csa"].config.dataset, "data", download=False)
-    monkeypatch.setattr(models, "load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
+    monkeypatch.setattr("csa.data.build.load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
     with pytest.raises(UserError, match="is not what it was"):
         models.split_of(loaded["csa"], "data", download=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from miniature_records import compose, from_records, make, stored_runs, write
+from miniature_records import from_records, make, stored_runs, write
 
 from csa.config.faults import UserError
-from csa.figures import class_accuracy, counts, curves, delta, delta_curve, per_class, reliability
-from csa.figures.drawing import Wish, draw, drawn_from_records
+from csa.figures import classes, results
+from csa.figures.drawing import Wish, of_report
+from csa.figures.drawing import from_records as drawn_from_records
+from csa.figures.networks import model_runs
+from csa.figures.panel import looks_of, panel
 from csa.figures.points import drawn_from_points, packed
 from csa.figures.representation import (
     LABEL_HEIGHT,
@@ -27,41 +29,61 @@ from csa.figures.representation import (
     sample,
     shown_classes,
 )
-from csa.figures.store import model_runs, panels
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
-from csa.reporting.fitting import fitting
-from csa.reporting.page import Drawn
+from csa.reporting.frame import frame_of
+from csa.reporting.layout import Drawn
+from csa.reporting.sections import sections
 from csa.reporting.sources import from_folders
+from csa.reporting.tables import one_head
 from csa.training.metrics import calibration_error
 
 
+def panels(frame):
+    return {section.name: panel(section, frame, looks_of(frame)) for section in sections(frame)}
+
+
 @pytest.fixture(scope="module")
-def shown():
-    """Panels of the stored records."""
-    with fitting() as judge:
-        return panels(stored_runs(), judge)
+def frame():
+    return frame_of(stored_runs())
 
 
-def test_panels_hold_plain_settings_of_whole_runs(shown):
-    found = {panel.name: {method: len(runs) for method, runs in panel.methods.items()} for panel in shown}
-    assert found == {
-        "Fashion-LT, ratio 100, LeNet, 8 epochs": {"CE": 1},
-        "MNIST-LT, ratio 100, LeNet, 8 epochs": {"CB-RS": 2, "CE": 5, "cRT": 5, "CSA": 3},
-    }
-    with fitting() as judge:
-        reduced = panels(stored_runs(), judge, reduced=True, methods=("ce",), dataset="mnist_lt")
-    assert [panel.name.rpartition(", ")[2] for panel in reduced] == ["2 epochs", "8 epochs"]
+@pytest.fixture(scope="module")
+def shown(frame):
+    """Panels of the stored records, by the name of their table."""
+    return panels(frame)
 
 
-def test_the_same_records_give_the_same_bytes_in_any_order():
-    runs = stored_runs()
-    first, second = (drawn_from_records(order) for order in (runs, runs[::-1]))
-    assert [drawn.name for drawn in first] == ["figure4", "per_class", "curves", "counts"]
-    assert [drawn.files for drawn in first] == [drawn.files for drawn in second]
-    for drawn in first:
-        assert drawn.files["png"].startswith(b"\x89PNG")
-        assert b"<dc:date>" not in drawn.files["svg"]
-        assert b"Matplotlib" not in drawn.files["png"]
+MNIST, FASHION = "mnist_lt_ratio_100", "fashion_lt_ratio_100"
+
+
+def test_panels_hold_the_lines_of_a_table(shown):
+    assert {line.name: len(line.runs) for line in shown[MNIST].lines} == {
+        "CE": 5, "CB-RS": 2, "cRT": 5, "CSA": 3, "CB-RS, <b>&amp; $x_1$|y": 1,
+    }  # fmt: skip
+    assert [line.label for line in shown[MNIST].lines][3] == "CSA (3, 1 collapsed)"
+    assert shown[MNIST].seeds().startswith("Seeds: CE 0–4; CB-RS 0–1; ")  # noqa: RUF001
+    assert shown[FASHION].seeds() == "Seed 0."
+    assert {name for name in shown if name.startswith("mnist")} == {MNIST, "mnist_lt_ratio_100_lenet_2_epochs"}
+
+
+def test_a_line_looks_the_same_everywhere(frame, shown):
+    looks = looks_of(frame)
+    assert shown[MNIST].lines[0].look == shown[FASHION].lines[0].look == looks["CE"]
+    assert len({look["color"] for look in looks.values()}) == len(looks)
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order(frame):
+    runs = [run for run in stored_runs() if run.dataset == "fashion_lt"]
+    first, second = (of_report(one, sections(one)) for one in (frame_of(runs), frame_of(runs[::-1])))
+    drawn, again = ([figure for section in found[0] for figure in section.figures] for found in (first, second))
+    assert [one.kind for one in drawn] == ["per class", "curves", "confusion", "counts"]
+    assert [one.files for one in drawn] == [one.files for one in again]
+    for one in drawn:
+        assert one.files["png"].startswith(b"\x89PNG")
+        assert b"<dc:date>" not in one.files["svg"]
+        assert b"Matplotlib" not in one.files["png"]
+        assert one.section == FASHION
+    assert first[1] == []  # Figure 4 needs MNIST-LT
 
 
 @pytest.mark.parametrize(
@@ -69,9 +91,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order():
     [
         ("figure4", "Figure 4"),
         ("figure2_mnist_lt", "Figure 2, MNIST-LT"),
-        ("delta", "Delta"),
         ("delta_cifar10_lt", "Delta, CIFAR-10-LT"),
-        ("per_class", "Per class"),
         ("per_class_mine", "Per class, mine"),
     ],
 )
@@ -80,23 +100,34 @@ def test_a_figure_is_called_by_its_number_and_data_set(name, title):
 
 
 def test_figure_4_shows_means_and_deviations(shown):
-    (panel,) = [panel for panel in shown if "MNIST" in panel.name]
+    one = shown[MNIST]
     with style():
-        figure = class_accuracy.draw([panel])
+        figure = classes.bars([one])
     axes = figure.axes[0]
-    runs = panel.methods["CE"]
-    expected = np.array([run.result["heads"]["classifier"]["last"]["per_class"] for run in runs])
-    assert axes.get_title(loc="left").endswith("; collapsed: CSA 1 of 3")
-    place = list(panel.methods).index("CE")
-    heights = [bar.get_height() for bar in axes.containers[2 * place + 1]]
+    expected = np.array([run.scores()["per_class"] for run in one.lines[0].runs])
+    heights = [bar.get_height() for bar in axes.containers[1]]
     assert heights == pytest.approx(list(expected.mean(0)))
     assert figure.get_figwidth() == WIDTH
     assert "%" in axes.get_ylabel()
+    assert {"many", "medium", "few"} == {text.get_text() for text in axes.texts}
 
 
 def test_whiskers_stay_within_percentages():
-    assert class_accuracy._whiskers([0.0, 90.0]) == pytest.approx((45.0, 55.0))
-    assert class_accuracy._whiskers([50.0]) == (0.0, 0.0)
+    assert classes.spread(np.array([[0.0], [90.0]])).tolist() == [[45.0], [45.0 + 10]]
+    assert classes.spread(np.array([[50.0]])).tolist() == [[0.0], [0.0]]
+
+
+def test_the_forest_shows_the_numbers_of_the_table(shown):
+    one = shown[MNIST]
+    with style():
+        figure = results.forest(one)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [line.name for line in one.lines[1:]]
+    marks = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert marks == pytest.approx(list(one.data["difference"])[1:])
+    points = axes.collections[1].get_offsets()[:, 0]  # of cRT
+    base = {run.seed: run.scores()["all"] for run in one.lines[0].runs}
+    assert sorted(points) == pytest.approx(sorted(run.scores()["all"] - base[run.seed] for run in one.lines[2].runs))
 
 
 def with_networks(folder, *wanted):
@@ -128,8 +159,7 @@ def test_networks_of_one_figure_have_plain_settings_and_the_same_images(tmp_path
 
     def chosen(methods, without=other_backbone, ratio=None):
         left = [run for run in given if run not in [runs[key] for key in without]]
-        with fitting() as judge:
-            found = model_runs(left, judge, "cifar100_lt", methods, 0, ratio)
+        found = model_runs(one_head(frame_of(left)), "cifar100_lt", methods, 0, ratio)
         return [key for run in found for key in runs if runs[key] is run]
 
     assert chosen(("csa", "ce"), without=()) == plain
@@ -151,89 +181,100 @@ def test_networks_of_one_figure_have_plain_settings_and_the_same_images(tmp_path
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "mark"), [((), ""), (("protocol.epochs=2",), "is shortened: epochs 2 instead of 8.")]
-)
-def test_a_figure_of_kept_points_says_what_is_shortened(tmp_path, words, mark):
+@pytest.mark.parametrize(("words", "mark"), [((), ""), (("protocol.epochs=2",), "protocol.epochs=2.")])
+def test_a_figure_of_kept_points_says_of_which_settings_it_is(tmp_path, words, mark):
     make(tmp_path / "runs", "mnist_lt", "ce", 0, *words)
-    (run,) = from_folders(tmp_path / "runs")
+    frame = frame_of(from_folders(tmp_path / "runs"))
+    name = frame["fingerprint"].iloc[0]
     cloud = Cloud("CE, training set", np.arange(20.0).reshape(10, 2), np.arange(10))
     shown = Representation([[cloud, cloud]], list(range(10)), [str(k) for k in range(10)], "feature")
     (tmp_path / "points").mkdir()
-    (tmp_path / "points" / "figure2_mnist_lt.npz").write_bytes(packed(shown, "What it is.", [run.fingerprint]))
-    with fitting() as judge:
-        whole, all_of_them = (list(drawn_from_points(tmp_path, [run], judge, reduced=one)) for one in (False, True))
-    assert len(whole) == (0 if mark else 1)
-    assert [drawn.caption for drawn in all_of_them] == [
-        f"What it is. {run.fingerprint} {mark}" if mark else "What it is."
-    ]
+    (tmp_path / "points" / "figure2_mnist_lt.npz").write_bytes(packed(shown, "What it is.", [name]))
+    (drawn,) = drawn_from_points(tmp_path, frame)
+    assert drawn.caption == (f"What it is. {name}: {mark}" if mark else "What it is.")
 
 
-def test_a_figure_of_records_names_methods_that_have_none():
+def test_a_figure_of_records_names_methods_that_have_none(frame):
     with pytest.raises(UserError, match="methods=crtt: no run of such a method is recorded; did you mean"):
-        draw(Wish("4", "mnist_lt", ("ce", "crtt")), compose("dataset=mnist_lt"), stored_runs(), Path("nowhere"))
+        drawn_from_records(Wish("4", "mnist_lt", ("ce", "crtt")), frame)
+    with pytest.raises(UserError, match=r"figure=delta: no recorded run can be shown in it; allowed: runs of CSA with"):
+        drawn_from_records(Wish("delta"), frame)
 
 
 def test_curves_are_the_recorded_ones(shown):
-    (panel,) = [panel for panel in shown if "Fashion" in panel.name]
     with style():
-        figure = curves.draw([panel])
+        figure = results.curves(shown[FASHION])
     (line,) = figure.axes[0].get_lines()
-    recorded = [step["heads"]["classifier"]["all"] for step in panel.methods["CE"][0].evidence.metrics()]
+    recorded = [step["heads"]["classifier"]["all"] for step in shown[FASHION].runs[0].evidence.metrics()]
     assert list(line.get_ydata()) == pytest.approx(recorded)
     assert list(line.get_xdata()) == list(range(1, 9))
 
 
-def test_a_head_that_training_did_not_evaluate_has_no_curve():
+def test_a_first_stage_that_two_lines_share_is_drawn_once():
+    first, second = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0, 5.0])
+    assert results._shared(first, second) == 2
+    assert results._shared(first, first) == 3
+    assert results._shared(first, second[1:]) == 0
+
+
+def test_a_head_that_training_did_not_evaluate_has_no_curve(frame):
     """As after tau-normalisation: its head is computed from a finished run."""
-    ours, *others = [run for run in stored_runs() if run.method == "csa" and run.dataset == "mnist_lt"]
-    result = ours.result | {"head": "corrected", "heads": {"corrected": ours.result["heads"]["uniform"]}}
-    runs = [replace(ours, result=result, fingerprint="c" * 12), *others]
-    drawn = {drawn.name: drawn.fingerprints for drawn in drawn_from_records(runs)}
-    assert set(drawn["curves"]) == {run.fingerprint for run in others}
-    assert set(drawn["per_class"]) == {run.fingerprint for run in runs}
+    (ours, *_) = [run for run in frame["run"] if run.method == "csa" and run.dataset == "mnist_lt"]
+    assert results.has_curve(ours, "uniform")
+    assert not results.has_curve(ours, "corrected")
 
 
-def test_accuracy_over_frequency(shown):
-    (panel,) = [panel for panel in shown if "Fashion" in panel.name]
+def test_accuracy_of_each_class(shown):
+    one = shown[FASHION]
     with style():
-        figure = per_class.draw([panel])
-    (line,) = figure.axes[0].get_lines()
-    run = panel.methods["CE"][0]
-    assert list(line.get_xdata()) == run.result["split"]["counts"]
-    assert list(line.get_ydata()) == run.result["heads"]["classifier"]["last"]["per_class"]
-    assert per_class.smoothed([0.0, 10.0, 20.0]) == [10.0, 10.0, 10.0]
+        figure = classes.per_class(one)
+    (container,) = figure.axes[0].containers
+    assert list(container.lines[0].get_ydata()) == one.runs[0].scores()["per_class"]
+    assert classes.smoothed([0.0, 10.0, 20.0]) == [10.0, 10.0, 10.0]
+    assert classes.smoothed([0.0, float("nan"), 20.0]) == [10.0, 10.0, 10.0]
 
 
-def test_class_counts(shown):
+def test_many_classes_are_shown_as_differences_to_the_baseline(tmp_path):
+    for method, shares in (("ce", (0.9, 0.5, 0.1)), ("crt", (0.8, 0.6, 0.5))):
+        write(tmp_path, "cifar100_lt", method, 0, shares=shares)
+    (one,) = panels(frame_of(from_records(tmp_path))).values()
     with style():
-        figure = counts.draw([counts.Counts("three", [5, 50, 500], {"many": [2], "medium": [1], "few": [0]})])
+        axes = classes.per_class(one).axes[0]
+    ce, crt = (np.array(line.runs[0].scores()["per_class"]) for line in one.lines)
+    assert list(axes.get_lines()[0].get_ydata()) == pytest.approx(classes.smoothed(list(crt - ce)))
+    assert axes.get_ylabel().startswith("accuracy minus CE")
+
+
+def test_the_confusion_is_the_mean_over_seeds(shown):
+    line = shown[MNIST].lines[0]
+    mean = classes.mean_confusion(line)
+    assert mean.sum(1) == pytest.approx(np.full(10, 100.0))
+    assert np.diag(mean) == pytest.approx(np.mean([run.scores()["per_class"] for run in line.runs], 0))
+
+
+def test_class_counts_by_size_whatever_the_numbers_of_the_classes():
+    with style():
+        figure = classes.counts("three", [5, 50, 500], {"many": [2], "medium": [1], "few": [0]})
     heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
     assert heights == [500, 50, 5]
     assert figure.axes[0].get_title(loc="left") == "three: 555 images of 3 classes"
 
 
-def test_the_delta_curve_of_the_paper_and_of_another_data_set(tmp_path):
+def test_the_delta_curve(tmp_path):
     for seed, threshold in ((0, 0.2), (1, 0.2), (0, 0.8)):
-        write(tmp_path, "mnist_lt", "csa", seed, f"delta={threshold}")
-    with fitting() as judge:
-        measured, runs, name = delta.points(stored_runs(), judge, "", reduced=False)
-        others, _, _ = delta.points(list(from_records(tmp_path)), judge, "mnist_lt", reduced=False)
-    assert [point.delta for point in measured] == [round(0.1 * step, 1) for step in range(10)]
-    assert [len(point.last) for point in measured] == [0, 0, 0, 3, 0, 0, 0, 0, 0, 0]
-    assert measured[8].published == 45.83
-    assert name.startswith("CIFAR-100-LT")
-    assert len(runs) == 3
-    assert [(point.delta, len(point.best), point.published) for point in others] == [(0.2, 2, None), (0.8, 1, None)]
-    with style():
-        assert isinstance(delta_curve.draw(others, name), Figure)
+        write(tmp_path, "cifar100_lt", "csa", seed, f"delta={threshold}")
+    frame = frame_of(from_records(tmp_path))
+    (one,) = panels(frame).values()
+    assert [(delta, len(line.runs)) for delta, line in results.thresholds(one)] == [(0.2, 2), (0.8, 1)]
+    (drawn,) = drawn_from_records(Wish("delta"), frame)
+    assert drawn.name == "delta_cifar_100_lt_ratio_100"
 
 
 @given(st.lists(st.tuples(st.floats(-8, 8), st.floats(-8, 8), st.floats(-8, 8)), min_size=1, max_size=30))
 def test_the_calibration_of_the_diagram_is_the_recorded_one(rows):
     confidence, predicted = torch.tensor(rows, dtype=torch.float64).softmax(1).max(1)
     right = (predicted == torch.arange(len(rows)) % 3).numpy()
-    mean, share, sizes = reliability.binned(confidence.numpy(), right)
+    mean, share, sizes = results.binned(confidence.numpy(), right)
     found = (sizes * np.abs(mean - share)).sum() / len(rows)
     assert found == pytest.approx(calibration_error(confidence.numpy(), right), abs=1e-12)
 
@@ -241,7 +282,7 @@ def test_the_calibration_of_the_diagram_is_the_recorded_one(rows):
 def test_reliability_needs_logits(tmp_path):
     make(tmp_path, "mnist_lt", "ce", 0)
     (run,) = from_folders(tmp_path)
-    confidence, right = reliability.confidences(run)
+    confidence, right = results.confidences(run, "classifier")
     sure = float(np.exp(2) / (np.exp(2) + 9))
     assert confidence == pytest.approx(np.full(40, sure))
     assert 100 * right.mean() == run.result["heads"]["classifier"]["last"]["all"]
@@ -280,17 +321,6 @@ def test_two_dimensional_features_stay_what_they_are():
 
 def test_a_dollar_sign_in_a_name_is_a_dollar_sign():
     with style():
-        figure = counts.draw([counts.Counts("$x_1 & <b>", [3, 2], {"many": [0], "medium": [], "few": [1]})])
+        figure = classes.counts("$x_1 & <b>", [3, 2], {"many": [0], "medium": [], "few": [1]})
+        assert isinstance(figure, Figure)
         assert b"<svg" in files(figure)["svg"]
-
-
-def test_cmnist_is_shown_with_flipped_labels_and_colours_that_follow_them(tmp_path):
-    write(tmp_path, "cmnist_lt", "ce", 0)
-    write(tmp_path, "cmnist_lt", "ce", 1, "dataset.label_flip=0")
-    (run, _) = runs = sorted(from_records(tmp_path), key=lambda run: run.seed)
-    assert run.identity["corrections"] == ["colours follow flipped labels"]
-    old = replace(run, identity={key: part for key, part in run.identity.items() if key != "corrections"})
-    with fitting() as judge:
-        (panel,) = panels([*runs, old], judge)
-    assert panel.name == "CMNIST-LT, ratio 100, 25 % of labels flipped, LeNet, 8 epochs"
-    assert panel.runs == [run]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 
@@ -21,35 +22,49 @@ def contents(folder):
 
 def test_a_report_from_records_is_the_same_every_time(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert report.main([*FROM, "to=first"]) == 0
+    assert report.main(list(FROM)) == 0
     shown = capsys.readouterr()
-    assert "not enough seeds (2 of 5)" in shown.out
-    assert shown.err.startswith("note: of 21 runs 2 stand in no table: ")  # one is shortened, one has a label
+    assert "Better than CE: cRT" in shown.out
+    assert shown.out.rstrip().splitlines()[-1].startswith("outputs/report/index.html: the report (")
     assert report.main([*FROM, "to=second"]) == 0
-    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
+    first, second = contents(tmp_path / "outputs" / "report"), contents(tmp_path / "second")
     assert first == second
     kinds = {name.rpartition(".")[2] for name in first}
-    assert kinds == {"md", "tex", "csv", "html", "png", "svg"}
+    assert kinds == {"md", "tex", "csv", "html", "png", "svg", "txt"}
+    name = "mnist_lt_ratio_100"
+    assert {f"tables/{name}.{ending}" for ending in ("md", "tex", "csv")} < first.keys()
     assert {f"tables/table{number}.tex" for number in range(1, 6)} < first.keys()
-    assert {"figures/figure4.svg", "figures/curves.png", "tables/heads1.md", "tables/comparisons1.md"} < first.keys()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert {f"figures/{kind}_{name}.svg" for kind in ("forest", "per_class", "curves", "confusion")} < first.keys()
+    assert {"index.html", "runs.csv", "tables.md", "tables/all.tex", "figures/figure4.png"} < first.keys()
+    assert first[f"figures/curves_{name}.txt"].startswith(b"MNIST-LT, ratio 100; LeNet, 8 epochs. Test accuracy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "second"]
 
 
 @pytest.mark.parametrize(
-    ("form", "beginning"),
-    [("markdown", "## Table 4. "), ("latex", "% needs "), ("csv", "table,row,"), ("html", "<!DOCTYPE html>")],
+    ("words", "beginning"),
+    [
+        (["table=4", "format=markdown"], "## Table 4"),
+        (["table=4", "format=latex"], "% needs "),
+        (["table=4", "format=csv"], "table,row,"),
+        (["table=4", "format=html"], "<!DOCTYPE html>"),
+        (["dataset=fashion_lt", "format=markdown"], "## Fashion-LT, ratio 100"),
+        (["methods=crt", "format=csv", "dataset=mnist_lt"], "data,recipe,line,method"),
+    ],
 )
-def test_one_table_in_one_format(capsys, form, beginning):
-    assert report.main([*FROM, "table=4", f"format={form}"]) == 0
+def test_one_thing_in_one_format(tmp_path, monkeypatch, capsys, words, beginning):
+    monkeypatch.chdir(tmp_path)
+    assert report.main([*FROM, *words]) == 0
     assert capsys.readouterr().out.startswith(beginning)
+    assert not list(tmp_path.iterdir())
 
 
 def test_methods_are_compared(capsys):
     assert report.main([*FROM, "compare=crt,ce", "format=csv"]) == 0
     (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (line["first"], line["second"], line["n"]) == ("crt", "ce", "5")
+    assert (line["first"], line["second"], line["pairs"]) == ("cRT", "CE", "5")
     assert float(line["difference"]) == pytest.approx(float(line["first_mean"]) - float(line["second_mean"]), abs=1e-3)
     assert line["p"] == line["p_corrected"]
+    assert line["verdict"] == "better"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +73,8 @@ def test_methods_are_compared(capsys):
         (["table=6"], "table=6: is not one of the choices"),
         (["figure=curve"], "figure=curve: there is no such figure; did you mean 'curves'?"),
         (["figure=4", "table=1"], "figure=4: stands beside table=; allowed: one of the two"),
+        (["methods=ce,crtt"], "methods=crtt: no run of such a method is recorded; did you mean 'crt'?"),
+        (["baseline=bbn"], "baseline=bbn: no run of such a method is recorded"),
         (["figure=4", "format=latex"], "format=latex: is not used by figure="),
         (["compare=ce"], "compare=ce: needs methods to compare"),
         (["compare=ce,cta"], "compare=cta: no run of such a method is recorded"),
@@ -87,7 +104,6 @@ def test_an_empty_store_is_said_and_the_published_values_are_shown(tmp_path, mon
     shown = capsys.readouterr()
     assert shown.err.startswith("note: no finished run is recorded (outputs, reports/records, MLflow)")
     assert "45.83" in shown.out
-    assert "No run of it is recorded: the published values only." in shown.out
 
 
 def test_a_record_that_is_left_out_changes_the_status(tmp_path, capsys):
@@ -104,7 +120,7 @@ def test_a_store_that_is_away_leaves_the_other_runs(tmp_path, monkeypatch, capsy
     shown = capsys.readouterr()
     assert "cannot be reached" in shown.err
     assert "runs that only MLflow has are missing" in shown.err
-    assert len([line for line in csv.DictReader(io.StringIO(shown.out.split("\n\n")[0])) if line["n"] == "1"]) == 4
+    assert len([line for line in csv.DictReader(io.StringIO(shown.out)) if line["n"] == "1"]) == 4
 
 
 def test_tables_need_no_torch(tmp_path):
@@ -120,6 +136,20 @@ def test_tables_need_no_torch(tmp_path):
     assert r"\begin{longtable}" in process.stdout
 
 
+def test_runs_on_made_up_images_and_corrected_results_are_left_out(tmp_path, capsys):
+    write(tmp_path, "mnist_lt", "ce", 0, "variant=smoke")
+    path = write(tmp_path, "mnist_lt", "crt", 0)
+    content = json.loads(path.read_text())
+    content["identity"]["results_version"] = 0
+    path.write_text(json.dumps(content))
+    write(tmp_path, "mnist_lt", "cbrs", 0)
+    assert report.main(["source=records", f"records={tmp_path}", "format=csv"]) == 0
+    shown = capsys.readouterr()
+    assert [line["method"] for line in csv.DictReader(io.StringIO(shown.out))] == ["cbrs"]
+    assert "note: 1 runs of smoke=true are left out" in shown.err
+    assert "note: 1 runs (crt) are left out: their results were corrected since" in shown.err
+
+
 def test_help_needs_neither_hydra_nor_pandas(tmp_path):
     code = (
         "import sys; from csa import report\n"
@@ -127,5 +157,5 @@ def test_help_needs_neither_hydra_nor_pandas(tmp_path):
         "finally: print(sorted({'hydra', 'pandas', 'torch', 'matplotlib'} & set(sys.modules)))"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert process.stdout.startswith("The paper's tables and figures")
+    assert process.stdout.startswith("What was measured: ")
     assert process.stdout.rstrip().endswith("[]")

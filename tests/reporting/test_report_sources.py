@@ -10,9 +10,8 @@ import pytest
 from miniature_records import make, write
 
 from csa.config.faults import UserError
-from csa.reporting.mlflow_figures import send
-from csa.reporting.mlflow_source import from_mlflow, run_ids, uri_of
-from csa.reporting.page import Drawn
+from csa.reporting.layout import Drawn
+from csa.reporting.mlflow_store import from_mlflow, run_ids, send, uri_of
 from csa.reporting.sources import Found, from_folders, from_records
 from csa.tracking.sync import sync
 
@@ -65,7 +64,6 @@ def test_both_hold_the_same(tmp_path):
     make(tmp_path / "outputs", "mnist_lt", "csa", 0)
     write(tmp_path / "records", "mnist_lt", "csa", 0)
     (folder,), (record,) = from_folders(tmp_path / "outputs"), from_records(tmp_path / "records")
-    assert folder.settings == record.settings
     assert folder.result == record.result
     assert np.array_equal(folder.evidence.predictions("mean"), record.evidence.predictions("mean"))
     assert np.array_equal(folder.evidence.labels, record.evidence.labels)
@@ -126,7 +124,7 @@ def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri):
     shutil.rmtree(second.folder)
     (run,) = from_mlflow(uri, "csa", [first.result()["fingerprint"]])
     before = next(run for run in known.values() if run.seed == 1)
-    assert (run.origin, run.fingerprint, run.settings) == ("mlflow", before.fingerprint, before.settings)
+    assert (run.origin, run.fingerprint, run.identity) == ("mlflow", before.fingerprint, before.identity)
     assert run.result == before.result
     assert len(run.evidence.predictions("classifier")) == 40
     assert list(from_mlflow(uri, "another", [])) == []

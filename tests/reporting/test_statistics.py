@@ -1,6 +1,8 @@
-"""Intervals and tests against scipy.stats, and the rules that correct p-values."""
+"""Intervals and tests against scipy.stats and by hand, and the rules that correct p-values and give verdicts."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from csa.reporting.statistics import Interval, holm, mcnemar, paired_t, t_interval, twice_the_median
+from csa.reporting.statistics import half_interval, half_prediction, holm, mcnemar, paired_p, twice_the_median, verdict
 
 percent = st.floats(0, 100).map(lambda value: round(value, 2))
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -16,34 +18,64 @@ p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 @given(st.lists(percent, min_size=3, max_size=9))
 def test_the_interval_is_that_of_scipy(values):
-    low, high = t_interval(values)
     error = stats.sem(values)
-    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), error) if error > 0 else (np.mean(values),) * 2
-    assert (low, high) == pytest.approx(expected, abs=1e-6)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), error) if error > 0 else (0, 0)
+    assert half_interval(values) == pytest.approx((high - low) / 2, abs=1e-6)
 
 
-def test_two_values_have_no_interval_and_equal_ones_a_point():
-    assert t_interval([1.0, 2.0]) is None
-    assert t_interval([0.1, 0.1, 0.1]).holds(0.1)
-    assert not t_interval([0.1, 0.1, 0.1]).holds(0.2)
-    assert Interval(1.0, 2.0).holds(2.0)
+def test_the_prediction_interval_by_hand():
+    """Of 1, 2, 3: sd 1, t(2) = 4.302653; one further run sqrt(1 + 1/3), the mean of five sqrt(1/5 + 1/3)."""
+    assert half_prediction([1.0, 2.0, 3.0]) == pytest.approx(4.302653 * math.sqrt(4 / 3), rel=1e-6)
+    assert half_prediction([1.0, 2.0, 3.0], 5) == pytest.approx(4.302653 * math.sqrt(8 / 15), rel=1e-6)
+    assert math.isnan(half_prediction([1.0, 2.0]))
+    assert math.isnan(half_interval([1.0, 2.0]))
+    assert half_interval([0.1, 0.1, 0.1]) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.lists(percent, min_size=3, max_size=9), st.integers(1, 9))
+def test_the_prediction_interval_is_scipys_quantile(values, runs):
+    scale = np.std(values, ddof=1) * math.sqrt(1 / runs + 1 / len(values))
+    assert half_prediction(values, runs) == pytest.approx(stats.t.ppf(0.975, len(values) - 1) * scale, abs=1e-6)
+    assert half_prediction(values, runs) >= half_interval(values)
+
+
+def test_a_perfect_reproduction_lies_outside_in_five_of_a_hundred_cases_and_outside_of_the_mean_in_most():
+    generator = np.random.default_rng(0)
+    runs = generator.normal(60, 3, (2000, 11))
+    outside = [abs(row[0] - row[1:].mean()) > half_prediction(list(row[1:])) for row in runs]
+    assert np.mean(outside) == pytest.approx(0.05, abs=0.015)
+    assert np.mean([abs(row[0] - row[1:].mean()) > half_interval(list(row[1:])) for row in runs]) > 0.45
 
 
 @given(st.lists(st.tuples(percent, percent), min_size=5, max_size=9))
 def test_the_paired_test_is_that_of_scipy(pairs):
     first, second = zip(*pairs, strict=True)
-    found = paired_t(first, second)
     differences = np.subtract(first, second)
-    assert found.difference == pytest.approx(differences.mean())
     if differences.std() > 1e-6:
-        assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-9)
-        assert found.interval.holds(found.difference)
+        assert paired_p(list(differences)) == pytest.approx(stats.ttest_rel(first, second).pvalue, abs=1e-9)
 
 
 def test_four_pairs_are_not_enough_and_a_constant_difference_leaves_nothing_to_chance():
-    assert paired_t([1, 2, 3, 4], [0, 0, 0, 0]) is None
-    assert paired_t([1.0] * 5, [1.0] * 5).p == 1
-    assert paired_t([2.0] * 5, [1.0] * 5).p == 0
+    assert math.isnan(paired_p([1, 2, 3, 4]))
+    assert paired_p([0.0] * 5) == 1
+    assert paired_p([1.0] * 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "word"),
+    [
+        ((0, math.nan, math.nan, math.nan), "no pair"),
+        ((1, 30.0, math.nan, math.nan), "one seed"),
+        ((2, 30.0, math.nan, math.nan), "two seeds"),
+        ((3, 2.0, 1.9, math.nan), "better"),
+        ((4, -2.0, 1.9, math.nan), "worse"),
+        ((3, 2.0, 2.1, math.nan), "not shown"),
+        ((5, 2.0, 2.1, 0.049), "better"),
+        ((10, -2.0, 1.0, 0.05), "not shown"),
+    ],
+)
+def test_the_verdict_in_a_word(numbers, word):
+    assert verdict(*numbers) == word
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
@@ -56,6 +88,7 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+    assert holm([0.02, math.nan, 0.01])[::2] == pytest.approx([0.02, 0.02])  # what was not tested does not count
 
 
 @given(p_values)

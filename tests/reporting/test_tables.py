@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
-import shutil
 from statistics import fmean, stdev
 
 import numpy as np
@@ -14,14 +14,11 @@ import pytest
 from miniature_records import EXPECTED, PER_CLASS, RECORDS, from_records, outputs, score, stored_runs, write
 from scipy import stats
 
-from csa.reporting.cells import View, measure
-from csa.reporting.comparisons import compare_methods, compare_table
-from csa.reporting.fitting import Fit, fitting
-from csa.reporting.frame import printed_frame, table_frame
-from csa.reporting.heads import heads_table
-from csa.reporting.layout import blocks, signed, spans
-from csa.reporting.published import Place, load_published, paper_folder
-from csa.reporting.tables import build_tables
+from csa.reporting.frame import frame_of
+from csa.reporting.layout import as_csv, signed, slug, spans
+from csa.reporting.paper_layout import paper_sections
+from csa.reporting.sections import sections, sentence
+from csa.reporting.tables import beside_paper, compare, one_head, table
 
 
 @pytest.fixture(scope="module")
@@ -30,51 +27,24 @@ def runs():
 
 
 @pytest.fixture(scope="module")
+def frame(runs):
+    return frame_of(runs)
+
+
+@pytest.fixture(scope="module")
+def cells(frame):
+    return table(frame)
+
+
+@pytest.fixture(scope="module")
 def rendered(runs):
     return outputs(runs)
 
 
-def table_1(runs, view=None, *, reduced=False):
-    published = {"1": load_published(paper_folder())["1"]}
-    with fitting() as judge:
-        (table,) = build_tables(published, runs, judge, view or View(), reduced=reduced)
-    return table
-
-
-def test_runs_under_a_papers_own_recipe_have_a_row_of_their_own(tmp_path):
-    for seed in range(2):
-        write(tmp_path, "cifar10_lt", "ldam_drw", seed)
-        write(tmp_path, "cifar10_lt", "ldam_drw", seed, "protocol=published", shares=(0.5, 0.5, 0.5))
-    published = {"2": load_published(paper_folder())["2"]}
-    with fitting() as judge:
-        (table,) = build_tables(published, from_records(tmp_path), judge, View())
-    rows = {row.label: row for row in table.rows if any(cell and cell.measured for cell in row.cells)}
-    assert [(label, row.in_paper) for label, row in rows.items()] == [
-        ("LDAM-DRW [15]", True), ("LDAM-DRW [15], under cifar_ldam", False),
-    ]  # fmt: skip
-    plain, own = ([cell.measured for cell in row.cells if cell and cell.measured] for row in rows.values())
-    assert [len(plain), len(own)] == [1, 1]
-    assert plain[0].seeds == own[0].seeds == [0, 1]
-    assert own[0].difference is None
-    assert plain[0].last.mean > own[0].last.mean
-
-
-def test_every_head_has_a_row_with_its_own_numbers(runs):
-    by_head = heads_table(table_1(runs))
-    assert (by_head.name, by_head.heading) == ("heads1", "Table 1 by head")
-    assert {column.group for column in by_head.columns} == {"MNIST-LT"}
-    assert [row.label for row in by_head.rows] == ["CSA, balanced", "CSA, mean", "CSA, uniform"]
-    for row in by_head.rows:
-        head = row.label.split(", ")[1]
-        (same,) = [other for other in table_1(runs, View(head)).rows if other.label == "CSA"]
-        assert [cell.measured for cell in row.cells] == [cell.measured for cell in same.cells if cell.measured]
-        assert {cell.measured.view.head for cell in row.cells} == {head}
-    first, second, _ = by_head.rows
-    assert first.cells[0].measured.last != second.cells[0].measured.last
-
-
-def test_methods_of_one_head_have_no_table_by_head(runs):
-    assert heads_table(table_1([run for run in runs if run.method != "csa"])) is None
+def cell(cells, data, line, recipe="LeNet, 8 epochs"):
+    found = cells[(cells["data"] == data) & (cells["line"] == line) & (cells["recipe"] == recipe)]
+    (one,) = found.to_dict("records")
+    return one
 
 
 @pytest.mark.parametrize("ending", ["md", "tex", "csv", "html", "txt"])
@@ -82,13 +52,23 @@ def test_the_expected_output(rendered, ending):
     assert rendered[f"report.{ending}"] == (EXPECTED / f"report.{ending}").read_text()
 
 
-def test_every_number_follows_from_the_recorded_predictions(rendered):
+def test_the_frame_has_a_row_a_run_and_head(frame, runs):
+    assert len(frame) == sum(len(run.result["heads"]) for run in runs)
+    assert frame.groupby("fingerprint")["stands"].sum().eq(1).all()
+    assert list(frame.columns[:3]) == ["data", "recipe", "line"]
+    one = frame[frame["method"] == "csa"].iloc[0]
+    scores = one["run"].result["heads"][one["head"]]
+    assert one["last_few"] == scores["last"]["few"]
+    assert one["best_count_many"] == scores["best_on_test"]["by_count"]["many"]
+    assert one["last_balanced"] == pytest.approx(fmean(scores["last"]["per_class"]))
+    assert one["best_epoch"] == scores["best_on_test"]["epoch"] + 1
+    assert "run" not in as_csv(frame).splitlines()[0].split(",")
+
+
+def test_every_number_follows_from_the_recorded_predictions(cells):
     """Read from the CSV; computed from the files of the records with numpy and scipy alone."""
-    checked = 0
-    lines = [line for part in rendered["report.csv"].split("\n\n") for line in csv.DictReader(io.StringIO(part))]
+    lines = list(csv.DictReader(io.StringIO(as_csv(cells))))
     for line in lines:
-        if not line.get("fingerprints"):
-            continue
         last, best, minutes = [], [], []
         for name in line["fingerprints"].split():
             (path,) = RECORDS.glob(f"*/*/{name}.json")
@@ -96,93 +76,81 @@ def test_every_number_follows_from_the_recorded_predictions(rendered):
             labels = np.load(RECORDS / "labels" / f"{record['labels_digest']}.npz")["labels"].astype(int)
             split = record["result"]["split"]
             offsets = np.load(path.with_suffix(".npz"))[f"offsets_{line['head']}"].astype(int)
-            predicted = (labels + offsets) % len(split["classes"])
-            last.append(score(labels, predicted, split)[line["metric"]])
-            best.append(record["result"]["heads"][line["head"]]["best_on_test"][line["metric"]])
+            last.append(score(labels, (labels + offsets) % len(split["classes"]), split))
+            best.append(record["result"]["heads"][line["head"]]["best_on_test"]["all"])
             minutes.append(record["result"]["seconds"] / 60)
             assert str(record["identity"]["seed"]) in line["seeds"].split()
-        assert float(line["last_mean"]) == pytest.approx(fmean(last), abs=1e-4)
-        assert float(line["best_mean"]) == pytest.approx(fmean(best), abs=1e-4)
+        for metric in ("all", "many", "medium", "few"):
+            assert float(line[metric]) == pytest.approx(fmean(one[metric] for one in last), abs=1e-4)
+        assert float(line["balanced"]) == pytest.approx(fmean(fmean(one["per_class"]) for one in last), abs=1e-4)
+        assert float(line["best"]) == pytest.approx(fmean(best), abs=1e-4)
         assert float(line["minutes"]) == pytest.approx(fmean(minutes), abs=1e-4)
-        if len(last) > 1:
-            assert float(line["last_std"]) == pytest.approx(stdev(last), abs=1e-4)
-        if line["published"]:
-            assert float(line["difference"]) == pytest.approx(fmean(best) - float(line["published"]), abs=1e-4)
-        if len(last) > 2 and stdev(best) > 0:
-            low, high = stats.t.interval(0.95, len(best) - 1, fmean(best), stats.sem(best))
-            assert (float(line["interval_low"]), float(line["interval_high"])) == pytest.approx((low, high), abs=1e-3)
-            if line["published"]:
-                assert line["outside"] == str(not low <= float(line["published"]) <= high)
-        checked += 1
-    tables = 4 * 4 + 4 + 4 + 1  # four methods on MNIST-LT, a reduced one, Fashion-LT, Table 5
-    assert checked == tables + 3 * (4 + 1)  # three heads of CSA on MNIST-LT and in Table 5
+        if len(last) > 2:
+            values = [one["all"] for one in last]
+            low, high = stats.t.interval(0.95, len(values) - 1, fmean(values), stats.sem(values))
+            assert float(line["all_half"]) == pytest.approx((high - low) / 2, abs=1e-3)
+            assert float(line["all_sd"]) == pytest.approx(stdev(values), abs=1e-4)
+        if line["paper"]:
+            measured = fmean(one["all"] for one in last) if line["rule"] == "last" else fmean(best)
+            assert float(line["measured"]) == pytest.approx(measured, abs=1e-4)
+            assert float(line["minus_paper"]) == pytest.approx(measured - float(line["paper"]), abs=1e-3)
+    # Four methods on MNIST-LT and a variant; a shortened one; Fashion-LT; CSA with delta 0.3.
+    assert len(lines) == 5 + 1 + 1 + 1
 
 
-def test_comparisons_follow_from_the_recorded_predictions(runs):
-    table = table_1(runs)
-    compared = {(row.first, row.second): row for row in compare_table(table).rows if row.where == "MNIST-LT"}
-    row = compared["cRT", "CE"]
-    with fitting() as judge:
-        place = {name: Place(name, "mnist_lt", 100.0, "lenet") for name in ("crt", "ce")}
-        whole = {name: [run for run in runs if judge.fit(place[name], run) == Fit()] for name in place}
-    crt, ce = (sorted(whole[name], key=lambda run: run.seed) for name in ("crt", "ce"))
-    right = [[run.evidence.predictions("classifier") == run.evidence.labels for run in group] for group in (crt, ce)]
-    accuracy = [[100 * float(one.mean()) for one in group] for group in right]
-    expected = stats.ttest_rel(*accuracy)
-    assert row.test.p == pytest.approx(expected.pvalue)
-    assert tuple(row.test.interval) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    only_first = [int((a & ~b).sum()) for a, b in zip(*right, strict=True)]
-    only_second = [int((b & ~a).sum()) for a, b in zip(*right, strict=True)]
-    assert (row.predictions.only_first, row.predictions.only_second) == (sum(only_first), sum(only_second))
-    p = [stats.binomtest(a, a + b).pvalue for a, b in zip(only_first, only_second, strict=True)]
-    assert row.predictions.p == pytest.approx(min(1, 2 * float(np.median(p))))
-    assert row.corrected == pytest.approx(row.test.p)  # the only pair with five seeds
-    assert row.verdict == ("cRT is better" if expected.pvalue < 0.05 else "no difference shown")
-    assert compared["CB-RS", "CE"].verdict == "not enough seeds (2 of 5)"
-    assert compared["CSA", "CE"].seeds == (0, 1, 2)
+def test_differences_are_paired_by_seed(cells, frame):
+    data = "MNIST-LT, ratio 100"
+    crt, ce = (
+        frame[(frame["data"] == data) & (frame["line"] == name) & (frame["epochs"] == 8)] for name in ("cRT", "CE")
+    )
+    expected = stats.ttest_rel(crt.sort_values("seed")["last_all"], ce.sort_values("seed")["last_all"])
+    found = cell(cells, data, "cRT")
+    assert found["p"] == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (found["difference"], found["difference_half"]) == pytest.approx(((low + high) / 2, (high - low) / 2))
+    assert found["p_corrected"] == pytest.approx(expected.pvalue)  # the only line with five pairs
+    assert found["verdict"] == "better"
+    csa = cell(cells, data, "CSA")
+    assert (csa["pairs"], math.isnan(csa["p"])) == (3, True)
+    assert csa["verdict"] == ("not shown" if abs(csa["difference"]) <= csa["difference_half"] else "better")
+    assert cell(cells, data, "CB-RS")["verdict"] == "two seeds"
+    ours = cell(cells, data, "CE")
+    assert (ours["is_baseline"], ours["pairs"], ours["verdict"]) == (True, 0, "")
+    # Shortened runs are compared among themselves alone.
+    alone = cell(cells, data, "CE", "LeNet, 2 epochs")
+    assert (alone["n"], alone["shortened"], alone["paper"] == alone["paper"]) == (1, True, False)
 
 
-def test_methods_are_compared_wherever_both_have_runs(runs):
-    found = compare_methods(runs, ["crt", "ce"], View())
-    assert [(row.where, row.first, row.second, len(row.seeds)) for row in found.rows] == [
-        ("MNIST-LT, ratio 100, LeNet, 8 epochs", "crt", "ce", 5)
+def test_another_baseline_and_one_that_has_no_run(frame):
+    cells = table(frame[frame["dataset"] == "mnist_lt"], "crt")
+    whole = cells[cells["recipe"] == "LeNet, 8 epochs"]
+    assert whole["line"].iloc[0] == "cRT"
+    assert cell(cells, "MNIST-LT, ratio 100", "CE")["verdict"] == "worse"
+    none = table(frame, "bbn")
+    assert not none["is_baseline"].any()
+    assert set(none["verdict"]) == {""}
+
+
+def test_published_values_are_compared_at_their_own_epoch(cells, frame):
+    ce = cell(cells, "MNIST-LT, ratio 100", "CE")
+    assert (ce["paper"], ce["paper_table"], ce["rule"], ce["measured"]) == (65.8, 1, "last", ce["all"])
+    beside = beside_paper(frame)
+    fifth = beside[(beside["table"] == 5) & (beside["n"] > 0)]
+    assert list(fifth["row"]) == ["delta 0.3"]
+    assert fifth["measured"].iloc[0] == pytest.approx(
+        cell(cells, "CIFAR-100-LT, ratio 100", "CSA, delta=0.3", "ResNet-32, 200 epochs")["best"]
+    )
+    first = beside[(beside["table"] == 1) & (beside["dataset"] == "mnist_lt") & (beside["row"] == "CE")]
+    values = [
+        run.result["heads"]["classifier"]["last"]["few"]
+        for run in frame[(frame["line"] == "CE") & (frame["epochs"] == 8)]["run"]
+        if run.dataset == "mnist_lt"
     ]
-    variants = compare_methods(runs, ["cbrs", "ce"], View()).rows
-    assert [row.first for row in variants] == ["cbrs variant=", "cbrs variant=<b>&amp; $x_1$|y"]
-
-
-def test_reduced_runs_show_only_when_asked_for(runs):
-    whole, shown = (table_1(runs, reduced=reduced) for reduced in (False, True))
-    assert not any(measured.reduced for measured in whole.measured())
-    assert {measured.reduced for measured in shown.measured()} == {"", "epochs 2 instead of 8"}
-    names = [line.name for line in blocks(shown)[0].lines]
-    assert "reduced a: last epoch" in names
-    assert not [line.name for line in blocks(whole)[0].lines if "reduced" in line.name]
-
-
-def test_marks(runs):
-    frame = printed_frame(table_1(runs))
-    csa = frame.loc["CSA (not in paper)"]
-    assert csa.loc["paper", ("MNIST-LT", "All")] == "not in paper"
-    assert csa.loc["last epoch", ("MNIST-LT", "All")].endswith("‡")
-    assert csa.loc["seeds; minutes", ("MNIST-LT", "All")] == "0–2; 0.5; 1 collapsed"  # noqa: RUF001
-    assert frame.loc["CB-RS"].loc["95 % interval, ±", ("MNIST-LT", "All")] == "n too small"
-    assert frame.loc["cRT"].loc["last epoch", ("Fashion-LT", "All")] == "–"  # noqa: RUF001
-    data = table_frame(table_1(runs))
-    marked = data[data["outside"].eq(True)]
-    assert {("CE", "medium"), ("CE", "few")} == set(zip(marked["row"], marked["metric"], strict=True))
-
-
-def test_the_other_head_and_the_other_shot_groups(runs):
-    plain, other = (table_1(runs, view) for view in (View(), View(head="balanced", by_count=True)))
-    first, second = (next(row for row in table.rows if row.label == "CSA").cells for table in (plain, other))
-    shown = [run.result["heads"]["balanced"]["last"]["by_count"]["many"] for run in second[1].measured.runs]
-    assert second[1].measured.last.mean == pytest.approx(fmean(shown))
-    every = [run.result["heads"]["balanced"]["last"]["all"] for run in second[0].measured.runs]
-    assert second[0].measured.last.mean == pytest.approx(fmean(every))
-    assert first[1].measured.last.mean != second[1].measured.last.mean
-    ce = other.rows[0].cells[0].measured
-    assert ce.last.mean == plain.rows[0].cells[0].measured.last.mean
+    half = stats.t.ppf(0.975, 4) * stdev(values) * math.sqrt(1 + 1 / 5)
+    few = first[first["metric"] == "few"].iloc[0]
+    assert few["outside"] == (not fmean(values) - half <= 0.1 or not fmean(values) + half >= 0.0)
+    # Shortened runs, variants and other recipes are at no place of the paper.
+    assert list(first["n"]) == [5, 5, 5, 5]
 
 
 def test_training_subsets_are_not_mixed(tmp_path, monkeypatch):
@@ -190,40 +158,107 @@ def test_training_subsets_are_not_mixed(tmp_path, monkeypatch):
         write(tmp_path, "mnist_lt", "ce", seed)
     monkeypatch.setattr("miniature_records.SPLIT", "ab" * 32)
     write(tmp_path, "mnist_lt", "ce", 0)
-    table = table_1(list(from_records(tmp_path)))
-    assert table.rows[0].cells[0].measured.n == 2
-    (note,) = table.notes
-    assert note.startswith("ce on mnist_lt, ratio 100, lenet: shown are the runs on training subset 5b5b5b5b5b5b;")
-    assert note.endswith("not shown: 1 on abababababab")
+    frame = frame_of(from_records(tmp_path))
+    cells = table(frame)
+    assert dict(zip(cells["data"], cells["n"], strict=True)) == {
+        "MNIST-LT, ratio 100 (subset 5b5b5b5b)": 2,
+        "MNIST-LT, ratio 100 (subset abababab)": 1,
+    }
+    beside = beside_paper(frame)
+    assert beside[beside["dataset"] == "mnist_lt"]["n"].max() == 2
+    assert len({section.name for section in sections(frame)}) == 2
 
 
-def test_a_group_without_classes_has_a_dash(runs):
-    run = next(run for run in runs if run.dataset == "fashion_lt")
-    scores = run.result["heads"]["classifier"]["last"]
-    assert measure([run], "all", View(), None).last.mean == scores["all"]
-    scores = {**scores, "few": None}
-    changed = {**run.result, "heads": {"classifier": {**run.result["heads"]["classifier"], "last": scores}}}
-    other = type(run)(run.fingerprint, run.identity, run.config, changed, run.evidence, run.origin, run.where)
-    assert measure([other], "few", View(), None) is None
+def test_the_other_head_and_the_other_shot_groups(frame):
+    chosen = one_head(frame, "uniform", "count")
+    assert len(chosen) == len(one_head(frame)) == frame["fingerprint"].nunique()
+    for one in chosen.itertuples():
+        scores = one.run.result["heads"][one.head]["last"]
+        assert one.head == ("uniform" if one.method == "csa" else "classifier")
+        assert one.last_many == scores["by_count"]["many"]
+
+
+def test_a_group_without_classes_has_a_dash(tmp_path):
+    path = write(tmp_path, "fashion_lt", "ce", 0)
+    content = json.loads(path.read_text())
+    for rule in ("last", "best_on_test"):
+        content["result"]["heads"]["classifier"][rule]["few"] = None
+    path.write_text(json.dumps(content))
+    (section,) = sections(frame_of(from_records(tmp_path)))
+    row = dict(zip(section.grid.headings, section.grid.rows[0], strict=True))
+    assert row["few"].text == "–"  # noqa: RUF001
+    assert row["many"].text != "–"  # noqa: RUF001
+
+
+def test_methods_are_compared_wherever_both_have_runs(frame):
+    (row,) = compare(frame, "crt", "ce").to_dict("records")
+    assert (row["data"], row["first"], row["second"], row["pairs"]) == ("MNIST-LT, ratio 100", "cRT", "CE", 5)
+    pairs = [
+        [
+            run.evidence.predictions("classifier") == run.evidence.labels
+            for run in frame[
+                (frame["line"] == name) & (frame["epochs"] == 8) & (frame["dataset"] == "mnist_lt")
+            ].sort_values("seed")["run"]
+        ]
+        for name in ("cRT", "CE")
+    ]
+    only = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in zip(*pairs, strict=True)]
+    assert (row["only_first"], row["only_second"]) == tuple(map(sum, zip(*only, strict=True)))
+    p = [stats.binomtest(a, a + b).pvalue for a, b in only]
+    assert row["p_images"] == pytest.approx(min(1, 2 * float(np.median(p))))
+    assert list(compare(frame, "cbrs", "ce")["first"]) == ["CB-RS", "CB-RS, <b>&amp; $x_1$|y"]
+
+
+def test_the_sentence(cells):
+    lines = cells[(cells["data"] == "MNIST-LT, ratio 100") & (cells["recipe"] == "LeNet, 8 epochs")]
+    told = sentence(lines)
+    assert told.startswith("Better than CE: cRT (+")
+    assert "Of two seeds or one only: the highest of 2 methods, CB-RS" in told
+    alone = cells[cells["data"] == "Fashion-LT, ratio 100"]
+    assert sentence(alone).endswith("% right; nothing here to compare it with.")
+
+
+def test_tables_are_narrow(rendered, frame):
+    assert max(map(len, rendered["report.txt"].splitlines())) <= 100
+    for section in sections(frame):
+        widths = [
+            max(len(text) for text in column)
+            for column in zip(
+                section.grid.headings, *([one.text for one in row] for row in section.grid.rows), strict=True
+            )
+        ]
+        assert sum(widths[1:]) + len(widths) - 1 <= 82
+
+
+def test_the_papers_layout_is_a_line_a_method(frame):
+    (section,) = paper_sections(frame, (1,))
+    assert [row[0].text for row in section.grid.rows] == ["CE", "cRT", "CB-RS"]
+    assert section.grid.groups[0] == ("MNIST-LT, ratio 100", 4)
+    assert re.fullmatch(r"65\.8 / \d+\.\d", section.grid.rows[0][1].text)
+    assert section.grid.rows[0][-4].text == "35.0"  # ImageNet-LT: nothing was run
+    assert any("cut off after their last digit" in mark for mark in section.marks)
 
 
 def test_an_empty_store_gives_the_published_values():
-    frame = printed_frame(table_1([]))
-    assert frame.loc["CE"].loc["paper", ("Fashion-LT", "All")] == "45.6"
-    assert set(frame.loc["CE"].loc["last epoch"]) == {"–"}  # noqa: RUF001
+    frame = frame_of([])
+    assert sections(frame) == []
+    assert len(table(frame)) == 0
+    (section,) = paper_sections(frame, (5,))
+    assert section.grid.rows[8][1].text == "45.83"
 
 
-def test_the_page_is_whole_and_asks_for_nothing(rendered):
+def test_the_page_is_whole_and_asks_for_nothing(rendered, frame):
     page = rendered["report.html"]
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "@import" not in page
     assert "url(" not in page
-    assert page.count("<table") == page.count("</table>") == 5
+    assert page.count("<table") == page.count("</table>") == 2 * len(sections(frame)) + 2
+    assert page.index('class="verdicts"') < page.index("<table")
     assert "<sons>" not in page
     assert "&lt;sons&gt;" in page
-    for number in ("1", "5"):
-        assert f'<section id="table{number}">' in page
-        assert f'href="#table{number}"' in page
+    for section in sections(frame):
+        assert f'<section id="{section.name}">' in page
+        assert f'href="#{section.name}"' in page
     assert 'lang="en"' in page
     assert 'name="viewport"' in page
     assert 'scope="row"' in page
@@ -234,6 +269,7 @@ def test_small_texts():
     assert signed(-0.04, 1) == "0.0"
     assert signed(-0.05, 2) == "−0.05"  # noqa: RUF001
     assert signed(1.25, 1) == "+1.2"
+    assert slug("CIFAR-100-LT, ratio 100; δ") == "cifar_100_lt_ratio_100"
 
 
 def test_the_stored_records_are_those_that_the_miniature_makes(tmp_path):
@@ -242,4 +278,3 @@ def test_the_stored_records_are_those_that_the_miniature_makes(tmp_path):
     (made,) = tmp_path.glob("*/*/*.json")
     assert (RECORDS / "mnist_lt" / "ce" / made.name).exists()
     assert PER_CLASS == 4
-    shutil.rmtree(tmp_path)

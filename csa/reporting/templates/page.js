@@ -1,17 +1,17 @@
 "use strict";
-// A column's heading sorts its table: numbers first falling, texts first rising; cells without a number stay last.
+// A column's heading sorts its table: numbers first falling, texts first rising; cells without a value stay last.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
     const table = heading.closest("table");
     const column = Number(button.dataset.column);
-    const texts = button.dataset.kind === "text";
+    const value = (row) => row.cells[column].dataset.value;
+    const rows = [...table.tBodies[0].rows];
+    const texts = rows.some((row) => Number.isNaN(Number(value(row))));
     const before = heading.getAttribute("aria-sort");
     const falling = before === null ? !texts : before === "ascending";
     for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
-    const value = (row) => row.cells[column].dataset.value;
-    const rows = [...table.tBodies[0].rows];
     rows.sort((one, two) => {
       const [a, b] = [value(one), value(two)];
       if (a === b) return 0;

@@ -1,4 +1,4 @@
-"""Runs of which only MLflow knows, back from the files that it keeps of them."""
+"""Runs of which only MLflow knows, back from the files that it keeps of them; and figures beside the runs there."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError
-from csa.reporting.runs import UnusableRunError
-from csa.reporting.sources import attempt, from_folder
+from csa.reporting.run import UnusableRunError, from_folder
+from csa.reporting.sources import attempt
 from csa.tracking import store
 from csa.tracking.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from mlflow import MlflowClient
 
     from csa.config.schema import TrackingConfig
-    from csa.reporting.runs import Run
+    from csa.reporting.layout import Drawn
+    from csa.reporting.run import Run
 
 FILES = ("config.yaml", "result.json", "metrics.jsonl", "test_outputs.npz")
 PAGE = 500
+FIGURES = "figures"
 
 
 def uri_of(tracking: TrackingConfig) -> str | None:
@@ -60,6 +62,29 @@ def run_ids(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
         return _search(uri, experiment)
     except Exception as error:
         raise unreachable(uri, error) from error
+
+
+def send(figures: Sequence[Drawn], uri: str, experiment: str) -> int:
+    """Log each figure to every run it shows that MLflow has; the number of such runs.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    client, known = run_ids(uri, experiment)
+    reached = set()
+    with tempfile.TemporaryDirectory(prefix="csa-figures-") as folder:
+        for drawn in figures:
+            there = sorted(set(drawn.fingerprints) & known.keys())
+            for ending, content in drawn.files.items() if there else ():
+                path = Path(folder) / f"{drawn.name}.{ending}"
+                path.write_bytes(content)
+                for fingerprint in there:
+                    try:
+                        client.log_artifact(known[fingerprint], str(path), FIGURES)
+                    except Exception as error:  # MLflow raises what its stores happen to
+                        raise unreachable(uri, error) from error
+            reached.update(there)
+    return len(reached)
 
 
 def _search(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:

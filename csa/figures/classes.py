@@ -1,0 +1,179 @@
+"""Figures over the classes of a data set: accuracy of each, confusions, training images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from csa.figures.panel import GROUPS, shade_groups
+from csa.figures.style import COLOURS, canvas, percent_axis, plain_numbers, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from csa.figures.panel import Line, Panel
+
+FEW_CLASSES = 12  # up to so many are named one by one
+MOST_MARKED = 20  # more classes than that are a running mean over their neighbours in rank
+WINDOW = 9
+HATCHES = ("", "////", "\\\\\\\\", "xxxx")
+ROOM = 0.8  # share of a class's room that bars take
+SPREAD = {"elinewidth": 0.7, "capsize": 1.5}
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Over seeds [seeds, K]; NaN stays where a class has no test images."""
+    found: np.ndarray = values.mean(0)
+    return found
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """[2, K]: below and above the mean over seeds a sample standard deviation, as far as there are such percentages."""
+    centre = _means(values)
+    deviation = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(centre)
+    return np.stack([np.minimum(deviation, centre), np.minimum(deviation, 100 - centre)])
+
+
+def per_class(shown: Panel) -> Figure:
+    """A point a class, mean and deviation over seeds; of many classes a running mean of differences to the baseline."""
+    figure, axes = canvas(2.6)
+    one, order = axes[0, 0], shown.order
+    shade_groups(one, shown)
+    many = len(order) > MOST_MARKED
+    base = _means(shown.lines[0].per_class(order)) if many and shown.has_baseline and len(shown.lines) > 1 else None
+    for place, line in enumerate(shown.lines if base is None else shown.lines[1:]):
+        values, x = line.per_class(order), np.arange(len(order))
+        if many:
+            means = _means(values) - (0 if base is None else base)
+            one.plot(
+                x, smoothed(list(means)), label=line.label, color=line.look["color"], linestyle=line.look["linestyle"]
+            )
+        else:
+            beside = (place - (len(shown.lines) - 1) / 2) * min(0.12, ROOM / len(shown.lines))
+            one.errorbar(x + beside, _means(values), spread(values), label=line.label, **line.look, **SPREAD)
+    if base is None:
+        percent_axis(one)
+    else:
+        one.axhline(0, color="#666666", linewidth=0.8)
+        one.set_ylabel(f"accuracy minus {shown.lines[0].name}\n(points)")
+    _name_classes(one, shown)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def _name_classes(axes: Axes, shown: Panel) -> None:
+    split, order = shown.split, shown.order
+    axes.grid(axis="x", visible=False)
+    if len(order) <= FEW_CLASSES:
+        axes.set_xticks(range(len(order)), [f"{short(split['classes'][k])}\n{split['counts'][k]}" for k in order])
+        axes.set_xlabel("class, most training images first (their number below)")
+        return
+    places = np.linspace(0, len(order) - 1, 6).round().astype(int)
+    axes.set_xticks(places, [str(split["counts"][order[place]]) for place in places])
+    axes.set_xlabel("training images of the class, most first")
+
+
+def short(name: str, most: int = 10) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Mean over up to nine neighbours, fewer at the ends; classes without test images do not count."""
+    half = WINDOW // 2
+    parts = [np.array(values[max(0, place - half) : place + half + 1]) for place in range(len(values))]
+    return [float(np.nanmean(part)) if np.isfinite(part).any() else float("nan") for part in parts]
+
+
+def bars(panels: Sequence[Panel]) -> Figure:
+    """Figure 4: a panel a data set; a bar a line, its whisker the sample standard deviation over seeds."""
+    figure, axes = canvas(0.5 + 1.8 * len(panels), len(panels))
+    for one, shown in zip(axes[:, 0], panels, strict=True):
+        shade_groups(one, shown)
+        width, order = ROOM / len(shown.lines), shown.order
+        for place, line in enumerate(shown.lines):
+            values = line.per_class(order)
+            x = np.arange(len(order)) - ROOM / 2 + (place + 0.5) * width
+            one.bar(
+                x,
+                np.nan_to_num(_means(values)),
+                width,
+                yerr=np.nan_to_num(spread(values)),
+                label=line.label,
+                color=line.look["color"],
+                hatch=HATCHES[place % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0.3,
+                error_kw=SPREAD,
+            )
+        one.set_title(wrapped(shown.title, 86), loc="left", pad=12)
+        _name_classes(one, shown)
+        percent_axis(one, "accuracy (%)")
+        one.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=len(shown.lines))
+    return figure
+
+
+def confusion(shown: Panel) -> Figure:
+    """A panel a line: of the images of each class (rows) the share that is taken for each class, mean over seeds."""
+    columns = min(3, len(shown.lines))
+    rows = -(-len(shown.lines) // columns)
+    figure, axes = canvas(0.4 + 2.0 * rows, rows, columns)
+    for one, line in zip(axes.flat, shown.lines, strict=False):
+        image = one.imshow(mean_confusion(line), cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
+        one.set_title(line.label, loc="left")
+        one.grid(visible=False)
+        if len(shown.order) <= FEW_CLASSES:
+            names = [short(shown.split["classes"][k], 6) for k in shown.order]
+            one.set_xticks(range(len(names)), names, rotation=90)
+            one.set_yticks(range(len(names)), names)
+    for one in axes.flat[len(shown.lines) :]:
+        one.set_visible(False)
+    for one in axes[:, 0]:
+        one.set_ylabel("class")
+    figure.supxlabel("predicted class, most training images first", fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01, label="images of the class (%)")
+    return figure
+
+
+def mean_confusion(line: Line) -> np.ndarray:
+    """[K, K], percent of the images of each class, the largest class first, mean over seeds."""
+    counts = [run.confusion(head).to_numpy() for run, head in line.with_heads()]
+    shares = [100 * one / np.maximum(one.sum(1, keepdims=True), 1) for one in counts]
+    found: np.ndarray = np.mean(shares, axis=0)
+    return found
+
+
+def counts(title: str, numbers: Sequence[int], groups: Mapping[str, Sequence[int]]) -> Figure:
+    """Training images of each class [K] by shot group, the class indices of which are given."""
+    figure, axes = canvas(2.0)
+    one = axes[0, 0]
+    order = sorted(range(len(numbers)), key=lambda k: (-numbers[k], k))
+    rank, few = {k: place for place, k in enumerate(order)}, len(order) <= FEW_CLASSES
+    for place, group in enumerate(GROUPS):
+        members = groups[group]
+        drawn = one.bar(
+            [rank[k] for k in members],
+            [numbers[k] for k in members],
+            ROOM if few else 1.0,
+            label=group,
+            color=COLOURS[place],
+            hatch=HATCHES[place] if few else "",
+            edgecolor="white",
+            linewidth=0.3,
+        )
+        if few:
+            one.bar_label(drawn, fontsize=6, padding=1)
+    one.set_yscale("log")
+    plain_numbers(one.yaxis)
+    one.set_ylim(bottom=0.7, top=2.5 * max(numbers))
+    one.set_ylabel("training images\n(log scale)")
+    one.set_xlabel("class, most training images first")
+    one.grid(axis="x", visible=False)
+    one.set_title(wrapped(f"{title}: {sum(numbers):,} images of {len(numbers)} classes", 86), loc="left")
+    if few:
+        one.set_xticks(range(len(order)), [str(k) for k in order])
+    one.legend(loc="upper right", ncols=3)
+    return figure

@@ -1,0 +1,311 @@
+"""Figures that need recorded networks or images: features, class maps, contexts. Imports torch late."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from csa.config.faults import Fault, UserError
+from csa.figures import representation
+from csa.figures.images import draw_class_maps as class_map_grid
+from csa.figures.images import draw_contexts as context_grid
+from csa.figures.points import packed
+from csa.figures.style import files, style
+from csa.reporting.layout import Drawn
+from csa.reporting.names import printed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    from torch import Tensor
+
+    from csa.config.schema import Config
+    from csa.data.split import Split
+    from csa.methods.method import Method
+    from csa.models.backbone import Backbone
+    from csa.reporting.run import Run
+
+SHOWN_IMAGES = 6
+LAMBDA = 0.7  # of the blended images that are drawn; in training it is uniform
+BATCH = 500
+
+# --- which runs -----------------------------------------------------------------------------
+
+
+def model_runs(
+    rows: pd.DataFrame, dataset: str, methods: Sequence[str], seed: int, imbalance_ratio: float | None = None
+) -> list[Run]:
+    """Of each method one run on the data set with that seed whose checkpoint is there: same images, same backbone.
+
+    rows: of ``one_head``. Which images and backbone: those that most of the methods have, then those with the plainest
+    runs, then the backbone that most runs have, then the highest imbalance ratio, unless one is asked for. Which run:
+    plain settings before shortened runs, those before variants (CSA without its bank), then the one of most epochs.
+
+    Raises UserError with every method that has none.
+    """
+    here = [
+        (run, distance(words))
+        for run, words in zip(rows["run"], rows["settings"], strict=True)
+        if (run.dataset, run.seed) == (dataset, seed)
+        and run.method in methods
+        and _has_checkpoint(run)
+        and imbalance_ratio in (None, run.config["dataset"]["imbalance_ratio"])
+    ]
+    cells: dict[tuple[str, str], dict[str, tuple[Run, int]]] = {}
+    for run, far in sorted(here, key=lambda one: (one[1], -int(one[0].result["epochs"]), one[0].fingerprint)):
+        cells.setdefault((run.split, _backbone(run)), {}).setdefault(run.method, (run, far))
+    often = [_backbone(run) for run, _ in here]
+
+    def preference(cell: dict[str, tuple[Run, int]]) -> tuple[object, ...]:
+        run = next(iter(cell.values()))[0]
+        farthest, ratio = max(far for _, far in cell.values()), run.config["dataset"]["imbalance_ratio"]
+        return -len(cell), farthest, -often.count(_backbone(run)), -ratio, run.split, _backbone(run)
+
+    chosen = min(cells.values(), key=preference, default={})
+    missing = [method for method in methods if method not in chosen]
+    if missing:
+        there = [run for run, _ in chosen.values()]
+        raise UserError(*(_no_run(method, there, list(rows["run"]), dataset, seed) for method in missing))
+    return [chosen[method][0] for method in methods]
+
+
+def distance(settings: str) -> int:
+    """From the plain settings of a method: 0 these, 1 these but of another recipe or other images, 2 others."""
+    words = settings.split()
+    return 0 if not words else 1 if all(word.startswith(("protocol", "dataset.")) for word in words) else 2
+
+
+def _backbone(run: Run) -> str:
+    return str(run.identity["backbone"]["name"])
+
+
+def _has_checkpoint(run: Run) -> bool:
+    return run.folder is not None and (run.folder / "checkpoint.pt").exists()
+
+
+def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: str, seed: int) -> Fault:
+    """What is missing, and the seeds that there are or the command that trains it."""
+    seeds = sorted(
+        {run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and _has_checkpoint(run)}
+    )
+    problem = f"no run of it on {dataset} with seed {seed} has a checkpoint here"
+    if seeds and seed not in seeds:
+        return Fault("methods", method, problem, f"seed={', '.join(map(str, seeds))}")
+    words = f"dataset={dataset} method={method} seed={seed}"
+    if seed in seeds and chosen:
+        others = ", ".join(run.method for run in chosen)
+        problem = f"no run of it with the images and the backbone of {others} (seed {seed}) has a checkpoint here"
+        block = chosen[0].config["dataset"]
+        ratio = f" dataset.imbalance_ratio={block['imbalance_ratio']:g}" if block.get("profile") == "exp" else ""
+        words += f"{ratio} backbone={_backbone(chosen[0])}"
+    return Fault("methods", method, problem, f"python -m csa.run {words}")
+
+
+def told(runs: Sequence[Run]) -> str:
+    """Which runs a picture is of."""
+    return "; ".join(f"{printed(run.method)} {run.fingerprint} (seed {run.seed})" for run in runs)
+
+
+# --- networks -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    run: Run
+    method: Method
+    backbone: Backbone
+    config: Config
+
+
+def load_models(runs: Sequence[Run]) -> list[Model]:
+    """Raises UserError where a network cannot be read or has no single backbone."""
+    return [_load(run) for run in runs]
+
+
+def _load(run: Run) -> Model:
+    from csa.models.backbone import Backbone
+    from csa.training.checkpoint import DamagedCheckpointError
+    from csa.training.recorded import load_method
+
+    assert run.folder is not None
+    try:
+        method, config = load_method(run.folder)
+    except DamagedCheckpointError as error:
+        raise UserError(Fault("run", run.folder.name, f"its model cannot be read ({error})")) from error
+    backbone = getattr(method, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        problem = f"{run.method} has no single backbone whose features could be drawn"
+        raise UserError(Fault("methods", run.method, problem, "methods with one backbone"))
+    return Model(run, method, backbone, config)
+
+
+def split_of(model: Model, data_dir: str, download: bool) -> Split:
+    """The images of the run. Raises UserError where they are not what they were."""
+    from csa.data.build import load_split
+
+    split = load_split(model.config.dataset, data_dir, download)
+    if split.hash != model.run.split:
+        problem = f"data set {split.name!r} is not what it was: its hash was {model.run.split}, now {split.hash}"
+        raise UserError(Fault("run", model.run.where, problem, "the data of the run"))
+    return split
+
+
+def as_images(pixels: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W] in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def features(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """What the classifiers read, float32 [N, F]."""
+    import torch
+
+    with torch.no_grad():
+        parts = [model.backbone(as_images(pixels[start : start + BATCH])) for start in range(0, len(pixels), BATCH)]
+    found: np.ndarray = torch.cat(parts).numpy()
+    return found
+
+
+def class_maps(model: Model, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Grad-CAM of each image's own class under the primary head [N, H, W] in [0, 1], and p(y|x) [N].
+
+    Under CSA's uniform head it is the map of training, whose mask is (1 - cam)^2.
+    """
+    import torch
+
+    from csa.methods.background_mask import background_mask, gradient_class_map
+
+    images = as_images(pixels)
+    with torch.no_grad():
+        feature_map = model.backbone.feature_map(images)
+    feature_map = feature_map.detach().requires_grad_()
+    with _reading(model.backbone, feature_map):
+        logits = model.method.logits(images)[model.method.primary_head].float()
+    picked = torch.from_numpy(labels)[:, None]
+    maps = gradient_class_map(feature_map, logits.gather(1, picked))
+    height, width = pixels.shape[1:3]
+    cam = 1 - background_mask(maps, (height, width)).sqrt()
+    certain = logits.detach().softmax(1).gather(1, picked)[:, 0]
+    return cam[:, 0].numpy(), certain.numpy()
+
+
+@contextmanager
+def _reading(backbone: Backbone, feature_map: Tensor) -> Iterator[None]:
+    """Inside, the backbone's convolutions give this map: whatever a method computes from it can be differentiated."""
+    vars(backbone)["feature_map"] = lambda _: feature_map
+    try:
+        yield
+    finally:
+        del vars(backbone)["feature_map"]
+
+
+# --- figures --------------------------------------------------------------------------------
+
+
+def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
+    from csa.data.decoding import pixels_at
+
+    models = load_models(runs)
+    split = split_of(models[0], config.data_dir, config.download)
+    classes = representation.shown_classes(split.counts)
+    flat = models[0].backbone.feature_dim == 2
+    parts = {
+        "training set": (split.train_images, split.train_labels),
+        "test set": (split.test_images, split.test_labels),
+    }
+    rows = []
+    for model in models:
+        chosen = []
+        for pixels, labels in parts.values():
+            positions = representation.sample(labels, classes, 500 if flat else representation.PER_CLASS)
+            found = features(model, pixels_at(pixels, positions))
+            if not np.isfinite(found).all() or not np.ptp(found, axis=0).any():
+                problem = "its network gives every image the same feature, or one that is not finite"
+                raise UserError(Fault("methods", model.run.method, problem, "a run that has not collapsed"))
+            chosen.append((found, labels[positions]))
+        points = representation.in_two_dimensions([found for found, _ in chosen])
+        rows.append(
+            [
+                representation.Cloud(f"{printed(model.run.method)}, {part}", cloud, labels)
+                for part, cloud, (_, labels) in zip(parts, points, chosen, strict=True)
+            ]
+        )
+    what, axis = ("2-d features", "feature") if flat else ("t-SNE of the features", "t-SNE dimension")
+    caption = f"{what} of training and test set of {printed(dataset)}; {told(runs)}."
+    shown = representation.Representation(rows, classes, split.classes, axis)
+    fingerprints = [run.fingerprint for run in runs]
+    drawn = representation.drawn_representation(name, caption, fingerprints, shown)
+    return replace(drawn, points=packed(shown, caption, fingerprints))
+
+
+def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
+    from csa.data.decoding import pixels_at
+
+    models = load_models(runs)
+    split = split_of(models[0], config.data_dir, config.download)
+    positions = first_of_classes(split)
+    pixels, labels = pixels_at(split.test_images, positions), split.test_labels[positions]
+    maps = [(printed(model.run.method), *class_maps(model, pixels, labels)) for model in models]
+    titles = [_title(split, int(k)) for k in labels]
+    with style():
+        content = files(class_map_grid(pixels, titles, maps))
+    caption = (
+        f"Grad-CAM of each test image's own class on {printed(dataset)}, and its probability p; below the names the "
+        f"training images of the class; {told([model.run for model in models])}."
+    )
+    return _drawn(name, caption, content, models)
+
+
+def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
+    """What is in the context bank at the end of training, and how it is blended into tail images."""
+    import torch
+
+    from csa.data.decoding import pixels_at
+    from csa.methods.context_bank import ContextBank
+    from csa.methods.mixing import blend_context
+
+    models = load_models(runs)
+    bank = getattr(models[0].method, "bank", None)
+    held = int(bank.count) if isinstance(bank, ContextBank) else 0
+    if not isinstance(bank, ContextBank) or held == 0:
+        problem = "its context bank is empty" if isinstance(bank, ContextBank) else "it has no context bank"
+        raise UserError(Fault("run", models[0].run.where, problem, "a run of CSA that fits its images"))
+    split = split_of(models[0], config.data_dir, config.download)
+    shown = min(SHOWN_IMAGES, held)
+    contexts, masks = bank.images[:shown], bank.masks[:shown]
+    tail = representation.shown_classes(split.counts)[-shown:]
+    positions = [int(np.flatnonzero(split.train_labels == k)[0]) for k in tail]
+    plain = as_images(pixels_at(split.train_images, positions))
+    weight = torch.tensor(LAMBDA)
+    blended = blend_context(plain, contexts[: len(tail)], masks[: len(tail)], weight)
+    rows = [("context", contexts), ("mask M", masks), ("balanced\nbatch", plain), (f"blended,\nλ = {LAMBDA}", blended)]
+    titles = [_title(split, k) for k in tail]
+    with style():
+        pictures = [(label, tensor.permute(0, 2, 3, 1).clamp(0, 1).numpy()) for label, tensor in rows]
+        content = files(context_grid(pictures, titles))
+    caption = (
+        f"Contexts in the bank of CSA on {printed(dataset)} after training, their background masks, images of the "
+        f"class-balanced batch (named above with their classes' training images), and the blend; "
+        f"{told([model.run for model in models])}."
+    )
+    return _drawn(name, caption, content, models)
+
+
+def first_of_classes(split: Split) -> list[int]:
+    """Of six classes evenly over the ranks the first test image."""
+    order = sorted(range(len(split.counts)), key=lambda k: -split.counts[k])
+    places = np.linspace(0, len(order) - 1, min(SHOWN_IMAGES, len(order))).round().astype(int)
+    return [int(np.flatnonzero(split.test_labels == order[place])[0]) for place in places]
+
+
+def _title(split: Split, k: int) -> str:
+    return f"{split.classes[k]}\n({split.counts[k]})"
+
+
+def _drawn(name: str, caption: str, content: dict[str, bytes], models: Sequence[Model]) -> Drawn:
+    return Drawn(name, caption, caption, content, tuple(model.run.fingerprint for model in models))

@@ -1,0 +1,125 @@
+"""What a figure is drawn from: the runs of one table, line by line, as the frame has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from csa.figures.style import look
+from csa.reporting.layout import spans
+from csa.reporting.names import PRINTED
+from csa.reporting.run import by_size
+from csa.reporting.tables import one_head
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from csa.reporting.layout import Section
+    from csa.reporting.run import Run
+
+GROUPS = ("many", "medium", "few")
+SHADES = ("#ffffff", "#f0f0f0", "#e0e0e0")
+"""Behind the classes of each shot group, in this order everywhere."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs of one line of a table, by seed, each under the ``head`` that is shown of it."""
+
+    name: str
+    runs: tuple[Run, ...]
+    heads: tuple[str, ...]
+    look: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """With the number of seeds, and of those that collapsed."""
+        collapsed = sum(run.scores(head=head).get("predicted_classes") == 1 for run, head in self.with_heads())
+        told = f", {collapsed} collapsed" if collapsed else ""
+        return f"{self.name} ({len(self.runs)}{told})"
+
+    def with_heads(self) -> list[tuple[Run, str]]:
+        return list(zip(self.runs, self.heads, strict=True))
+
+    def per_class(self, order: Sequence[int]) -> np.ndarray:
+        """Accuracy [seeds, K] of the classes in ``order``, last epoch, percent; NaN without test images."""
+        rows = [run.scores(head=head)["per_class"] for run, head in self.with_heads()]
+        return np.array([[row[k] for k in order] for row in rows], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The lines of a table, the baseline first where there is one; data: their numbers."""
+
+    name: str
+    title: str
+    lines: tuple[Line, ...]
+    data: pd.DataFrame
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for line in self.lines for run in line.runs]
+
+    @property
+    def split(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.runs[0].result["split"]
+        return found
+
+    @property
+    def order(self) -> list[int]:
+        """Classes, that of most training images first."""
+        return by_size(self.split["counts"])
+
+    @property
+    def has_baseline(self) -> bool:
+        return bool(self.data["is_baseline"].iloc[0])
+
+    def seeds(self) -> str:
+        """``Seeds 0-9.``, where they differ from line to line as well."""
+        of = {line.name: spans([run.seed for run in line.runs]) for line in self.lines}
+        if len(set(of.values())) == 1:
+            one = next(iter(of.values()))
+            return f"{'Seed' if one.isdigit() else 'Seeds'} {one}."
+        return f"Seeds: {'; '.join(f'{name} {seeds}' for name, seeds in of.items())}."
+
+
+def panel(section: Section, frame: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]], head: str = "") -> Panel:
+    rows = one_head(frame, head).set_index("fingerprint")
+    lines = []
+    for line in section.data.to_dict("records"):
+        own = rows.loc[line["fingerprints"].split()].sort_values("seed", kind="stable")
+        lines.append(Line(line["line"], tuple(own["run"]), tuple(own["head"]), looks[line["line"]]))
+    return Panel(section.name, section.title, tuple(lines), section.data)
+
+
+def looks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """One colour, marker and line a line of the tables, the same through a whole report."""
+    known = list(PRINTED)
+    lines = frame[["method", "line"]].drop_duplicates().sort_values("line") if len(frame) else frame
+    order = sorted(
+        lines[["method", "line"]].itertuples(index=False) if len(lines) else [],
+        key=lambda one: (
+            known.index(one.method) if one.method in known else len(known),
+            one.method,
+            len(one.line),
+            one.line,
+        ),
+    )
+    return {name: look(place) for place, name in enumerate(dict.fromkeys(one.line for one in order))}
+
+
+def shade_groups(axes: Axes, shown: Panel) -> None:
+    """Shot groups behind classes that stand at 0, 1, ... in the panel's order."""
+    rank = {k: place for place, k in enumerate(shown.order)}
+    for group, shade in zip(GROUPS, SHADES, strict=True):
+        places = [rank[k] for k in shown.split["by_rank"][group]]
+        if places:
+            axes.axvspan(min(places) - 0.5, max(places) + 0.5, color=shade, zorder=0, linewidth=0)
+            axes.text((min(places) + max(places)) / 2, 1.0, group, transform=axes.get_xaxis_transform(),
+                      ha="center", va="bottom", fontsize=6.5, color="#555555")  # fmt: skip
+    axes.set_xlim(-0.5, len(rank) - 0.5)

@@ -1,0 +1,207 @@
+"""Figures of what the runs of a table reached: differences to the baseline, curves, calibration, thresholds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from csa.figures.style import canvas, look
+from csa.reporting.run import FolderEvidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from csa.figures.panel import Line, Panel
+    from csa.reporting.run import Run
+
+FEW_EPOCHS = 20  # up to so many every epoch has its marker
+CROP = 0.25  # share of the epochs, the first ones, that do not decide what is in view
+
+
+def forest(shown: Panel) -> Figure:
+    """A row a line: its difference to the baseline, every pair of seeds, the mean and its 95 % interval."""
+    figure, axes = canvas(0.7 + 0.24 * len(shown.lines))
+    one, base = axes[0, 0], shown.lines[0]
+    theirs = {(run.seed, run.split): run.scores(head=head)["all"] for run, head in base.with_heads()}
+    one.axvline(0, color="#666666", linewidth=0.8)
+    for place, (line, numbers) in enumerate(zip(shown.lines[1:], shown.data.iloc[1:].itertuples(), strict=True)):
+        colour = line.look["color"]
+        pairs = [(run.scores(head=head)["all"], (run.seed, run.split)) for run, head in line.with_heads()]
+        points = [value - theirs[key] for value, key in pairs if key in theirs]
+        one.scatter(points, [place] * len(points), s=9, color=colour, alpha=0.35, linewidths=0)
+        half = [[numbers.difference_half]] if np.isfinite(numbers.difference_half) else None
+        if np.isfinite(numbers.difference):
+            one.errorbar(
+                [numbers.difference],
+                [place],
+                xerr=half,
+                fmt=line.look["marker"],
+                color=colour,
+                capsize=2.5,
+                markersize=5,
+            )
+    one.set_yticks(range(len(shown.lines) - 1), [line.name for line in shown.lines[1:]])
+    one.set_ylim(len(shown.lines) - 1.5, -0.5)
+    one.grid(axis="y", visible=False)
+    one.set_xlabel(f"accuracy minus that of {base.name} (points)")
+    return figure
+
+
+# --- curves ---------------------------------------------------------------------------------
+
+
+def has_curve(run: Run, head: str) -> bool:
+    """A head that is computed after training was evaluated once, at the end."""
+    return all(head in line["heads"] for line in run.evidence.metrics())
+
+
+def accuracy_curve(run: Run, head: str) -> list[float]:
+    """Accuracy of all classes after each epoch, in percent."""
+    return [float(line["heads"][head]["all"]) for line in run.evidence.metrics()]
+
+
+def curves(shown: Panel) -> Figure | None:
+    """The mean over seeds, and from the lowest to the highest seed as a band; a first stage that lines share is
+    drawn once. None where no run has a curve.
+    """
+    figure, axes = canvas(2.4)
+    one, drawn = axes[0, 0], list[np.ndarray]()
+    for line in shown.lines:
+        found = [accuracy_curve(run, head) for run, head in line.with_heads() if has_curve(run, head)]
+        if not found:
+            continue
+        length = min(map(len, found))
+        values = np.array([curve[:length] for curve in found])
+        start = max((_shared(values.mean(0), other.mean(0)) for other in drawn), default=0)
+        start = start - 1 if 0 < start < length else 0
+        drawn.append(values)
+        epochs = np.arange(start + 1, length + 1)
+        every = 1 if length <= FEW_EPOCHS else length // 10
+        one.plot(epochs, values.mean(0)[start:], label=line.label, markevery=every, **line.look)
+        if len(values) > 1:
+            one.fill_between(
+                epochs, values.min(0)[start:], values.max(0)[start:], color=line.look["color"], alpha=0.12, linewidth=0
+            )
+    if not drawn:
+        return None
+    _crop(one, drawn)
+    one.set_xlabel("epoch (of all stages)")
+    one.set_ylabel("test accuracy (%)")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> int:
+    """How many epochs both begin with are the same."""
+    length = min(len(first), len(second))
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def _crop(axes: Axes, drawn: list[np.ndarray]) -> None:
+    """To where the curves differ: the rise of the first epochs may leave the picture below."""
+    late = np.concatenate([values[:, int(CROP * values.shape[1]) :].ravel() for values in drawn])
+    room = max(1.0, 0.06 * float(late.max() - late.min()))
+    axes.set_ylim(max(-2, late.min() - room), min(102, late.max() + room))
+    axes.set_xlim(left=0.5)
+
+
+# --- calibration ----------------------------------------------------------------------------
+
+
+def has_logits(run: Run) -> bool:
+    """Exported records have predictions only."""
+    return isinstance(run.evidence, FolderEvidence)
+
+
+def reliability(shown: Panel) -> Figure | None:
+    """Share of right images over mean confidence, in bins of equal width, all seeds together; below the number of
+    images in each bin. None where no run has its logits.
+    """
+    from csa.training.metrics import calibration_error  # imports torch
+
+    figure, axes = canvas(3.2, 2, 1, sharex=True, height_ratios=(3, 1))
+    (one,), (below,) = axes
+    one.plot([0, 100], [0, 100], color="#666666", linewidth=0.8, linestyle=":", label="perfectly calibrated")
+    drawn = False
+    for line in shown.lines:
+        found = [confidences(run, head) for run, head in line.with_heads() if has_logits(run)]
+        if not found:
+            continue
+        confidence, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        x, y, sizes = binned(confidence, right)
+        ece = np.mean([100 * calibration_error(*pair) for pair in found])
+        one.plot(100 * x, 100 * y, label=f"{line.name}, ECE {ece:.1f}", **line.look)
+        below.plot(100 * x, sizes, **line.look)
+        drawn = True
+    one.set_xlim(0, 100)
+    one.set_ylim(-2, 102)
+    one.set_ylabel("right images (%)")
+    below.set_ylabel("images")
+    below.set_yscale("log")
+    below.set_xlabel("confidence (%)")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure if drawn else None
+
+
+def confidences(run: Run, head: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of the predicted class [N] and whether it is right [N], from the recorded logits."""
+    assert isinstance(run.evidence, FolderEvidence)
+    largest = float(np.finfo(np.float16).max)  # larger ones were recorded as infinite
+    logits = np.nan_to_num(run.evidence.logits(head).astype(np.float64), posinf=largest, neginf=-largest)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    predictions = run.evidence.predictions(head)
+    return probabilities[np.arange(len(predictions)), predictions], predictions == run.evidence.labels
+
+
+def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, share of right ones and number of images of each bin that holds any."""
+    from csa.training.metrics import calibration_bins
+
+    bins = calibration_bins(confidence)
+    sizes = np.bincount(bins)
+    held = sizes > 0
+    mean = np.bincount(bins, weights=confidence)[held] / sizes[held]
+    share = np.bincount(bins, weights=right)[held] / sizes[held]
+    return mean, share, sizes[held]
+
+
+# --- the threshold of CSA -------------------------------------------------------------------
+
+
+def thresholds(shown: Panel) -> list[tuple[float, Line]]:
+    """Lines of CSA that differ in delta alone, by delta."""
+    found = []
+    for line, numbers in zip(shown.lines, shown.data.itertuples(), strict=True):
+        others = [word for word in numbers.settings.split() if not word.startswith(("delta=", "protocol", "dataset."))]
+        delta = line.runs[0].identity["method"].get("delta")
+        if numbers.method == "csa" and not others and delta is not None:
+            found.append((float(delta), line))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def delta(shown: Panel, published: pd.DataFrame) -> Figure:
+    """Accuracy over the threshold, published and measured, with every seed. published: cells with delta and value."""
+    figure, axes = canvas(2.6)
+    one, found = axes[0, 0], thresholds(shown)
+    if len(published):
+        one.plot(published["delta"], published["value"], label="published", **look(6))
+    for place, (label, rule) in enumerate((("best on test", "best_on_test"), ("last epoch", "last"))):
+        values = [(delta, [run.scores(rule, head)["all"] for run, head in line.with_heads()]) for delta, line in found]
+        mean = ", mean of seeds" if any(len(seeds) > 1 for _, seeds in values) else ""
+        one.plot(
+            [delta for delta, _ in values],
+            [np.mean(seeds) for _, seeds in values],
+            label=f"measured, {label}{mean}",
+            **look(place),
+        )
+        points = [(delta, value) for delta, seeds in values for value in seeds]
+        one.scatter(*zip(*points, strict=True), s=8, color=look(place)["color"], alpha=0.45, linewidths=0)
+    one.set_xlabel("threshold δ (probability)")
+    one.set_ylabel("test accuracy (%)")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure

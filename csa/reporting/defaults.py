@@ -1,0 +1,185 @@
+"""What a run has beyond the defaults of its data set and method, as the words of a command.
+
+Each group's option is composed once, whatever the number of runs. Group by what was recorded, not by
+these words: of an option that this version has not, nothing is known to differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from csa.config.composition import COMPOSITION_ERRORS, Tree, tree
+from csa.config.faults import UserError
+from csa.config.identity import canonical, identity
+from csa.config.typed import build
+
+if TYPE_CHECKING:
+    from csa.reporting.run import Run
+
+GROUPS = ("dataset", "method", "sampler", "backbone", "protocol")
+CHOSEN = ("sampler", "backbone", "protocol")
+"""Groups whose option follows from data set and method unless a word names it."""
+# Of a data set's block: where its images lie, and what the class of its block is, decide no result.
+NOT_OF_THE_DATA = ("schema", "source", "path", "npz_name", "root", "lists", "cache", "cache_dir")
+IN_A_COLUMN = ("name", "imbalance_ratio")
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Words beyond ``dataset=``, its ratio and ``method=``, by what they are of; those of the recipe begin with a
+    backbone and a protocol that are not the data set's own.
+
+    usual_epochs: of the protocol as it is named; None where it is unknown. outdated: whether a run of these settings
+    has another identity now, since a correction.
+    """
+
+    data: tuple[str, ...] = ()
+    recipe: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
+    usual_epochs: int | None = None
+    outdated: bool = False
+
+
+@contextmanager
+def defaults() -> Iterator[Defaults]:
+    with tree("config") as composer:
+        yield Defaults(composer)
+
+
+class Defaults:
+    """Answers for many runs; every option and every distinct configuration is looked at once."""
+
+    def __init__(self, composer: Tree) -> None:
+        self._composer = composer
+        self._options: dict[tuple[str, str], DictConfig] = {}
+        self._known: dict[str, Beyond] = {}
+
+    def beyond(self, run: Run) -> Beyond:
+        config = {name: run.config[name] for name in (*GROUPS, "delta", "variant") if name in run.config}
+        who = {name: part for name, part in run.identity.items() if name not in ("seed", "dataset")}
+        key = json.dumps([config, who], sort_keys=True)
+        if key not in self._known:
+            try:
+                self._known[key] = self._compare(config, run)
+            except (UserError, ImportError, AttributeError, KeyError, *COMPOSITION_ERRORS):
+                self._known[key] = Beyond()  # of another package, or of settings that this version does not take
+        return self._known[key]
+
+    def _compare(self, config: Mapping[str, Any], run: Run) -> Beyond:
+        usual = self._usual(config)
+        named = [f"{group}={config[group]['name']}" for group in CHOSEN if self._is_other(usual, config, group)]
+        usual = self._usual(config, CHOSEN)
+        now = OmegaConf.merge(usual, OmegaConf.create({**config, "seed": run.seed}))
+        assert isinstance(now, DictConfig)
+        recorded = _flat(run.identity, config["dataset"])
+        meant = usual.copy()
+        meant.protocol.merge_with(config["protocol"])  # what a method takes from its protocol is no setting of its own
+        differing = _differences(recorded, _expected(meant))
+        plain = _differences(recorded, _expected(usual))
+        composed: Any = OmegaConf.to_container(usual, resolve=True)
+        theirs, ours = (
+            {key: value for group in GROUPS for key, value in _leaves(blocks[group], group).items()}
+            for blocks in (config, composed)
+        )
+        told = [key for key in differing if not key.startswith("protocol.")]
+        told += [key for key in plain if key.startswith("protocol.")]
+        if any(key.startswith("method.") and key not in differing for key in plain):
+            told += [key for key in theirs if key.startswith("protocol.") and theirs[key] != ours.get(key, theirs[key])]
+        # What the identity lacks is ignored by the method, or has a value that says nothing.
+        told = [key for key in dict.fromkeys(told) if key in recorded or theirs.get(key) != ours.get(key)]
+        words = {key: _word(key, recorded[key] if key in recorded else theirs.get(key)) for key in told}
+        group_words = {"data": ("dataset.",), "recipe": ("backbone.", "protocol."), "method": ("method.", "sampler.")}
+        of = {name: [words[key] for key in told if key.startswith(start)] for name, start in group_words.items()}
+        sampler = [word for word in named if word.startswith("sampler=")]
+        if sampler:
+            of["method"] = [word for word in of["method"] if not word.startswith("sampler.")]
+        variant = [f"variant={run.identity['variant']}"] if run.identity.get("variant") else []
+        return Beyond(
+            tuple(of["data"]),
+            tuple([word for word in named if word not in sampler] + of["recipe"]),
+            tuple(sampler + of["method"] + variant),
+            int(usual.protocol.epochs),
+            _of_decision(identity(build(now), run.split)) != _of_decision(run.identity),
+        )
+
+    def _usual(self, config: Mapping[str, Any], chosen: tuple[str, ...] = ()) -> DictConfig:
+        """What the data set and the method compose to, or what is recorded where they are unknown here.
+
+        chosen: groups of which the recorded option is taken, with its own values.
+        """
+        usual = self._option("dataset", config["dataset"]["name"]).copy()
+        of_method = self._option("method", config["method"]["name"])
+        usual.method, usual.sampler = of_method.method.copy(), of_method.sampler.copy()
+        for group in ("dataset", "method"):
+            if config[group]["name"] not in self._composer.options(group):
+                usual[group] = config[group]
+        for group in chosen:
+            name = config[group]["name"]
+            known = name in self._composer.options(group)
+            if usual[group].name != name:
+                usual[group] = self._option(group, name)[group].copy() if known else config[group]
+        if "imbalance_ratio" in config["dataset"]:
+            usual.dataset.imbalance_ratio = config["dataset"]["imbalance_ratio"]
+        return usual
+
+    def _is_other(self, usual: DictConfig, config: Mapping[str, Any], group: str) -> bool:
+        return group in config and usual[group].name != config[group]["name"]
+
+    def _option(self, group: str, name: str) -> DictConfig:
+        if name not in self._composer.options(group):
+            group, name = "dataset", "digits_lt"
+        if (group, name) not in self._options:
+            config = self._composer.compose([self._composer.parse(f"{group}={name}")]).config
+            OmegaConf.set_struct(config, value=False)
+            self._options[group, name] = config
+        return self._options[group, name]
+
+
+def _expected(config: DictConfig) -> dict[str, Any]:
+    """The flat identity of a run of ``config``."""
+    typed = build(config)
+    dataset = OmegaConf.to_container(config.dataset, resolve=True)
+    assert isinstance(dataset, dict)
+    return _flat(identity(typed, ""), {str(name): value for name, value in dataset.items()})
+
+
+def _flat(who: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys of an identity, without seed and content of the data, and of a data set's block."""
+    blocks = {name: part for name, part in who.items() if name in ("method", "sampler", "backbone", "protocol")}
+    return {key: value for name, part in blocks.items() for key, value in _leaves(part, name).items()} | {
+        f"dataset.{key}": canonical(value) for key, value in dataset.items() if key not in NOT_OF_THE_DATA
+    }
+
+
+def _leaves(block: Mapping[str, Any], at: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in block.items():
+        found |= _leaves(value, f"{at}.{key}") if isinstance(value, Mapping) else {f"{at}.{key}": canonical(value)}
+    return found
+
+
+def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Keys of which the record says something else. A key of the data that came after the record says nothing."""
+    keys = [key for key in expected.keys() | recorded.keys() if key in recorded or not key.startswith("dataset.")]
+    return [
+        key
+        for key in sorted(keys)
+        if recorded.get(key) != expected.get(key) and key.rpartition(".")[2] not in IN_A_COLUMN
+    ]
+
+
+def _of_decision(who: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without its seed and how the data are normalised, which may have been measured."""
+    return {name: part for name, part in who.items() if name not in ("seed", "dataset")}
+
+
+def _word(key: str, value: Any) -> str:
+    key = "delta" if key == "method.delta" else key
+    text = json.dumps(value) if value is None or isinstance(value, bool | list) else f"{value}"
+    return f"{key}={text.replace(' ', '')}"

@@ -1,0 +1,176 @@
+"""What a reader of a section must know, and what else there is to know of its protocol, data and machines."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from csa.config.faults import Fault, UserError
+from csa.reporting.layout import COLLAPSED, MINUS, OUTSIDE, PLUS_MINUS, as_printed, is_none, listed
+from csa.reporting.names import printed
+from csa.reporting.published import PLACE, load_published, paper_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from csa.reporting.layout import Section
+    from csa.reporting.run import Run
+
+SHOWN_OF_A_HASH = 12
+RULES = {
+    "last": "the last epoch",
+    "best_on_test": "the epoch that was best on the test set",
+    "best_on_validation": "the epoch that was best on validation images",
+    "other": "another rule",
+}
+LEGEND = (
+    (
+        "Accuracy: test images that are right, in percent, at the last epoch, mean over n seeds "
+        f"{PLUS_MINUS} half the 95 % t interval of that mean (from three seeds on)."
+    ),
+    f"The difference to the baseline is over pairs of runs of the same seed, {PLUS_MINUS} half its 95 % interval.",
+    (
+        "Verdict: from five pairs on by the paired t test at the 5 % level after Holm's correction over the table, "
+        "with three and four by whether the interval holds 0; fewer show nothing."
+    ),
+    "Many, med., few, bal.: mean accuracy of the classes of a shot group and of all classes.",
+)
+LEGEND_OF_PAPER = (
+    f"{MINUS} paper: measured minus published value, both at the epoch by which that value was taken; {OUTSIDE} one "
+    "published run lies outside when it is not in the 95 % prediction interval of a further run, mean ± t sd "
+    "sqrt(1 + 1/n), or sqrt(1/m + 1/n) for the mean of m published runs."
+)
+
+
+def legend(found: Sequence[Section]) -> list[str]:
+    """What holds for all tables."""
+    in_paper = any("paper" in section.data and section.data["paper"].notna().any() for section in found)
+    return [*LEGEND, *([LEGEND_OF_PAPER] if in_paper else [])]
+
+
+def marks(lines: pd.DataFrame) -> tuple[str, ...]:
+    """What a reader of the grid must know."""
+    return (*_marks(lines), *_paper(lines), *_without_runs(lines))
+
+
+def notes(lines: pd.DataFrame, rows: pd.DataFrame, orders: dict[str, str], groups: str) -> tuple[str, ...]:
+    runs = _runs(lines, rows)
+    return (
+        *_recipe(runs),
+        *_groups(runs, groups),
+        *_heads(lines, rows),
+        *_machines(runs),
+        *_subsets(runs, orders),
+        *_reused(runs),
+    )
+
+
+def _runs(lines: pd.DataFrame, rows: pd.DataFrame) -> list[Run]:
+    wanted = {name for names in lines["fingerprints"] for name in names.split()}
+    found = rows[rows["fingerprint"].isin(wanted)].drop_duplicates("fingerprint")
+    return list(found.sort_values("fingerprint")["run"])
+
+
+def _marks(lines: pd.DataFrame) -> list[str]:
+    told = [f"{one.line} {one.collapsed} of {one.n}" for one in lines.itertuples() if one.collapsed]
+    shortened = lines["shortened"].any()
+    return [f"{COLLAPSED} Collapsed runs, whose network predicts a single class, are among {', '.join(told)}."] * bool(
+        told
+    ) + ["Shortened: fewer epochs than the protocol has."] * bool(shortened)
+
+
+def _paper(lines: pd.DataFrame) -> list[str]:
+    known = lines[lines["paper"].notna()]
+    if known.empty:
+        return []
+    tables = known.groupby("paper_table")["line"].agg(list)
+    most = max(tables.index, key=lambda number: (len(tables[number]), -number))
+    others = [f"{', '.join(tables[number])}: Table {number:.0f}" for number in tables.index if number != most]
+    rules = known.groupby("rule")["line"].agg(list)
+    main = max(rules.index, key=lambda rule: (len(rules[rule]), rule))
+    told = f"Paper: Table {most:.0f}{' (' + '; '.join(others) + ')' if others else ''}, taken at {RULES[main]}"
+    for one in known[(known["rule"] != main) | (known["note"] != "")].itertuples():
+        nearest = (
+            "" if one.rule in ("last", "best_on_test") else "; compared with our epoch that was best on the test set"
+        )
+        told += f"; {one.line} {one.note or 'at ' + RULES[one.rule]}{nearest}"
+    return [f"{told}."]
+
+
+def _without_runs(lines: pd.DataFrame) -> list[str]:
+    """Of a table of the paper the methods that were not run, in one line."""
+    tables = set(lines["paper_table"].dropna())
+    if not tables:
+        return []
+    first, there = lines.iloc[0], {tuple(one) for one in lines[list(PLACE)].fillna("").to_numpy()}
+    published = load_published()
+    published = published[published["table"].isin(tables) & (published["metric"] == "all") & published["value"].notna()]
+    for name in ("dataset", "imbalance_ratio", "backbone"):
+        published = published[published[name].fillna("") == ("" if is_none(first[name]) else first[name])]
+    told = [
+        f"{one.row} {as_printed(one.value)}"
+        for one in published.itertuples()
+        if tuple("" if is_none(value) else value for value in (getattr(one, name) for name in PLACE)) not in there
+    ]
+    return [f"Published, without a run here: {', '.join(dict.fromkeys(told))}."] if told else []
+
+
+def _recipe(runs: Sequence[Run]) -> list[str]:
+    protocol, backbone = runs[0].config["protocol"], printed(str(runs[0].identity["backbone"]["name"]))
+    told = (
+        f"Protocol {protocol.get('name', '')}: {backbone}, {protocol['epochs']} epochs, batch "
+        f"{protocol['batch_size']}, SGD with learning rate {protocol['lr']:g}, momentum {protocol['momentum']:g}, "
+        f"weight decay {protocol['weight_decay']:g}, {protocol['schedule']} schedule."
+    )
+    return [told]
+
+
+def _groups(runs: Sequence[Run], groups: str) -> list[str]:
+    split = runs[0].result["split"]
+    rule = "by_count" if groups == "count" else "by_rank"
+    sizes = "/".join(str(len(split[rule][name])) for name in ("many", "medium", "few"))
+    how = "by training images (many > 100, few < 20)" if groups == "count" else "by class rank"
+    images = f"{sum(split['counts']):,} training images of {len(split['counts'])} classes"
+    return [f"{images}; many/medium/few {how}: {sizes} classes."]
+
+
+def _heads(lines: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """Of methods with several heads which one is shown."""
+    several = rows.groupby("line")["head"].nunique()
+    told = [f"{one.line}: {one.head}" for one in lines.itertuples() if several[one.line] > 1]
+    return [f"Head shown of several: {', '.join(told)}."] if told else []
+
+
+def _machines(runs: Sequence[Run]) -> list[str]:
+    machines = sorted({f"{run.result['hardware']} ({run.result['precision']})" for run in runs})
+    return [f"Hardware: {'; '.join(machines)}."]
+
+
+def _reused(runs: Sequence[Run]) -> list[str]:
+    methods = sorted({printed(run.method) for run in runs if run.result.get("reused_epochs")})
+    told = "Minutes of {} are without a first stage that was taken from a finished run."
+    return [told.format(listed(methods))] if methods else []
+
+
+def known_orders(folder: Path | None = None) -> dict[str, str]:
+    """File order of the training subsets that are known, by hash. Raises UserError where the file is damaged."""
+    path = (folder or paper_folder()) / "subsets.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {row["split"]: row["order"] for row in csv.DictReader(stream)}
+    except (OSError, KeyError, TypeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise UserError(Fault("training subsets", path, problem, "a table with split and order")) from error
+
+
+def _subsets(runs: Sequence[Run], orders: dict[str, str]) -> list[str]:
+    """Where the images of a public data set differ from those that other code draws."""
+    split = runs[0].split
+    told = (
+        f"The training subset ({split[:SHOWN_OF_A_HASH]}) is drawn with the usual seed from files in another order "
+        "than torchvision's, so it does not hold the same images."
+    )
+    return [told] if orders.get(split) == "other" else []
