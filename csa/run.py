@@ -12,6 +12,8 @@ from csa.cli import queue_again_on_sigterm
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
+    from csa.reporting.run import Run
+    from csa.tracking.record import Record
 
 
 def run(config: Config) -> float:
@@ -20,12 +22,38 @@ def run(config: Config) -> float:
     Returns the objective: accuracy in percent of the primary head at the last epoch, on the
     validation images where ``dataset.holdout`` sets some aside, else on the test set.
     """
+    from csa.summary import objective
+
+    return objective(recorded(config).result())
+
+
+def train(*words: str) -> Run:
+    """The run that ``python -m csa.run`` makes of these words, trained now or found finished; with the same record.
+
+    Raises:
+        UserError: with every fault of the words, before anything is written.
+        RuntimeError: training ended early; what was trained is kept, and the same words continue it.
+    """
+    from csa.config.preflight import preflight
+    from csa.config.typed import build
+    from csa.reporting.run import from_folder
+
+    config = build(preflight(words).config)
+    try:
+        record = recorded(config)
+    except SystemExit as end:
+        raise RuntimeError(f"training ended early (status {end.code}); the same words continue it") from end
+    return from_folder(record.folder)
+
+
+def recorded(config: Config) -> Record:
+    """The finished record of what ``config`` says. Raises SystemExit where training did not come to its end."""
     from csa.config.faults import UserError
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
     from csa.console import PlainConsole
     from csa.data.build import cache_faults, load_split
-    from csa.summary import let_asked_head_stand, objective, print_result
+    from csa.summary import let_asked_head_stand, print_result
     from csa.tracking.record import Record
     from csa.tracking.store import DEFAULT_URI
 
@@ -49,7 +77,7 @@ def run(config: Config) -> float:
     if config.tracking.mlflow:
         uri = config.tracking.uri or DEFAULT_URI
         console.print(f"browse: mlflow ui --backend-store-uri {uri}")
-    return objective(record.result())
+    return record
 
 
 if __name__ == "__main__":
