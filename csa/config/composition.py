@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OSError)
 PUBLISHED = "published"
-"""``protocol=published``: the recipe of the method's own paper, one of those its file names."""
+"""``protocol=published``: that of the method's paper, or of whoever ran its published row (its file says whose)."""
 
 
 class NotPublishedError(ValueError):
-    """The method names no recipe of its own for this kind of data."""
+    """The method names no recipe for this kind of data."""
 
 
 class SweepFiles(SearchPathPlugin):
@@ -119,7 +119,7 @@ class Tree:
                 return [*others, self.parse(f"protocol={name}")]
         named = f" (only {', '.join(method.published)})" if method.published else ""
         raise NotPublishedError(
-            f"method={method.name} names no recipe of its own for dataset={config.dataset.name}{named}"
+            f"method={method.name} names no published recipe for dataset={config.dataset.name}{named}"
         )
 
     def compose(self, words: Sequence[Override]) -> Composed:

@@ -151,8 +151,8 @@ class MethodConfig:
 
     starts_from: the method whose finished training is stage one of this method, taken where it is there;
     start_settings: which settings of this method are that method's.
-    published: protocols of the method's own paper, by which ``protocol=published`` chooses: the one whose
-    name is, or begins with, the name of the protocol that the data set brings.
+    published: protocols of the method's paper, or of whoever ran its published row, by which
+    ``protocol=published`` chooses: the one whose name is, or begins with, that of the data set's own protocol.
     """
 
     starts_from: ClassVar[str | None] = None
@@ -178,6 +178,7 @@ class ClassifierRetrainingConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
     epochs: int = number(at_least=1)
     lr: float = number(above=0)
+    cosine_share: float = neutral(1.0, above=0, at_most=1)
     trains: Literal["classifier", "scales"] = neutral("classifier")
     head: Literal["copy", "new"] = used_when("trains", "classifier".__eq__)
     bn_mode: Literal["train", "eval"]
@@ -215,7 +216,9 @@ class StageTwoConfig:
     """How a classifier is re-trained on a frozen representation (cRT and its kind)."""
 
     epochs: int = number(at_least=1)
+    scales_epochs: int = number(at_least=1)
     lr: float = number(above=0)
+    cosine_share: float = number(above=0, at_most=1)
     head: Literal["copy", "new"]
     bn_mode: Literal["train", "eval"]
 

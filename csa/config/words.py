@@ -128,7 +128,7 @@ def _choices(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], lis
         near = nearest(text, options)
         meant = f"glob({text})" if "*" in text else near
         faults.append(Fault(group, text, f"there is no such {group}", ", ".join(options), meant))
-        if near and near != PUBLISHED:  # the user asked for no recipe of the method's own
+        if near and near != PUBLISHED:  # the user asked for no published recipe
             kept.append(tree.parse(f"{group}={near}"))
         else:
             doubtful.add(group)

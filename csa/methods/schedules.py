@@ -37,7 +37,7 @@ def training_stage(protocol: ProtocolConfig, shared: Mapping[str, Any] | None = 
     return Stage("train", protocol.epochs, learning_rate(protocol), shared, protocol.warmup_each_step)
 
 
-def cosine(lr: float, epochs: int) -> Callable[[float], float]:
+def cosine(lr: float, epochs: float) -> Callable[[float], float]:
     """From ``lr`` in epoch 0 towards 0, which it would reach in epoch ``epochs``."""
     return partial(_cosine, lr, epochs)
 
@@ -46,7 +46,7 @@ def _constant(lr: float, _epoch: float) -> float:
     return lr
 
 
-def _cosine(lr: float, epochs: int, epoch: float) -> float:
+def _cosine(lr: float, epochs: float, epoch: float) -> float:
     return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
 
 

@@ -12,5 +12,6 @@ WORDS = (
     "protocol.epochs=2",
     "protocol.batch_size=100",
     "protocol.stage_two.epochs=1",
+    "protocol.stage_two.scales_epochs=1",
 )
 """Images of the data set's real shape and number of classes, so that backbones and heads are the real ones."""

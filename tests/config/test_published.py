@@ -1,4 +1,4 @@
-"""``protocol=published``: the recipe of the method's own paper."""
+"""``protocol=published``: the recipe of the method's own paper, or of whoever ran its published row."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_recipe_that_a_method_names_is_there():
 def test_a_method_without_a_recipe_for_the_data_is_a_fault_whatever_comes_first(order):
     words = ["dataset=mnist_lt", "method=ldam_drw", "protocol=published", "download=true"]
     (fault,) = [fault for fault in faults_of(*words[::order]) if "protocol" in fault]
-    assert fault.startswith("protocol=published: method=ldam_drw names no recipe of its own for dataset=mnist_lt")
+    assert fault.startswith("protocol=published: method=ldam_drw names no published recipe for dataset=mnist_lt")
     assert "(only cifar_ldam); allowed: the data set's own protocol " in fault
     assert "or one by its name: cifar, cifar_bbn, " in fault
 

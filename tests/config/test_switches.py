@@ -36,7 +36,7 @@ PROTOCOL = ProtocolConfig(
     balanced_epoch="images",
     mixup_alpha=1.0,
     mixup_off_epochs=3,
-    stage_two=StageTwoConfig(epochs=10, lr=0.1, head="new", bn_mode="train"),
+    stage_two=StageTwoConfig(epochs=10, scales_epochs=10, lr=0.1, cosine_share=1.0, head="new", bn_mode="train"),
 )
 METHOD = ContextShiftConfig(
     name="csa",

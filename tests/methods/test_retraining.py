@@ -87,6 +87,27 @@ def test_the_new_head_does_not_depend_on_stage_one(build):
     assert not torch.equal(untouched.head.weight, first)
 
 
+def test_stage_two_of_the_mnist_family_goes_through_half_of_its_cosine(build):
+    """As released: 4 epochs on the cosine of 8; a shortened one on half of its own."""
+
+    def rates(*words: str) -> list[float]:
+        stage = build("dataset=mnist_lt", "method=crt", *words, image_shape=(1, 28, 28)).stages[1]
+        return [stage.lr(epoch) for epoch in range(stage.epochs)]
+
+    assert rates() == pytest.approx([0.1, 0.0961940, 0.0853553, 0.0691342], abs=1e-7)
+    assert rates("protocol.stage_two.epochs=2") == pytest.approx([0.1, 0.0853553], abs=1e-7)
+    assert rates("method.cosine_share=1") == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], abs=1e-7)
+
+
+def test_lws_has_a_length_of_its_own_on_imagenet_lt():
+    lengths = [
+        compose_config(f"dataset={dataset}", f"method={method}", "protocol.stage_two.epochs=7").method.epochs
+        for dataset in ("cifar100_lt", "imagenet_lt")
+        for method in ("crt", "lws", "lws_mixup")
+    ]
+    assert lengths == [7, 7, 7, 7, 5, 5]
+
+
 def test_stage_two_follows_the_protocol(build):
     method = build("dataset=cifar100_lt", "method=crt", image_shape=(3, 8, 8))
     rates = [method.stages[1].lr(epoch) for epoch in range(method.stages[1].epochs)]
