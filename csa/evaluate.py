@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config, DatasetConfig
     from csa.data.split import Images
+    from csa.metrics import Scores
     from csa.tracking.record import Record
-    from csa.training.metrics import Scores
 
 WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "head": ()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.text import Text
 
 from csa.console import FoldedTable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from csa.console import PlainConsole
     from csa.tracking.record import Record
 
-GROUPS = ("many", "medium", "few", "all")
+GROUPS = ("many", "medium", "few", "all", "balanced")
 
 
 def let_asked_head_stand(config: Config, record: Record) -> bool:
@@ -53,22 +54,22 @@ def objective(result: dict[str, Any]) -> float:
 
 
 def print_accuracies(console: PlainConsole, result: dict[str, Any], title: str) -> None:
-    """Many, medium, few, all and calibration of each head at the last epoch.
+    """Accuracies and calibration of each head at the last epoch, in 80 columns.
 
     And ``all`` at the epoch that was best on the test set, where the heads have one.
     """
     heads = result["heads"]
     with_best = all("best_on_test" in scores for scores in heads.values())
-    table = FoldedTable(caption_justify="left")
+    table = FoldedTable(caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
     table.add_column("head")
-    for heading in (*GROUPS, *(["best on test"] if with_best else []), "ECE"):
+    for heading in (*GROUPS, *(["best (epoch)"] if with_best else []), "ECE"):
         table.add_column(heading, justify="right")
     for head, scores in heads.items():
         last, best = scores["last"], scores.get("best_on_test", {})
-        shown_best = [f"{best['all']:.2f} (epoch {best['epoch'] + 1})"] if with_best else []
+        shown_best = [f"{best['all']:.2f} ({best['epoch'] + 1})"] if with_best else []
         cells = [*(_percent(last[group]) for group in GROUPS), *shown_best, _percent(last["ece"])]
         table.add_row(f"{head} *" if head == result["head"] else head, *cells)
-    table.caption = "* stands for the run" + ("; last epoch unless said otherwise" if with_best else "")
+    table.caption = "* stands for the run" + ("; best: the epoch with the most right" if with_best else "")
     console.print(title)
     console.print(table)
 

@@ -19,6 +19,7 @@ from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity
 from csa.config.schema import Config
 from csa.config.typed import build
+from csa.metrics import Scores, class_means, scores
 from csa.reporting.run import Run
 from csa.reporting.sources import Found, from_records
 from csa.tracking.exported import export
@@ -101,19 +102,20 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
     standing = getattr(config.method, "primary_head", heads[0])
     predictions = {head: _predict(labels, name + head, shares, collapsed) for head in heads}
     split = _split(config, classes)
-    scores = {head: score(labels, predicted, split) for head, predicted in predictions.items()}
+    last = {head: score(labels, predicted, split) for head, predicted in predictions.items()}
     record.write_metrics(
         {"stage": "train", "epoch": epoch, "loss": 2.0 / (epoch + 1), "head": standing, "images": 100,
          "seconds": 1.5, "evaluation_seconds": 0.5, "lr": 0.1,
-         "heads": {head: {group: one[group] for group in ("all", *GROUPS)} for head, one in scores.items()}}
+         "heads": {head: one.summary() for head, one in last.items()}}
         for epoch in range(config.protocol.epochs)
     )  # fmt: skip
     result = {
         "status": "done",
         "fingerprint": name,
+        **last[standing].summary(),
         "head": standing,
         "collapsed": collapsed,
-        "heads": {head: {"last": one, "best_on_test": {"epoch": 1, **better(one)}} for head, one in scores.items()},
+        "heads": {head: {"last": one.as_dict(), "best_on_test": better(one, split)} for head, one in last.items()},
         "epochs": config.protocol.epochs,
         "reused_epochs": config.protocol.epochs if config.method.name == "crt" else 0,
         "seconds": 30.0 + config.seed,
@@ -129,9 +131,7 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
     }
     arrays = {"labels": labels, **{f"predictions_{head}": predicted for head, predicted in predictions.items()}}
     for head, predicted in predictions.items():
-        confusion = np.zeros((classes, classes), dtype=np.int32)
-        np.add.at(confusion, (labels, predicted), 1)
-        arrays[f"confusion_{head}"] = confusion
+        arrays[f"confusion_{head}"] = last[head].confusion
         # The predicted class gets 2, every other 0.
         arrays[f"logits_{head}"] = (2 * np.eye(classes)[predicted]).astype(np.float16)
     record.finish(result, arrays)
@@ -162,28 +162,17 @@ def _split(config: Config, classes: int) -> dict[str, Any]:
             "test_images": classes * PER_CLASS}  # fmt: skip
 
 
-def score(labels: np.ndarray, predicted: np.ndarray, split: dict[str, Any]) -> dict[str, Any]:
-    """Accuracies in percent, by counting; independent of the package's own metrics."""
-
-    def accuracy(classes: Sequence[int]) -> float | None:
-        of_them = np.isin(labels, classes)
-        return 100 * int((predicted == labels)[of_them].sum()) / int(of_them.sum()) if of_them.any() else None
-
-    everyone = range(len(split["classes"]))
-    return {
-        "all": accuracy(everyone),
-        **{name: accuracy(split["by_rank"][name]) for name in GROUPS},
-        "by_count": {name: accuracy(split["by_count"][name]) for name in GROUPS},
-        "per_class": [accuracy([k]) for k in everyone],
-        "ece": 5.0,
-        "predicted_classes": len(set(predicted.tolist())),
-    }
+def score(labels: np.ndarray, predicted: np.ndarray, split: dict[str, Any]) -> Scores:
+    classes = len(split["classes"])
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return scores(confusion, 5.0, split["by_rank"], split["by_count"])
 
 
-def better(scores: dict[str, Any]) -> dict[str, Any]:
-    """A best epoch a point above the last one."""
-    lifted = {name: min(100.0, scores[name] + 1.0) for name in ("all", *GROUPS)}
-    return {**scores, **lifted}
+def better(last: Scores, split: dict[str, Any]) -> dict[str, Any]:
+    """A best epoch a point above the last one in every class."""
+    per_class = [min(100.0, accuracy + 1) for accuracy in last.per_class if accuracy is not None]
+    means = class_means(per_class, split["by_rank"], split["by_count"])
+    return {"epoch": 1, **last.as_dict(), **means, "all": means["balanced"], "per_class": per_class}
 
 
 def stored_runs(folder: Path = RECORDS) -> list[Run]:

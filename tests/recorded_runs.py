@@ -12,6 +12,7 @@ from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data.build import load_split
+from csa.metrics import scores
 from csa.tracking.record import Record
 
 WORDS = (
@@ -59,14 +60,16 @@ def finish(record: Record, predictions: np.ndarray | None = None, classes: int =
     """Labels 0, 1, 2, 3, 0, ... and predictions of a head ``only``."""
     predictions = np.array([0, 1, 2, 2]) if predictions is None else predictions
     labels = np.arange(len(predictions), dtype=np.int32) % classes
-    accuracy = 100 * int((predictions == labels).sum()) / len(labels)
+    confusion = np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
+    groups = {"many": [0], "medium": [1], "few": list(range(2, classes))}
+    last = scores(confusion, 5.0, groups, groups)
     result = {
         "fingerprint": record.folder.name.rpartition("-")[2],
-        "all": accuracy,
+        **last.summary(),
         "head": "only",
         "device": "cpu",
-        "heads": {"only": {"last": {"all": accuracy}}},
-        "split": {"classes": [f"class {k}" for k in range(classes)]},
+        "heads": {"only": {"last": last.as_dict()}},
+        "split": {"classes": [f"class {k}" for k in range(classes)], "by_rank": groups, "by_count": groups},
         **more,
     }
     record.checkpoint.write_bytes(b"weights")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from csa.data.pictures import UnreadableImageError, read_image
 from csa.tracking.record import Record
 from csa.training.application import probabilities, scores_on
 
-GROUPS = ("many", "medium", "few", "all")
+GROUPS = ("many", "medium", "few", "all", "balanced")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def refused(call, capsys):
 
 def rows(printed: str) -> dict[str, list[str]]:
     """The cells of each head's row."""
-    cells = [[cell.strip(" *") for cell in line.strip("│").split("│")] for line in printed.splitlines() if "│" in line]
-    return {head: values for head, *values in cells}
+    cells = [re.split(" {2,}", line.strip()) for line in printed.splitlines()]
+    return {head.removesuffix(" *"): values for head, *values in cells if head != "head" and len(values) >= len(GROUPS)}
 
 
 # --- its own test set -----------------------------------------------------------------------
@@ -88,7 +89,7 @@ def test_the_command_says_so(run, call):
     printed = call()
     table = rows(printed)
     for head, scores in run.result()["heads"].items():
-        assert table[head][:4] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
+        assert table[head][: len(GROUPS)] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
         assert f"{head}: as recorded" in printed.splitlines()
     assert "csa trained on digits_lt, seed 0: accuracy in % on its 200 test images" in printed
     assert list(rows(call("head=mean"))) == ["mean"]
@@ -126,7 +127,7 @@ def test_the_same_images_as_another_data_set_score_the_same(run, call, split, tm
     write_npz(tmp_path / "same.npz", split)
     printed = call("dataset=npz", "dataset.path=same.npz")
     for head, scores in run.result()["heads"].items():
-        assert rows(printed)[head][:4] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
+        assert rows(printed)[head][: len(GROUPS)] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
     assert "accuracy in % on 200 images of npz" in printed
     assert "by position" not in printed
 

@@ -9,7 +9,7 @@ import pytest
 from csa.console import PlainConsole
 from csa.summary import print_result
 
-SCORES = {"many": 80.0, "medium": 50.0, "few": None, "all": 65.0, "ece": 4.0}
+SCORES = {"many": 80.0, "medium": 50.0, "few": None, "all": 65.0, "balanced": 65.0, "ece": 4.0}
 RESULT = {
     "run": {"method": "crt", "dataset": "mnist_lt", "seed": 0},
     "head": "classifier",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.representation import Cloud, Representation, drawn_representation
-from csa.tracking.exported import UNREADABLE, exported_paths
-from csa.tracking.files import write_bytes
+from csa.tracking.exported import exported_paths
+from csa.tracking.files import UNREADABLE, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.figures.style import canvas, look
+from csa.metrics import PARTS, calibration_bins
 from csa.reporting.run import FolderEvidence
 
 if TYPE_CHECKING:
@@ -121,19 +122,18 @@ def reliability(shown: Panel) -> Figure | None:
     """Share of right images over mean confidence, in bins of equal width, all seeds together; below the number of
     images in each bin. None where no run has its logits.
     """
-    from csa.training.metrics import calibration_error  # imports torch
-
     figure, axes = canvas(3.2, 2, 1, sharex=True, height_ratios=(3, 1))
     (one,), (below,) = axes
     one.plot([0, 100], [0, 100], color="#666666", linewidth=0.8, linestyle=":", label="perfectly calibrated")
     drawn = False
     for line in shown.lines:
-        found = [confidences(run, head) for run, head in line.with_heads() if has_logits(run)]
+        found = [(run, head) for run, head in line.with_heads() if has_logits(run)]
         if not found:
             continue
-        confidence, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        pairs = [confidences(run, head) for run, head in found]
+        confidence, right = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         x, y, sizes = binned(confidence, right)
-        ece = np.mean([100 * calibration_error(*pair) for pair in found])
+        ece = np.mean([run.scores("last", head)["ece"] for run, head in found])
         one.plot(100 * x, 100 * y, label=f"{line.name}, ECE {ece:.1f}", **line.look)
         below.plot(100 * x, sizes, **line.look)
         drawn = True
@@ -160,9 +160,7 @@ def confidences(run: Run, head: str) -> tuple[np.ndarray, np.ndarray]:
 
 def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean confidence, share of right ones and number of images of each bin that holds any."""
-    from csa.training.metrics import calibration_bins
-
-    bins = calibration_bins(confidence)
+    bins = calibration_bins((PARTS * confidence).astype(np.int64))
     sizes = np.bincount(bins)
     held = sizes > 0
     mean = np.bincount(bins, weights=confidence)[held] / sizes[held]

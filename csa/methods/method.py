@@ -143,3 +143,7 @@ class Method(nn.Module):
     @abstractmethod
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Logits of each head, [B, K], for images [B, C, H, W] in [0, 1]; evaluation mode."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each class, [B, K], from the logits of a head: softmax, unless the loss takes them for something else."""
+        return logits.softmax(1)

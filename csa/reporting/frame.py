@@ -136,21 +136,13 @@ def _of_the_head(run: Run, head: str) -> dict[str, Any]:
     found: dict[str, Any] = {"head": head, "stands": head == run.result["head"]}
     for short, rule in RULES.items():
         scores = run.scores(rule, head)
-        values = {**{name: scores.get(name) for name in (*ACCURACIES, *OTHERS)}, "balanced": balanced(scores)}
+        values = {name: scores.get(name) for name in (*ACCURACIES, *OTHERS)}
         values |= {f"count_{group}": scores["by_count"][group] for group in GROUPS}
         found |= {f"{short}_{name}": math.nan if value is None else float(value) for name, value in values.items()}
     found["best_epoch"] = run.scores("best_on_test", head).get("epoch", -1) + 1
     predicted = run.scores(head=head).get("predicted_classes")
     found["collapsed"] = bool(run.result["collapsed"]) if found["stands"] else predicted == 1
     return found
-
-
-def balanced(scores: dict[str, Any]) -> float | None:
-    """Mean of the class accuracies, recorded or computed."""
-    if scores.get("balanced") is not None:
-        return float(scores["balanced"])
-    known = [value for value in scores.get("per_class", ()) if value is not None]
-    return math.fsum(known) / len(known) if known else None
 
 
 def _ratio(dataset: dict[str, Any], otherwise: float = math.nan) -> float:

@@ -158,9 +158,9 @@ def _evaluation_seconds(
         batches.append(batch)
         if len(batches) == EVALUATION_BATCHES:
             break
-    head_logits(method, stepping.logits, batches[:1], machine.together)
+    head_logits(method, stepping.logits, batches[:1])
     began = time.perf_counter()
-    logits, _ = head_logits(method, stepping.logits, batches, machine.together)
+    logits, _ = head_logits(method, stepping.logits, batches)
     float(logits[method.primary_head][-1, 0])  # waits for the device
     seen = sum(len(batch[1]) for batch in batches)
     return (time.perf_counter() - began) * test_images / seen

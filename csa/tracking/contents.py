@@ -16,7 +16,7 @@ from csa.tracking.record import Record, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-GROUPS = ("all", "many", "medium", "few")
+GROUPS = ("all", "balanced", "many", "medium", "few")
 # Of a metrics line, what is not a measure of the method.
 STRUCTURE = ("stage", "epoch", "head", "heads", "images", "seconds", "evaluation_seconds")
 # Where a run is recorded and how it was started are no parameters of it, and an address may hold a password.
@@ -106,17 +106,17 @@ def parameters(config: Mapping[str, Any]) -> dict[str, str]:
 def epoch_metrics(line: Mapping[str, Any]) -> dict[str, float]:
     """Of one epoch: loss, lr, the method's measures, speed, and ``<head>/<group>`` of each head.
 
-    ``all``, ``many``, ``medium`` and ``few`` without a head are those of the head that stands for the run.
+    Without a head, the groups are those of the head that stands for the run.
     """
     values = {name: value for name, value in line.items() if name not in STRUCTURE}
     if line["seconds"] > 0:
         values["images_per_second"] = line["images"] / line["seconds"]
     heads = line["heads"]
     for head, groups in heads.items():
-        values |= {f"{head}/{group}": groups[group] for group in GROUPS}
+        values |= {f"{head}/{group}": groups.get(group) for group in GROUPS}
     primary = line["head"] if "head" in line else next(iter(heads)) if len(heads) == 1 else None
     if primary is not None:
-        values |= {group: heads[primary][group] for group in GROUPS}
+        values |= {group: heads[primary].get(group) for group in GROUPS}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -125,11 +125,12 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     scores = result["heads"][result["head"]]
     values = {
         "best_on_test/all": scores["best_on_test"]["all"],
-        "ece": scores["last"]["ece"],
+        "best_on_test/balanced": scores["best_on_test"]["balanced"],
+        **{name: scores["last"][name] for name in ("macro_f1", "g_mean", "ece")},
         "training_seconds": result["training_seconds"],
     }
     if "holdout" in scores:
-        values["holdout/all"] = scores["holdout"]["all"]
+        values |= {f"holdout/{name}": scores["holdout"][name] for name in ("all", "balanced")}
     return values
 
 
@@ -165,11 +166,11 @@ def note(contents: Contents) -> str:
         return f"Failed:\n\n```\n{reason[-LONGEST_NOTE:]}\n```"
     if contents.result is None:
         return "In training." if contents.state == "running" else "Interrupted; the same command continues it."
-    rows = ["| head | many | medium | few | all | best on test | ECE |", "| --- |" + " ---: |" * 6]
+    rows = ["| head | many | medium | few | all | balanced | best on test | ECE |", "| --- |" + " ---: |" * 7]
     for head, scores in contents.result["heads"].items():
         name = f"**{head}**" if head == contents.result["head"] else head
         last, best = scores["last"], scores["best_on_test"]
-        cells = [_percent(last[group]) for group in ("many", "medium", "few", "all")]
+        cells = [_percent(last[group]) for group in ("many", "medium", "few", "all", "balanced")]
         cells += [f"{_percent(best['all'])} (epoch {best['epoch'] + 1})", _percent(last["ece"])]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     warning = "**Collapsed**: the network predicts a single class.\n\n" if contents.result["collapsed"] else ""

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -27,18 +25,19 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from csa.config.faults import Fault, UserError
-from csa.tracking.files import read_json, write_bytes
+from csa.tracking.files import UNREADABLE, read_json, write_bytes
+from csa.tracking.record import OtherPredictionsError, scored_anew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from csa.tracking.record import Record
 
-EXPORT_SCHEMA = 1
+EXPORT_SCHEMA = 2
+READ_SCHEMAS = (1, EXPORT_SCHEMA)
 METRIC_DIGITS = 6
 CONFIGURED = ("dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant")
 STORED = ("fingerprint", "identity", "config", "result", "labels_digest")
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 class NotExportableError(Exception):
@@ -57,10 +56,10 @@ class Exported(NamedTuple):
 
 @dataclass(frozen=True)
 class ExportedRecord:
-    """An exported record; the test predictions and metrics are read when asked for.
+    """An exported record; its arrays are read when asked for.
 
     identity, config, result: as in the run's identity.json, config.yaml (without paths, tracking and
-    what else is the machine's) and result.json. path: its ``.json``.
+    what else is the machine's) and result.json, scored anew from the predictions. path: its ``.json``.
     """
 
     path: Path
@@ -82,6 +81,10 @@ class ExportedRecord:
         predictions: np.ndarray = self._array(f"offsets_{head}") + self.labels
         predictions %= len(self.result["split"]["classes"])
         return predictions
+
+    def confusion(self, head: str) -> np.ndarray:
+        """Counts [K, K], row = label, column = prediction. Raises as ``predictions``."""
+        return _confusion(self.labels, self.predictions(head), len(self.result["split"]["classes"]))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, numbers to six significant digits."""
@@ -115,16 +118,18 @@ def load_exported(folder: Path) -> Iterator[ExportedRecord]:
 
 
 def read_exported(path: Path) -> ExportedRecord:
-    """One exported record. Raises UserError where it is damaged or of another schema."""
+    """One exported record, whole. Raises UserError where it is damaged, of another schema or not its predictions'."""
+    again = "export the run again with python -m csa.records mode=export"
     try:
         content = read_json(path)
-        schema = content["schema"]
-        if schema == EXPORT_SCHEMA:
-            return ExportedRecord(path, **{name: content[name] for name in STORED})
+        if (schema := content["schema"]) not in READ_SCHEMAS:
+            raise UserError(Fault("record", path, f"has schema {schema}, this version reads {EXPORT_SCHEMA}", again))
+        record = ExportedRecord(path, **{name: content[name] for name in STORED})
+        return replace(record, result=scored_anew(record.result, record.confusion))
+    except OtherPredictionsError as error:
+        raise UserError(Fault("record", path, f"has not the accuracies of its predictions ({error})", again)) from error
     except UNREADABLE as error:
         raise UserError(_damage(path, error)) from error
-    problem = f"has schema {schema}, this version reads {EXPORT_SCHEMA}"
-    raise UserError(Fault("record", path, problem, "export the run again with python -m csa.records mode=export"))
 
 
 @lru_cache(maxsize=16)
@@ -176,11 +181,9 @@ def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
 
 
 def _stands(path: Path) -> bool:
-    """Whether a whole record of this schema lies there."""
+    """Whether a whole record lies there."""
     try:
-        there = read_exported(path)
-        for head in there.result["heads"]:
-            there.predictions(head)
+        read_exported(path)
     except UserError:
         return False
     return True
@@ -198,7 +201,10 @@ def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
             predictions = {head: outputs[f"predictions_{head}"] for head in result["heads"]}
     except UNREADABLE as error:
         raise NotExportableError(f"{record.folder}: {type(error).__name__}: {error}") from error
-    _check(record, result, labels, predictions)
+    try:
+        result = scored_anew(result, lambda head: _confusion(labels, predictions[head], classes))
+    except OtherPredictionsError as error:
+        raise NotExportableError(f"{record.folder}: {error}") from error
     offsets = {
         f"offsets_{head}": ((predicted - labels.astype(np.int32)) % classes).astype(labels.dtype)
         for head, predicted in predictions.items()
@@ -226,12 +232,9 @@ def _file_name(who: dict[str, Any], result: dict[str, Any]) -> str:
     return f"{who['fingerprint']}{'' if device == 'cpu' else f'-{device}'}.json"
 
 
-def _check(record: Record, result: dict[str, Any], labels: np.ndarray, predictions: dict[str, np.ndarray]) -> None:
-    for head, predicted in predictions.items():
-        accuracy = 100 * int((predicted == labels).sum()) / len(labels)
-        said = result["heads"][head]["last"]["all"]
-        if accuracy != said:
-            raise NotExportableError(f"{record.folder}: head {head!r}: {said} % recorded, {accuracy} % predicted")
+def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    places = labels.astype(np.int64) * classes + predictions
+    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
 def _of_the_run(config: Any) -> dict[str, Any]:

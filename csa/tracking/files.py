@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -24,18 +24,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csa.config.passwords import without_passwords
+from csa.metrics import SUMMARY, completed, scores
 from csa.tracking import lease
-from csa.tracking.files import read_json, write_bytes, write_json, write_text
+from csa.tracking.files import UNREADABLE, read_json, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: groups are means of class accuracies, where 1 had the share of right images; ``balanced``, macro F1 and G-mean."""
 State = Literal["planned", "running", "interrupted", "failed", "done"]
 
 
 class OldRecordError(Exception):
     """A result of a schema that this version does not read."""
+
+
+class OtherPredictionsError(Exception):
+    """The accuracies of a record are not those of its predictions."""
 
 
 class Record:
@@ -59,19 +65,24 @@ class Record:
         return "interrupted" if (self.folder / "identity.json").exists() else "planned"
 
     def result(self) -> dict[str, Any]:
-        """The outcome.
+        """The outcome; of schema 1 scored anew.
 
         Raises:
             FileNotFoundError: the run is not done.
-            OldRecordError: written by another schema.
+            OldRecordError: written by another schema, or by schema 1 and without whole test outputs.
         """
         result: dict[str, Any] = read_json(self.folder / "result.json")
-        if result.get("schema") != SCHEMA:
-            raise OldRecordError(
-                f"{self.folder / 'result.json'} has schema {result.get('schema')}, this version reads {SCHEMA}; "
-                "start the run again with rerun=true, or read it with the csa version named in it"
-            )
-        return result
+        if result.get("schema") == SCHEMA:
+            return result
+        told = f"{self.folder / 'result.json'} has schema {result.get('schema')}, this version reads {SCHEMA}"
+        remedy = "start the run again with rerun=true, or read it with the csa version named in it"
+        if result.get("schema") != 1:
+            raise OldRecordError(f"{told}; {remedy}")
+        try:
+            with np.load(self.folder / "test_outputs.npz", allow_pickle=False) as outputs:
+                return scored_anew(result, lambda head: outputs[f"confusion_{head}"])
+        except (*UNREADABLE, OtherPredictionsError) as error:
+            raise OldRecordError(f"{told}, and it cannot be scored anew ({error!r}); {remedy}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut in writing does not count."""
@@ -131,7 +142,7 @@ class Record:
         if result["head"] == head:
             return False
         scores = result["heads"][head]["last"]
-        own = {group: scores[group] for group in ("all", "many", "medium", "few")}
+        own = {name: scores[name] for name in SUMMARY}
         config = OmegaConf.load(self.folder / "config.yaml")
         OmegaConf.update(config, "method.primary_head", head)
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config))
@@ -178,6 +189,28 @@ class SecondRecord(Record):
 
     def log(self, text: str) -> None:
         pass
+
+
+def scored_anew(result: Mapping[str, Any], confusion: Callable[[str], np.ndarray]) -> dict[str, Any]:
+    """A result of any schema from 1 on with what ``csa.metrics`` makes of it now. confusion: of a head, last epoch.
+
+    The last epoch's scores follow from the confusion matrix but for the calibration error, which stays. Of the best
+    epoch and the validation images only class accuracies are recorded, so that schema 1 has no macro F1 of them.
+
+    Raises:
+        OtherPredictionsError: the recorded accuracies are not those of the confusion matrix.
+    """
+    groups = result["split"]["by_rank"], result["split"]["by_count"]
+    heads = {}
+    for head, evaluations in result["heads"].items():
+        said, found = evaluations["last"], scores(confusion(head), evaluations["last"]["ece"], *groups).as_dict()
+        if said["all"] != found["all"]:
+            raise OtherPredictionsError(f"head {head!r}: {said['all']} % recorded, {found['all']} % predicted")
+        if said["per_class"] != found["per_class"]:
+            raise OtherPredictionsError(f"head {head!r}: the class accuracies recorded are not those predicted")
+        heads[head] = {name: completed(one, *groups) for name, one in evaluations.items()} | {"last": found}
+    own = {name: heads[result["head"]]["last"][name] for name in SUMMARY}
+    return {**result, **own, "heads": heads, "schema": SCHEMA}
 
 
 def _line(fields: Mapping[str, Any]) -> str:

@@ -36,14 +36,15 @@ PATIENCE = {
 IGNORED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
 
 NOTE = (
-    "Runs of long-tailed recognition. `all`, `many`, `medium` and `few` are test accuracies in percent of the head "
-    "that stands for the run; `<head>/all` and so on are those of each head. The step is the running epoch number.\n\n"
+    "Runs of long-tailed recognition. Of the head that stands for the run, in percent of the test images: `all` is the "
+    "share of right ones, `balanced`, `many`, `medium` and `few` are means of class accuracies. `<head>/all` and so on "
+    "are those of each head. The step is the running epoch number.\n\n"
     "The view *accuracy* (menu *Views*, or `?viewStateShareKey=accuracy` behind the address of the run list) shows "
     "them beside data set, method and seed."
 )
 VIEW_NAME = "accuracy"
 VIEW_COLUMNS = (
-    *(f"metrics.`{name}`" for name in ("all", "many", "medium", "few", "best_on_test/all", "ece", "loss")),
+    *(f"metrics.`{name}`" for name in ("all", "balanced", "many", "medium", "few", "best_on_test/all", "ece", "loss")),
     *(f"params.`{name}`" for name in ("dataset.name", "method.name", "delta", "backbone.name", "seed")),
     "tags.`csa.status`",
 )

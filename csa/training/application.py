@@ -10,14 +10,14 @@ import torch
 
 from csa.config.faults import Fault, UserError
 from csa.data.pictures import UnreadableImageError
-from csa.data.split import Groups
 from csa.data.streaming import LostWorkerError, plain_batches, telling_lost_workers
 from csa.tracking.record import Record
 from csa.training.checkpoint import DamagedCheckpointError
-from csa.training.evaluation import head_logits, head_scores, plain_logits
+from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.loop import EVALUATION_BATCH
 from csa.training.machine import choose
 from csa.training.recorded import load_method
+from csa.training.together import Together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from csa.config.schema import RuntimeConfig
     from csa.data.split import Images
-    from csa.training.metrics import Scores
-
-GROUP_RULES = ("by_rank", "by_count")
+    from csa.methods.method import Method
+    from csa.metrics import Scores
 
 
 def scores_on(
@@ -40,25 +39,30 @@ def scores_on(
     exactly the recorded scores.
 
     Raises:
-        UserError: the model, or an image that may not be passed over, cannot be read; or there is no such device.
+        UserError: the model, or an image that may not be passed over, cannot be read; a logit is not finite; or there
+            is no such device.
     """
     split = Record(folder).result()["split"]
     damaged: dict[str, str] = {}
-    logits, on_device = _logits(folder, images, labels, runtime, damaged)
-    by_rank, by_count = (Groups(**{name: tuple(group) for name, group in split[rule].items()}) for rule in GROUP_RULES)
-    return head_scores(logits, on_device, by_rank, by_count), damaged
+    method, logits, on_device = _applied(folder, images, labels, runtime, damaged)
+    try:
+        return head_scores(method, logits, on_device, split["by_rank"], split["by_count"], Together()), damaged
+    except NotFiniteLogitsError as error:
+        raise UserError(Fault("run", folder.name, str(error))) from error
 
 
 def probabilities(folder: Path, images: np.ndarray, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
     """Class probabilities, float32 [N, K], of each head of a finished run; as ``scores_on``."""
-    logits, _ = _logits(folder, images, np.zeros(len(images), dtype=np.int64), runtime, {})
-    return {head: outputs.softmax(1).cpu().numpy() for head, outputs in logits.items()}
+    method, logits, _ = _applied(folder, images, np.zeros(len(images), dtype=np.int64), runtime, {})
+    return {head: method.probabilities(outputs).cpu().numpy() for head, outputs in logits.items()}
 
 
-def _logits(
+def _applied(
     folder: Path, images: Images, labels: np.ndarray, runtime: RuntimeConfig, damaged: dict[str, str]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Number of threads and precision are the recorded ones, unless ``runtime`` names threads: both move last bits.
+) -> tuple[Method, dict[str, Tensor], Tensor]:
+    """The method, the logits of each of its heads, and the labels on the device.
+
+    Number of threads and precision are the recorded ones, unless ``runtime`` names threads: both move last bits.
 
     damaged: to be filled with the files that are passed over.
     """
@@ -75,6 +79,6 @@ def _logits(
     batches = plain_batches(images, labels, EVALUATION_BATCH, machine.device, machine.threads, damaged)
     try:
         with telling_lost_workers():
-            return head_logits(method, plain_logits(method, machine), batches, machine.together)
+            return method, *head_logits(method, plain_logits(method, machine), batches)
     except (UnreadableImageError, LostWorkerError) as error:
         raise UserError(Fault("dataset", config.dataset.name, str(error))) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from csa.training.metrics import Scores, scores
+from csa.metrics import CALIBRATION_BINS, PARTS, Scores, calibration_bins, calibration_error, scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -14,17 +15,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from csa.data.batch import Batch
-    from csa.data.split import Groups
     from csa.methods.method import Method
+    from csa.metrics import ShotGroups
     from csa.training.machine import Machine
     from csa.training.together import Together
 
 
+class NotFiniteLogitsError(Exception):
+    """A head's logits are not finite; the message names it."""
+
+
 @torch.no_grad()
 def head_logits(
-    method: Method, logits: Callable[[Tensor], dict[str, Tensor]], batches: Iterable[Batch], together: Together
+    method: Method, logits: Callable[[Tensor], dict[str, Tensor]], batches: Iterable[Batch]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits of each head, [N, K] float32, and the labels [N], both on the device; of all processes' batches.
+    """Logits of each head, [N, K] float32, and the labels [N], both on the device; of this process's batches.
 
     logits: how this method computes those of a batch of images, as ``plain_logits`` or faster.
     """
@@ -36,10 +41,7 @@ def head_logits(
         for head in method.heads:
             parts[head].append(outputs[head])
         labels.append(batch.labels)
-    return (
-        {head: together.joined(torch.cat(part)) for head, part in parts.items()},
-        together.joined(torch.cat(labels)),
-    )
+    return {head: torch.cat(part) for head, part in parts.items()}, torch.cat(labels)
 
 
 def plain_logits(method: Method, machine: Machine) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -53,5 +55,58 @@ def plain_logits(method: Method, machine: Machine) -> Callable[[Tensor], dict[st
     return logits
 
 
-def head_scores(logits: dict[str, Tensor], labels: Tensor, by_rank: Groups, by_count: Groups) -> dict[str, Scores]:
-    return {head: scores(outputs, labels, by_rank, by_count) for head, outputs in logits.items()}
+@torch.no_grad()
+def head_scores(
+    method: Method,
+    logits: dict[str, Tensor],
+    labels: Tensor,
+    by_rank: ShotGroups,
+    by_count: ShotGroups,
+    together: Together,
+) -> dict[str, Scores]:
+    """Scores of each head's logits [N, K] against labels [N], of all processes' images.
+
+    All is counted on the device; the counts of all heads come to the host together.
+
+    Raises:
+        NotFiniteLogitsError: the logits of an image have no finite maximum.
+    """
+    counted = together.summed(
+        torch.stack([counts(outputs, method.probabilities(outputs), labels) for outputs in logits.values()])
+    )
+    found = {}
+    for head, row in zip(logits, counted.cpu().numpy(), strict=True):
+        classes = logits[head].shape[1]
+        confusion, sums = row[: classes**2].reshape(classes, classes), row[classes**2 :]
+        parts, right, (not_finite,) = np.split(sums, [CALIBRATION_BINS, 2 * CALIBRATION_BINS])
+        if not_finite:
+            raise NotFiniteLogitsError(f"a logit of head {head!r} is not finite")
+        ece = calibration_error(parts, right, int(confusion.sum()))
+        found[head] = scores(confusion, ece, by_rank, by_count)
+    return found
+
+
+def counts(logits: Tensor, probabilities: Tensor, labels: Tensor) -> Tensor:
+    """int64 [K * K + 2 * bins + 1]: the confusion matrix; of each bin the sum of confidences, and the right images.
+
+    At last, of how many images the logits are not finite. Whole numbers, so that sums do not depend on the order in
+    which a device adds.
+    """
+    classes = logits.shape[1]
+    predicted = logits.argmax(1)
+    confidence = probabilities.gather(1, predicted[:, None])[:, 0]
+    parts = (confidence * PARTS).long()
+    right = (predicted == labels).long()
+    bins = calibration_bins(parts)
+
+    def summed(places: Tensor, values: Tensor, size: int) -> Tensor:
+        return values.new_zeros(size).scatter_add_(0, places, values)
+
+    return torch.cat(
+        [
+            summed(labels * classes + predicted, torch.ones_like(right), classes**2),
+            summed(bins, parts, CALIBRATION_BINS),
+            summed(bins, right, CALIBRATION_BINS),
+            (~logits.amax(1).isfinite()).sum()[None],
+        ]
+    )

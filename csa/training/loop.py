@@ -18,7 +18,7 @@ import torch
 from csa.methods.method import Clock
 from csa.randomness import torch_generator
 from csa.training import checkpoint
-from csa.training.evaluation import head_logits, head_scores
+from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.profiling import Profiling
 from csa.training.single_images import refuse_single_images
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from csa.data.loader import Epoch, Loader
     from csa.data.split import Split
     from csa.methods.method import Method, Stage
+    from csa.metrics import Scores
     from csa.tracking.record import Record
     from csa.training.interruption import Interruption
     from csa.training.machine import Machine
-    from csa.training.metrics import Scores
     from csa.training.progress import Progress
     from csa.training.shared_stages import SharedStages
 
@@ -133,14 +133,18 @@ class Training:
         holdout = (
             self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
         )
-        return Outcome(scores, holdout, logits, labels, self._history, self._stepping.mode)
+        joined = self._together.joined
+        logits = {head: joined(outputs) for head, outputs in logits.items()}
+        return Outcome(scores, holdout, logits, joined(labels), self._history, self._stepping.mode)
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
-        logits, labels = head_logits(self._method, self._stepping.logits, batches, self._together)
-        for head, outputs in logits.items():
-            if not bool(outputs.amax(1).isfinite().all()):
-                raise self._not_finite(f"a logit of head {head!r} is not finite")
-        return head_scores(logits, labels, self._split.by_rank, self._split.by_count), logits, labels
+        """Scores on all processes' images; logits and labels of this one's."""
+        logits, labels = head_logits(self._method, self._stepping.logits, batches)
+        groups = vars(self._split.by_rank), vars(self._split.by_count)
+        try:
+            return head_scores(self._method, logits, labels, *groups, self._together), logits, labels
+        except NotFiniteLogitsError as error:
+            raise self._not_finite(str(error)) from error
 
     # --- stages ---------------------------------------------------------------------------
 

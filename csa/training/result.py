@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csa.metrics import completed
+
 if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.data.split import Groups, Split
@@ -28,7 +30,8 @@ def result(config: Config, fingerprint: str, split: Split, method: Method, outco
         "heads": {
             head: {
                 "last": scores.as_dict(),
-                "best_on_test": outcome.history.best[head],
+                # Completed, because a checkpoint or a shared stage may be from before some metrics.
+                "best_on_test": completed(outcome.history.best[head], vars(split.by_rank), vars(split.by_count)),
                 **({"holdout": outcome.holdout[head].as_dict()} if outcome.holdout else {}),
             }
             for head, scores in outcome.scores.items()

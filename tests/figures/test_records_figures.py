@@ -30,12 +30,12 @@ from csa.figures.representation import (
     shown_classes,
 )
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
+from csa.metrics import PARTS, calibration_bins, calibration_error
 from csa.reporting.frame import frame_of
 from csa.reporting.layout import Drawn
 from csa.reporting.sections import sections
 from csa.reporting.sources import from_folders
 from csa.reporting.tables import one_head
-from csa.training.metrics import calibration_error
 
 
 def panels(frame):
@@ -275,8 +275,10 @@ def test_the_calibration_of_the_diagram_is_the_recorded_one(rows):
     confidence, predicted = torch.tensor(rows, dtype=torch.float64).softmax(1).max(1)
     right = (predicted == torch.arange(len(rows)) % 3).numpy()
     mean, share, sizes = results.binned(confidence.numpy(), right)
-    found = (sizes * np.abs(mean - share)).sum() / len(rows)
-    assert found == pytest.approx(calibration_error(confidence.numpy(), right), abs=1e-12)
+    found = 100 * (sizes * np.abs(mean - share)).sum() / len(rows)
+    parts = (PARTS * confidence.numpy()).astype(np.int64)
+    sums = (np.bincount(calibration_bins(parts), weights=values) for values in (parts, right))
+    assert found == pytest.approx(calibration_error(*sums, len(rows)), abs=1e-9)
 
 
 def test_reliability_needs_logits(tmp_path):

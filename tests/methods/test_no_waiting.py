@@ -26,6 +26,8 @@ from csa.methods.build import build_method
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
 from csa.methods.method import Method
+from csa.metrics import CALIBRATION_BINS
+from csa.training.evaluation import counts
 from csa.training.machine import Machine
 from csa.training.stepping import Stepping, make_optimiser
 from csa.training.together import Together
@@ -120,6 +122,8 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
         with on_device:
             (*_, batch) = loader.test_batches(BATCH)
             logits = stepping.logits(batch.images)
+            counted = [counts(outputs, there.probabilities(outputs), batch.labels) for outputs in logits.values()]
+        assert {row.shape for row in counted} == {(len(COUNTS) ** 2 + 2 * CALIBRATION_BINS + 1,)}
         assert {outputs.shape for outputs in logits.values()} == {(len(batch.labels), len(COUNTS))}
         assert set(logits) == set(there.heads)
     return taken

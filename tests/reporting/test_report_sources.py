@@ -44,11 +44,9 @@ def test_the_run_folder_counts_before_its_exported_record(tmp_path):
 
 
 def test_of_one_run_on_two_devices_one_counts(tmp_path):
-    path = write(tmp_path, "mnist_lt", "ce", 0)
-    content = json.loads(path.read_text())
-    content["result"] |= {"device": "cuda", "hardware": "a GPU"}
-    content["result"]["heads"]["classifier"]["last"]["all"] = 1.5
-    path.with_name(f"{path.stem}-cuda.json").write_text(json.dumps(content))
+    write(tmp_path, "mnist_lt", "ce", 0)
+    path = write(tmp_path, "mnist_lt", "ce", 0, shares=(0.1, 0.1, 0.1), device="cuda", hardware="a GPU")
+    assert path.stem.endswith("-cuda")
     found = Found()
     found.add(from_records(tmp_path))
     assert [run.result["hardware"] for run in found.runs] == ["a GPU"]
@@ -78,8 +76,8 @@ def test_both_hold_the_same(tmp_path):
         (lambda path: path.write_text(path.read_text()[:100]), "cannot be read"),
         (lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 0})), "has schema 0"),
         (lambda path: change(path, seconds=float("nan")), "seconds are not a finite number"),
-        (lambda path: change(path, heads={"classifier": {}}), "does not hold together"),
-        (lambda path: change(path, head="tail"), "does not hold together (KeyError: 'tail')"),
+        (lambda path: change(path, heads={"classifier": {}}), "cannot be read (KeyError: 'last')"),
+        (lambda path: change(path, head="tail"), "cannot be read (KeyError: 'tail')"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named_and_the_others_count(tmp_path, damage, said):
@@ -98,17 +96,17 @@ def test_a_record_that_cannot_be_used_is_named_and_the_others_count(tmp_path, da
 def test_an_accuracy_that_is_no_percentage_is_named(tmp_path, value):
     path = write(tmp_path, "mnist_lt", "ce", 0)
     content = json.loads(path.read_text())
-    content["result"]["heads"]["classifier"]["best_on_test"]["few"] = value
+    content["result"]["heads"]["classifier"]["best_on_test"]["all"] = value
     path.write_text(json.dumps(content))
     (text,) = from_records(tmp_path)
-    assert text == f"{path}: accuracy 'few' (head 'classifier', best_on_test) is {value}, not a percentage"
+    assert text == f"{path}: accuracy 'all' (head 'classifier', best_on_test) is {value}, not a percentage"
 
 
 def test_a_run_folder_of_an_older_schema_is_named(tmp_path):
     record = make(tmp_path, "mnist_lt", "ce", 0)
     change(record.folder / "result.json", schema=0)
     (text,) = from_folders(tmp_path)
-    assert "has schema 0, this version reads 1" in text
+    assert "has schema 0, this version reads 2" in text
 
 
 def test_an_absent_folder_has_no_runs(tmp_path):

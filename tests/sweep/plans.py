@@ -9,6 +9,7 @@ import numpy as np
 from tiny_words import TINY
 
 from csa.config.composition import tree
+from csa.metrics import SUMMARY
 from csa.sweep.cells import apply, expand
 from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.smoke import WORDS as SMOKE_WORDS
@@ -45,7 +46,7 @@ def begin(run: Run, epochs: int = 0) -> None:
 def finish(run: Run, epochs: int = 2, accuracy: float = 50.0) -> None:
     begin(run, epochs)
     result = {
-        **dict.fromkeys(("all", "many", "medium", "few"), accuracy),
+        **dict.fromkeys(SUMMARY, accuracy),
         "threads": 1, "device": "cpu", "split": {"total": 62}, "run": {"method": run.config.method.name},
         "seconds": 2.5 * epochs, "training_seconds": 2.0 * epochs,
     }  # fmt: skip

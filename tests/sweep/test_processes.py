@@ -21,7 +21,7 @@ ACT = """
 import json, os, pathlib, signal, sys, time
 folder, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 def write(name, value): (folder / name).write_text(json.dumps(value))
-def done(): write("result.json", {"schema": 1, "seconds": 0.0})
+def done(): write("result.json", {"schema": 2, "seconds": 0.0})
 def stopped(number, frame): write("stopped.json", number); sys.exit(75 if number == signal.SIGTERM else 130)
 write("identity.json", {})
 write("seen.json", {key: os.environ.get(key) for key in ("CSA_SLOT_THREADS", "CUDA_VISIBLE_DEVICES")})

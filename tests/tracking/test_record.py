@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from csa.metrics import SUMMARY
 from csa.tracking.lease import Lease
 from csa.tracking.record import OldRecordError, Record
 
@@ -32,7 +33,7 @@ def test_state_follows_the_files(record):
     assert record.state == "interrupted"
     record.finish({"all": 12.5}, {"labels": np.arange(3)})
     assert record.state == "done"
-    assert record.result() == {"schema": 1, "all": 12.5}
+    assert record.result() == {"schema": 2, "all": 12.5}
     assert np.load(record.folder / "test_outputs.npz")["labels"].tolist() == [0, 1, 2]
 
 
@@ -50,8 +51,69 @@ def test_a_cut_last_line_of_the_metrics_does_not_count(record):
 def test_a_result_of_another_schema_says_so(record):
     begin(record)
     (record.folder / "result.json").write_text(json.dumps({"schema": 0}))
-    with pytest.raises(OldRecordError, match="has schema 0, this version reads 1"):
+    with pytest.raises(OldRecordError, match="has schema 0, this version reads 2"):
         record.result()
+
+
+OLD = {
+    "schema": 1,
+    "head": "only",
+    "split": {
+        "by_rank": {"many": [0], "medium": [1, 2], "few": []},
+        "by_count": {"many": [], "medium": [0], "few": [1, 2]},
+    },
+    "heads": {
+        "only": {
+            "last": {"all": 60.0, "many": 80.0, "medium": 40.0, "ece": 3.5, "per_class": [80.0, 50.0, 0.0]},
+            "best_on_test": {"all": 70.0, "many": 80.0, "medium": 60.0, "ece": 2.5, "per_class": [80.0, 75.0, 0.0],
+                             "epoch": 4},
+            "holdout": {"all": 50.0, "medium": 50.0, "ece": 1.5, "per_class": [50.0, 50.0, 50.0]},
+        }
+    },
+}  # fmt: skip
+"""Of schema 1, where a group's accuracy was its share of right images: 5, 4 and 1 of them."""
+CONFUSION = np.array([[4, 1, 0], [1, 2, 1], [0, 1, 0]])
+
+
+def old(record: Record, **arrays: np.ndarray) -> None:
+    begin(record)
+    np.savez(record.folder / "test_outputs.npz", **arrays)
+    (record.folder / "result.json").write_text(json.dumps(OLD))
+
+
+def test_a_result_of_schema_1_is_scored_anew(record):
+    old(record, confusion_only=CONFUSION)
+    result = record.result()
+    only = result["heads"]["only"]
+    f1 = 100 * (2 * 4 / (5 + 5) + 2 * 2 / (4 + 4) + 0) / 3
+    assert only["last"] == {
+        "all": 60.0, "balanced": pytest.approx(130 / 3), "many": 80.0, "medium": 25.0, "few": None,
+        "macro_f1": pytest.approx(f1), "g_mean": 0.0, "by_count": {"many": None, "medium": 80.0, "few": 25.0},
+        "per_class": [80.0, 50.0, 0.0], "ece": 3.5, "predicted_classes": 3,
+    }  # fmt: skip
+    assert (only["best_on_test"]["medium"], only["best_on_test"]["all"], only["best_on_test"]["epoch"]) == (37.5, 70, 4)
+    assert (only["best_on_test"]["macro_f1"], only["best_on_test"]["ece"]) == (None, 2.5)
+    assert (only["holdout"]["g_mean"], only["holdout"]["macro_f1"]) == (pytest.approx(50), None)
+    assert (result["schema"], result["medium"], result["macro_f1"]) == (2, 25.0, only["last"]["macro_f1"])
+    assert json.loads((record.folder / "result.json").read_text()) == OLD
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        (
+            {"confusion_only": np.array([[3, 2, 0], [0, 3, 1], [0, 1, 0]])},
+            "the class accuracies recorded are not those predicted",
+        ),
+        ({"confusion_only": CONFUSION + 1}, "60.0 % recorded, "),
+        ({}, "confusion_only is not a file in the archive"),
+    ],
+)
+def test_a_result_of_schema_1_without_its_predictions_says_so(record, arrays, why):
+    old(record, **arrays)
+    with pytest.raises(OldRecordError, match=r"has schema 1, .* cannot be scored anew") as raised:
+        record.result()
+    assert why in str(raised.value)
 
 
 def test_starting_over_keeps_only_the_log(record):
@@ -66,17 +128,15 @@ def test_starting_over_keeps_only_the_log(record):
 
 def test_another_head_stands_for_a_finished_run(record):
     record.begin("method: {name: csa, primary_head: uniform}\nseed: 0\n", {"seed": 0}, "abc")
-    uniform = {"all": 40.0, "many": 60.0, "medium": 40.0, "few": None, "predicted_classes": 3}
-    balanced = {"all": 10.0, "many": 0.0, "medium": 10.0, "few": None, "predicted_classes": 1}
-    heads = {"uniform": {"last": uniform}, "balanced": {"last": balanced}}
-    groups = {"all": 40.0, "many": 60.0, "medium": 40.0, "few": None}
-    result = {"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, **groups}
+    summaries = [dict.fromkeys(SUMMARY, value) | {"few": None} for value in (40.0, 10.0)]
+    evaluated = [{"last": summary | {"predicted_classes": n}} for summary, n in zip(summaries, (3, 1), strict=True)]
+    heads = dict(zip(("uniform", "balanced"), evaluated, strict=True))
+    result = {"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, **summaries[0]}
     record.finish(result, {})
     assert not record.let_stand("uniform")
-    assert record.result() == {"schema": 1, **result}
+    assert record.result() == {"schema": 2, **result}
     assert record.let_stand("balanced")
-    groups = {"all": 10.0, "many": 0.0, "medium": 10.0, "few": None}
-    assert record.result() == {"schema": 1, **result, **groups, "head": "balanced", "collapsed": True}
+    assert record.result() == {"schema": 2, **result, **summaries[1], "head": "balanced", "collapsed": True}
     config = (record.folder / "config.yaml").read_text()
     assert config == "method:\n  name: csa\n  primary_head: balanced\nseed: 0\n"
     assert "the head that stood for the run was uniform, now balanced" in (record.folder / "log.txt").read_text()

@@ -44,10 +44,7 @@ def test_every_accuracy_can_be_recomputed(run, tmp_path):
     assert record.identity == read_json(run.folder / "identity.json")["identity"]
     outputs, split = np.load(run.folder / "test_outputs.npz"), record.result["split"]
     assert np.array_equal(record.labels, outputs["labels"])
-    groups = {
-        "all": range(10),
-        **{name: split["by_rank"][name] for name in ("many", "medium", "few")},
-    }
+    groups = {"all": range(10), "balanced": range(10), **split["by_rank"]}
     for head, scores in record.result["heads"].items():
         predictions = record.predictions(head)
         assert np.array_equal(predictions, outputs[f"predictions_{head}"])
@@ -211,21 +208,51 @@ def test_reading_names_every_file_at_fault_after_the_good_ones(tmp_path):
         faults = error.faults
     assert good == [FIRST]
     assert [str(fault.value) for fault in faults] == [str(folder / f"{SECOND}.json"), str(folder / "cccc00000003.json")]
-    assert faults[0].problem == "has schema 7, this version reads 1"
+    assert faults[0].problem == "has schema 7, this version reads 2"
     assert faults[1].problem.startswith("cannot be read (JSONDecodeError")
     assert list(load_exported(tmp_path / "nowhere")) == []
 
 
 def test_other_labels_than_the_record_was_made_with_are_noticed(tmp_path):
-    record = read_exported(export(finish(begin(tmp_path / "outputs", FIRST)), tmp_path).path)
+    path = export(finish(begin(tmp_path / "outputs", FIRST)), tmp_path).path
     (labels,) = (tmp_path / "labels").iterdir()
     np.savez(labels, labels=np.array([3, 2, 1, 0], dtype=np.uint8))
     with pytest.raises(UserError, match="does not hold the labels that its name stands for"):
-        record.predictions("only")
+        read_exported(path)
+
+
+def test_other_accuracies_than_those_of_the_predictions_are_noticed(tmp_path):
+    run = finish(begin(tmp_path / "outputs", FIRST))
+    path = export(run, tmp_path).path
+    content = read_json(path)
+    content["result"]["heads"]["only"]["last"]["all"] = 80.0
+    write_json(path, content)
+    with pytest.raises(UserError) as raised:
+        read_exported(path)
+    told = "has not the accuracies of its predictions (head 'only': 80.0 % recorded, 75.0 % predicted)"
+    assert raised.value.faults[0].problem == told
+    assert export(run, tmp_path).outcome == "written"
+    assert read_exported(path).result["all"] == 75.0
+
+
+def test_a_record_of_schema_1_is_scored_anew_and_stays_as_it_is(tmp_path):
+    """Groups were shares of right images, and there was neither ``balanced`` nor macro F1 nor G-mean."""
+    run = finish(begin(tmp_path / "outputs", FIRST), np.array([0, 1, 2, 2, 0, 0]))
+    path = export(run, tmp_path / "to").path
+    content = read_json(path)
+    for scores in (content["result"], content["result"]["heads"]["only"]["last"]):
+        for name in ("balanced", "macro_f1", "g_mean"):
+            del scores[name]
+        scores["few"] = 66.6
+    write_json(path, {**content, "schema": 1, "result": {**content["result"], "schema": 1}})
+    assert read_exported(path).result == run.result()
+    assert read_json(path)["schema"] == 1
+    assert export(run, tmp_path / "to").outcome == "kept"
 
 
 def test_a_record_that_does_not_hold_together_is_not_exported(tmp_path):
-    run = finish(begin(tmp_path / "outputs", FIRST), all=75.0, heads={"only": {"last": {"all": 80.0}}})
+    run = finish(begin(tmp_path / "outputs", FIRST))
+    write_json(run.folder / "result.json", json.loads(json.dumps(run.result()).replace("75.0", "80.0")))
     with pytest.raises(NotExportableError, match=r"head 'only': 80.0 % recorded, 75.0 % predicted"):
         export(run, tmp_path / "to")
     (finish(run).folder / "test_outputs.npz").write_bytes(b"PK torn")

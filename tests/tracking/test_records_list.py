@@ -122,7 +122,7 @@ def test_a_result_that_cannot_be_read_is_listed_with_the_reason(tmp_path):
     old = finish(begin(tmp_path, DONE))
     (old.folder / "result.json").write_text('{"schema": 0}')
     assert (overview(old).state, overview(old).accuracy) == ("done", None)
-    assert "has schema 0, this version reads 1" in overview(old).note
+    assert "has schema 0, this version reads 2" in overview(old).note
     (old.folder / "result.json").write_text("{")
     assert overview(old).note.startswith("result.json cannot be read (")
     assert size(old.folder) > 0

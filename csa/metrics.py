@@ -1,0 +1,115 @@
+"""What is measured of one head on labelled images, from counts. Imports no torch: records are scored here too.
+
+Everything but the calibration error follows from the confusion matrix. Accuracies of several classes are means of the
+classes' accuracies; classes without test images are left out of every mean, and a group of such classes has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+GROUPS = ("many", "medium", "few")
+SUMMARY = ("all", "balanced", *GROUPS, "macro_f1", "g_mean")
+CALIBRATION_BINS = 15
+PARTS = 2**40
+"""Of a confidence of 1. Confidences are added up as whole parts: the same sum in any order, on any number of devices.
+
+Exact for the largest of up to 131,072 softmax probabilities in fp32, in a sum over up to eight million images.
+"""
+
+ShotGroups = Mapping[str, Sequence[int]]
+"""The classes of each group, by ``GROUPS``."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """In percent, but for the counts.
+
+    all: share of right images. balanced: mean of the class accuracies, as scikit-learn's balanced_accuracy_score.
+    many, medium, few: that of the groups by class rank (the paper's rule); by_count: of those by training images.
+    macro_f1: mean of the classes' F1, 0 for a class never predicted rightly; where every class has images it is
+    scikit-learn's f1_score(average="macro", zero_division=0). g_mean: geometric mean of the class accuracies, as
+    imbalanced-learn's geometric_mean_score; 0 as soon as one class is never right. per_class: accuracy of each, [K].
+    ece: expected calibration error, bins of equal width (Guo et al. 2017). confusion: [K, K] counts, row = label,
+    column = prediction.
+    """
+
+    all: float
+    balanced: float
+    many: float | None
+    medium: float | None
+    few: float | None
+    macro_f1: float
+    g_mean: float
+    by_count: dict[str, float | None]
+    per_class: list[float | None]
+    ece: float
+    predicted_classes: int
+    confusion: np.ndarray
+
+    def summary(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in SUMMARY}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the confusion matrix, which lies with the test outputs."""
+        return {name: value for name, value in vars(self).items() if name != "confusion"}
+
+
+def scores(confusion: np.ndarray, ece: float, by_rank: ShotGroups, by_count: ShotGroups) -> Scores:
+    """Of the counts of at least one image; confusion, ece: as in ``Scores``."""
+    right, images, predicted = confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    per_class = [100 * hits / seen if seen else None for hits, seen in zip(right, images, strict=True)]
+    f1 = [2 * hits / (seen + told) for hits, seen, told in zip(right, images, predicted, strict=True) if seen]
+    return Scores(
+        all=100 * sum(right) / sum(images),
+        macro_f1=100 * fmean(f1),
+        per_class=per_class,
+        ece=ece,
+        predicted_classes=sum(told > 0 for told in predicted),
+        confusion=confusion,
+        **class_means(per_class, by_rank, by_count),
+    )
+
+
+def class_means(per_class: Sequence[float | None], by_rank: ShotGroups, by_count: ShotGroups) -> dict[str, Any]:
+    """Those of ``Scores`` that follow from the accuracy of each class alone."""
+    every = [accuracy for accuracy in per_class if accuracy is not None]
+    return {
+        "balanced": fmean(every),
+        "g_mean": 100 * math.exp(fmean(math.log(accuracy / 100) for accuracy in every)) if all(every) else 0.0,
+        **{name: _mean(per_class, by_rank[name]) for name in GROUPS},
+        "by_count": {name: _mean(per_class, by_count[name]) for name in GROUPS},
+    }
+
+
+def completed(scores: Mapping[str, Any], by_rank: ShotGroups, by_count: ShotGroups) -> dict[str, Any]:
+    """Recorded scores of any version as ``Scores`` has them now; None where the confusion matrix would be needed."""
+    return {"macro_f1": None, **scores, **class_means(scores["per_class"], by_rank, by_count)}
+
+
+def _mean(per_class: Sequence[float | None], classes: Sequence[int]) -> float | None:
+    known = [accuracy for k in classes if (accuracy := per_class[k]) is not None]
+    return fmean(known) if known else None
+
+
+def calibration_bins(parts: Any) -> Any:
+    """The bin of each confidence, given in whole ``PARTS``: an array or a tensor, as is the answer.
+
+    An edge belongs to the bin below it.
+    """
+    return ((CALIBRATION_BINS * parts - 1) // PARTS).clip(0, CALIBRATION_BINS - 1)
+
+
+def calibration_error(parts: np.ndarray, right: np.ndarray, images: int) -> float:
+    """Expected calibration error in percent.
+
+    parts, right: of each bin, the sum of its images' confidences in whole ``PARTS``, and how many are right. A bin's
+    share of the images times its gap is the sum of its images' gaps over all images.
+    """
+    return 100 * int(np.abs(parts - PARTS * right).sum()) / (PARTS * images)
