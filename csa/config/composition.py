@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -18,28 +20,52 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csa.config.locations import conf_dir, sweeps_dir
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OSError)
 PUBLISHED = "published"
 """``protocol=published``: that of the method's paper, or of whoever ran its published row (its file says whose)."""
 
 
-class NotPublishedError(ValueError):
+class CompositionError(Exception):
+    """What Hydra or OmegaConf raise over words, whatever it is, in a line. unknown_key: a key is not there."""
+
+    def __init__(self, error: Exception) -> None:
+        inner = error.__cause__ if isinstance(error, HydraException) else None
+        told = inner if isinstance(inner, OmegaConfBaseException) else error
+        super().__init__((str(told) or str(told.__cause__) or type(told).__name__).strip().splitlines()[0])
+        self.unknown_key = isinstance(told, ConfigAttributeError | ConfigKeyError)
+
+
+@contextmanager
+def composition_errors() -> Iterator[None]:
+    """Around calls of Hydra and OmegaConf: what they raise becomes a CompositionError."""
+    try:
+        yield
+    except Exception as error:
+        raise CompositionError(error) from error
+
+
+class NotPublishedError(CompositionError):
     """The method names no recipe for this kind of data."""
 
 
+_added_dir: ContextVar[str | None] = ContextVar("added_dir", default=None)
+"""Of ``--config-dir``, where we compose; Hydra's own command line adds it by itself."""
+
+
 class SweepFiles(SearchPathPlugin):
-    """Lets ``-cn table2`` find the files of ``sweeps/``."""
+    """Lets ``-cn table2`` find the files of ``sweeps/``, and what ``--config-dir`` adds to our tree go before it."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if sweeps_dir().is_dir():
             search_path.append("csa", f"file://{sweeps_dir()}")
+        if added := _added_dir.get():
+            search_path.prepend("command-line", f"file://{Path(added).absolute()}", SearchPathQuery(provider="schema"))
 
 
 def register_sweep_files() -> None:
@@ -52,20 +78,40 @@ def register_sweep_files() -> None:
 class Composed:
     """A composed configuration without Hydra's own part and without what a sweep file varies.
 
-    multirun: whether it asks to be swept (``hydra.mode``); sweeper: the settings of Hydra's sweeper;
-    cells: the grids of a sweep file.
+    words: those that make it; hydra: Hydra's part, which may refer to keys of ours; cells: the grids of a sweep file.
     """
 
+    words: tuple[str, ...]
     config: DictConfig
-    multirun: bool
-    sweeper: dict[str, Any]
+    hydra: DictConfig
     cells: list[Any]
 
+    @property
+    def multirun(self) -> bool:
+        """Whether it asks to be swept."""
+        return bool(self.hydra.mode == RunMode.MULTIRUN)
+
+    @property
+    def sweeper(self) -> dict[str, Any]:
+        """The settings of Hydra's sweeper, under the values that ours have now. Raises OmegaConfBaseException."""
+        whole = self.config.copy()
+        with open_dict(whole):
+            whole["hydra"] = self.hydra
+        resolved: Any = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
+        return resolved  # type: ignore[no-any-return]
+
+    @property
+    def varied(self) -> list[str]:
+        """The words by which a sweeper's own settings vary keys (``hydra.sweeper.params``)."""
+        params = self.hydra.sweeper.get("params") or {}
+        return [f"{key}={value}" for key, value in params.items()]
+
     def with_value(self, word: Override) -> Composed:
-        """This with one plain value set, as composing anew would give it (25 times faster)."""
+        """This with one plain value set, as composing anew would give it (25 times faster); as ``Tree.compose``."""
         config = self.config.copy()
-        OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
-        return replace(self, config=config)
+        with composition_errors():
+            OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
+        return replace(self, words=(*self.words, str(word.input_line)), config=config)
 
 
 class Tree:
@@ -78,8 +124,11 @@ class Tree:
         self._parser = OverridesParser.create(loader)
 
     def parse(self, word: str) -> Override:
-        """One word of the command line. Raises HydraException."""
-        return self._parser.parse_overrides([word])[0]
+        """One word of the command line. Raises CompositionError."""
+        with composition_errors():
+            override = self._parser.parse_overrides([word])[0]
+            override.value()
+        return override
 
     def options(self, group: str) -> list[str]:
         """Options of a group (``method``); an empty list where there is no such group. '': primary configurations."""
@@ -107,7 +156,7 @@ class Tree:
         """The words with ``protocol=published`` replaced by the recipe that it stands for.
 
         It is the one, of those that the method names, that belongs to the protocol of the data set:
-        ``cifar_ldam`` to ``cifar``. Raises NotPublishedError, or one of COMPOSITION_ERRORS.
+        ``cifar_ldam`` to ``cifar``. Raises CompositionError, of which NotPublishedError is one.
         """
         others = [word for word in words if not _asks_for_published(word)]
         if len(others) == len(words):
@@ -118,20 +167,21 @@ class Tree:
             if name == family or name.startswith(f"{family}_"):
                 return [*others, self.parse(f"protocol={name}")]
         named = f" (only {', '.join(method.published)})" if method.published else ""
-        raise NotPublishedError(
-            f"method={method.name} names no published recipe for dataset={config.dataset.name}{named}"
-        )
+        problem = f"method={method.name} names no published recipe for dataset={config.dataset.name}{named}"
+        raise NotPublishedError(ValueError(problem))
 
     def compose(self, words: Sequence[Override]) -> Composed:
-        """Raises one of COMPOSITION_ERRORS at the first fault."""
+        """Raises CompositionError at the first fault."""
         lines = [str(word.input_line) for word in self.published_spelt_out(words)]
-        config = compose(self.config_name, lines, return_hydra_config=True)
-        multirun = config.hydra.mode == RunMode.MULTIRUN
-        sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        with composition_errors():
+            config = compose(self.config_name, lines, return_hydra_config=True)
+            for part in ("sweeper", "launcher"):
+                if not isinstance(config.hydra[part], DictConfig):
+                    raise TypeError(f"hydra.{part} is not a group of keys")
         with open_dict(config):
-            cells: Any = OmegaConf.to_container(config.pop("cells"))
-            del config["hydra"]
-        return Composed(config, multirun, sweeper, cells)
+            own, grids = config.pop("hydra"), config.pop("cells", None)
+        cells: Any = [] if grids is None else OmegaConf.to_container(grids)
+        return Composed(tuple(lines), config, own, cells)
 
 
 def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:
@@ -149,8 +199,13 @@ def _asks_for_published(word: Override) -> bool:
 
 
 @contextmanager
-def tree(config_name: str) -> Iterator[Tree]:
-    """Hydra initialised on our folders for a while."""
+def tree(config_name: str, config_dir: str | None = None) -> Iterator[Tree]:
+    """Hydra initialised on our folders for a while; config_dir: one that is added before them."""
     register_sweep_files()
-    with initialize_config_dir(str(conf_dir()), job_name="csa"):
+    added = _added_dir.set(config_dir)
+    try:
+        initialised = initialize_config_dir(str(conf_dir()), job_name="csa")
+    finally:
+        _added_dir.reset(added)
+    with initialised:
         yield Tree(config_name, GlobalHydra.instance().config_loader())

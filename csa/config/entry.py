@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from csa.cli import reporting_faults
-from csa.config.composition import left_to_cells, register_sweep_files, spelt_out
+from csa.config.composition import left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.passwords import hidden
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from csa.config.composition import Composed
     from csa.config.schema import Config
+    from csa.sweep.search import Search
 
 PRIMARY = "config"
 
@@ -40,48 +41,69 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
     """Run ``task`` on what the words of the command line say; under ``-m`` on each cell.
 
     Mistakes are listed, all of them, before anything is run or written (exit status 2). What only
-    shows (``--help``, ``--cfg``, ``--info``, shell completion) is Hydra's. An exception of the
-    task that is not a ``UserError`` is a bug and keeps its traceback.
+    shows (``--help``, ``--cfg``, ``--info``, shell completion) is Hydra's, of the words as they are meant. An
+    exception of the task that is not a ``UserError`` is a bug and keeps its traceback.
     """
     end_with_sweep()
     with reporting_faults():
         options = get_args_parser().parse_intermixed_args()
-        faults: list[Fault] = []
-
-        def job(config: DictConfig) -> float | None:
-            with open_dict(config):
-                del config["cells"]
-            try:
-                return task(build(config))
-            except UserError as error:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # the sweep tells it among its failures
-                faults.extend(error.faults)  # Hydra would print a traceback: kept until it has ended
-                return None
-
-        search = None
-        if _is_ours_to_judge(options):
-            words = _words_meant(options.overrides)
-            first = preflight(words, options.config_name or PRIMARY, multirun=options.multirun)
-            multirun = _sweeps(options, first)
-            words = left_to_cells(hidden(words)) if multirun else spelt_out(words, first.config)
-            search = prepare_search(first) if multirun else None
-            _rewrite_arguments(options, [*words, *(search.words if search else [])], multirun=multirun)
-            if multirun:
-                register_plugins()
-            if search is not None and search.is_over:
-                search.tell()
-                return
-        elif options.config_dir:
-            register_plugins()
+        search = None if options.hydra_help or options.shell_completion else _settle(options)
+        if search is not None and search.is_over:
+            search.tell()
+            return
         register_sweep_files()
         try:
-            hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+            _call(task)
         finally:
             if search is not None:
                 search.tell()
-        if faults:
-            raise UserError(*faults)
+
+
+def _call(task: Callable[[Config], float | None]) -> None:
+    """Through Hydra, which reads the command line."""
+    faults: list[Fault] = []
+
+    def job(config: DictConfig) -> float | None:
+        with open_dict(config):
+            config.pop("cells", None)
+        try:
+            return task(build(config))
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep tells it among its failures
+            faults.extend(error.faults)  # Hydra would print a traceback: kept until it has ended
+            return None
+
+    hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+    if faults:
+        raise UserError(*faults)
+
+
+def _settle(options: Namespace) -> Search | None:
+    """Judge the command, and put its words on the command line as they are meant; the search that it starts."""
+    _refuse_other_trees(options)
+    words = _words_meant(options.overrides)
+    shows = options.help or options.cfg is not None or options.info is not None
+    first = preflight(
+        words, options.config_name or PRIMARY,
+        config_dir=options.config_dir, multirun=options.multirun, to_run=not shows,
+    )  # fmt: skip
+    if shows or not _sweeps(options, first):
+        _rewrite_arguments(options, first.words)
+        return None
+    search = prepare_search(first)
+    more = search.words if search else []
+    _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(words)), *more])
+    register_plugins()
+    return search
+
+
+def _refuse_other_trees(options: Namespace) -> None:
+    problem = "is Hydra's, and csa has a configuration tree of its own"
+    others = {"--config-path": options.config_path, "--experimental-rerun": options.experimental_rerun}
+    faults = [Fault(key, value, problem, "--config-dir adds to it") for key, value in others.items() if value]
+    if faults:
+        raise UserError(*faults)
 
 
 def _sweeps(options: Namespace, first: Composed) -> bool:
@@ -100,15 +122,7 @@ def _words_meant(words: list[str]) -> list[str]:
     return [*words, *(SMOKE_WORDS if "smoke=true" in map(str.lower, words) else ())]
 
 
-def _rewrite_arguments(options: Namespace, words: list[str], *, multirun: bool) -> None:
+def _rewrite_arguments(options: Namespace, words: Sequence[str]) -> None:
     """Hydra reads the command line itself: give it the words as they are meant."""
-    kept = [word for word in sys.argv[1:] if word not in options.overrides]
-    flag = ["--multirun"] if multirun and not options.multirun else []
-    sys.argv[1:] = [*kept, *flag, *words]
-
-
-def _is_ours_to_judge(options: Namespace) -> bool:
-    """Whether something is to be run, from our own tree."""
-    only_shows = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
-    from_elsewhere = (options.config_path, options.config_dir, options.experimental_rerun)
-    return not any(only_shows) and not any(from_elsewhere)
+    kept = [word for word in sys.argv[1:] if word not in (*options.overrides, "-m", "--multirun")]
+    sys.argv[1:] = [*kept, *words]

@@ -7,6 +7,7 @@ value, of a sweep too, is checked against the schema; then the data and the mach
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
@@ -29,26 +30,36 @@ if TYPE_CHECKING:
     Inspected = dict[str, tuple[list[Fault], Preview | None]]
 
 
-def preflight(words: Sequence[str], config_name: str = "config", *, multirun: bool = False) -> Composed:
-    """What the first run of the command ``words`` composes to. multirun: whether ``-m`` was given.
+def preflight(
+    words: Sequence[str],
+    config_name: str = "config",
+    *,
+    config_dir: str | None = None,
+    multirun: bool = False,
+    to_run: bool = True,
+) -> Composed:
+    """What the first run of the command ``words`` composes to.
+
+    config_dir: of ``--config-dir``; multirun: whether ``-m`` was given; to_run: whether data and machine are looked at.
 
     Raises:
         UserError: with every fault of the command.
     """
-    with tree(config_name) as tree_:
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
+    with tree(config_name, config_dir) as tree_:
         read_words, faults = read(tree_, words)
-        cells = _first_cell_and_alternatives(tree_, read_words)
-        if not (multirun or cells[0].composed.multirun):
-            faults += _sweeps_without_multirun(read_words)
+        first, cells = _cells(tree_, read_words, faults, multirun=multirun)
     inspected: Inspected = {}
     for cell in cells:
         found = cell.faults + check(cell.composed.config, cell.doubtful)
         faults += found
-        faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
-        faults += _machine_faults(cell, found)
+        if to_run:
+            faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
+            faults += _machine_faults(cell, found)
     if faults:
         raise UserError(*_each_once(faults))
-    return cells[0].composed
+    return first
 
 
 def configure(
@@ -75,6 +86,19 @@ def configure(
 
 
 # --- cells ----------------------------------------------------------------------------------
+
+
+def _cells(tree_: Tree, words: list[Word], faults: list[Fault], *, multirun: bool) -> tuple[Composed, list[Settled]]:
+    """What the first values of the words compose to; the cells to be checked, under what a sweeper's settings vary."""
+    cells = _first_cell_and_alternatives(tree_, words)
+    first = cells[0].composed
+    if not (multirun or first.multirun):
+        faults += _sweeps_without_multirun(words)
+        return first, cells
+    named = {word.key for word in words}
+    varied, more = read(tree_, [text for text in first.varied if text.partition("=")[0] not in named])
+    faults += more
+    return first, _first_cell_and_alternatives(tree_, [*words, *varied]) if varied else cells
 
 
 def _first_cell_and_alternatives(tree_: Tree, words: Sequence[Word]) -> list[Settled]:
@@ -132,11 +156,11 @@ def _inspect(config: DictConfig) -> tuple[list[Fault], Preview | None]:
 
 def _size_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) -> list[Fault]:
     """Whether the backbone can take the images, where their size is known beforehand."""
-    config = cell.composed.config
-    _, known = inspected.get(_address(config), ([], None))
-    if known is None or not _sound(cell, found, "dataset", "backbone"):
+    if not _sound(cell, found, "dataset", "data_dir", "download", "backbone"):
         return []
-    return size_faults(config.backbone.name, config.backbone.min_size, known)
+    config = cell.composed.config
+    _, known = inspected[_address(config)]
+    return [] if known is None else size_faults(config.backbone.name, config.backbone.min_size, known)
 
 
 def size_faults(backbone: str, min_size: int, known: Preview) -> list[Fault]:

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.rules import broken_rules
@@ -46,7 +46,7 @@ def resolve_and_check(
     if found:
         # A value that is copied from another key is told once, at the key that the user can set.
         sources = _sources(config)
-        found = [fault for fault in found if sources.get(fault.key) not in faulty]
+        found = [fault for fault in found if faulty.isdisjoint(_chain(fault.key, sources))]
     flat = {key: value for key, value in _flat(values, "") if key.split(".")[0] not in doubtful}
     return values, found + broken_rules(flat, faulty)
 
@@ -87,11 +87,21 @@ def _sources(config: DictConfig) -> dict[str, str]:
     return {key: match[1] for key, match in matches.items() if match}
 
 
+def _chain(key: str, sources: Mapping[str, str]) -> list[str]:
+    """The keys that a value comes from, each from the next; none where they lead in a circle."""
+    chain = [key]
+    while chain[-1] in sources:
+        if sources[chain[-1]] in chain:
+            return []
+        chain.append(sources[chain[-1]])
+    return chain[1:]
+
+
 def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
     """Plain values, and a fault for each reference that leads nowhere (its value is then the raw text)."""
     try:
         values = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException:
+    except Exception:  # whatever a resolver raises
         return _resolve_one_by_one(config, OmegaConf.to_container(config, resolve=False), "")
     return values, []  # type: ignore[return-value]
 
@@ -110,9 +120,9 @@ def _resolve_one_by_one(config: DictConfig, raw: Any, at: str) -> tuple[dict[str
             values[key] = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
         except InterpolationToMissingValueError:
             values[key] = "???"
-        except OmegaConfBaseException as error:
+        except Exception as error:
             values[key] = value
-            faults.append(Fault(path, value, str(error).splitlines()[0]))
+            faults.append(Fault(path, value, (str(error) or type(error).__name__).splitlines()[0]))
     return values, faults
 
 

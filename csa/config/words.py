@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from csa.config.composition import COMPOSITION_ERRORS, PUBLISHED, NotPublishedError
+from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.schema import WIRING
 
@@ -28,6 +27,10 @@ class Word:
     swept: bool
     values: tuple[Override, ...]
 
+    @property
+    def key(self) -> str:
+        return self.text.partition("=")[0]
+
 
 @dataclass
 class Settled:
@@ -44,13 +47,15 @@ def read(tree: Tree, words: Iterable[str]) -> tuple[list[Word], list[Fault]]:
     for text in words:
         try:
             read_words.append(_read(tree, text))
-        except (HydraException, ValueError) as error:
-            faults.append(_unreadable(text, error))
+        except (CompositionError, ValueError) as error:
+            faults.append(unreadable(text, error))
     return read_words, faults
 
 
 def _read(tree: Tree, text: str) -> Word:
     override = tree.parse(text)
+    if override.is_hydra_override() and override.is_sweep_override():
+        raise ValueError("Hydra's own settings are the same for the whole sweep")
     if not override.is_sweep_override():
         return Word(text, swept=False, values=(override,))
     values = tuple(tree.parse(f"{override.get_key_element()}={value}") for value in _swept_values(override))
@@ -70,7 +75,7 @@ def _swept_values(override: Override) -> list[str]:
     return values
 
 
-def _unreadable(text: str, error: Exception) -> Fault:
+def unreadable(text: str, error: Exception) -> Fault:
     key, equals, value = text.partition("=")
     if not equals:
         return Fault(text, None, "is not a key=value word", "key=value, or ~key")
@@ -79,8 +84,9 @@ def _unreadable(text: str, error: Exception) -> Fault:
 
 def _reason(error: Exception) -> str:
     """Hydra's reason stands between a line that repeats the word and one that points to a page."""
-    lines = str(error).splitlines()
-    reason = lines[-2] if isinstance(error, HydraException) and len(lines) > 1 else lines[0]
+    cause = error.__cause__ or error
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    reason = lines[-2] if isinstance(cause, HydraException) and len(lines) > 1 else lines[0]
     return "" if set(reason) <= set(" ^") else f" ({reason})"
 
 
@@ -94,7 +100,7 @@ def settle(tree: Tree, words: Sequence[Override]) -> Settled:
     faults += more
     try:
         composed = tree.compose(kept)
-    except COMPOSITION_ERRORS:
+    except CompositionError:
         composed, more = _one_by_one(tree, kept)
         faults += more
     settled = Settled(composed, faults, doubtful)
@@ -108,11 +114,11 @@ def apply(settled: Settled, word: Override) -> None:
     """Set one plain value, or note why it cannot be set."""
     try:
         settled.composed = settled.composed.with_value(word)
-    except (ConfigAttributeError, ConfigKeyError):
-        if word.key_or_group.split(".")[0] not in settled.doubtful:
+    except CompositionError as error:
+        if not error.unknown_key:
+            settled.faults.append(Fault(word.key_or_group, word.get_value_string(), str(error)))
+        elif word.key_or_group.split(".")[0] not in settled.doubtful:
             settled.faults.append(_unknown_key(settled.composed, word))
-    except OmegaConfBaseException as error:
-        settled.faults.append(Fault(word.key_or_group, word.get_value_string(), _first_line(error)))
 
 
 def _choices(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault], set[str]]:
@@ -143,7 +149,7 @@ def _published_spelt_out(tree: Tree, words: Sequence[Override]) -> tuple[list[Ov
         names = ", ".join(name for name in tree.options("protocol") if name != PUBLISHED)
         allowed = f"the data set's own protocol (no word about it), or one by its name: {names}"
         faults = [Fault("protocol", PUBLISHED, str(error), allowed)]
-    except COMPOSITION_ERRORS:
+    except CompositionError:
         faults = []  # told word by word
     return [word for word in words if word.key_or_group != "protocol"], faults
 
@@ -154,23 +160,22 @@ def _one_by_one(tree: Tree, words: Sequence[Override]) -> tuple[Composed, list[F
     faults: list[Fault] = []
     try:
         composed = tree.compose(kept)
-    except COMPOSITION_ERRORS as error:
+    except CompositionError as error:
         raise UserError(_broken_primary(tree, error)) from None
     for word in words:
         try:
             composed = tree.compose([*kept, word])
             kept.append(word)
-        except COMPOSITION_ERRORS as error:
+        except CompositionError as error:
             key, _, value = str(word.input_line).partition("=")
-            unknown = isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError)
-            faults.append(Fault(key, value or None, "unknown key" if unknown else _first_line(error)))
+            faults.append(Fault(key, value or None, "unknown key" if error.unknown_key else str(error)))
     return composed, faults
 
 
 def _broken_primary(tree: Tree, error: Exception) -> Fault:
     names = tree.options("")
     if tree.config_name in names:
-        return Fault("--config-name", tree.config_name, " ".join(str(error.__cause__ or error).split()))
+        return Fault("--config-name", tree.config_name, str(error))
     return Fault(
         "--config-name", tree.config_name, "there is no such file", ", ".join(names), nearest(tree.config_name, names)
     )
@@ -201,7 +206,3 @@ def _blocks(config: Any, at: str) -> dict[str, list[str]]:
         if hasattr(node, "keys") and not node._is_none() and not node._is_missing():
             blocks |= _blocks(node, f"{at}.{name}".strip("."))
     return blocks
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or str(error.__cause__) or type(error).__name__).strip().splitlines()[0]

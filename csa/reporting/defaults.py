@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csa.config.composition import COMPOSITION_ERRORS, Tree, tree
+from csa.config.composition import CompositionError, Tree, tree
 from csa.config.faults import UserError
 from csa.config.identity import canonical, identity
 from csa.config.typed import build
@@ -67,7 +67,7 @@ class Defaults:
         if key not in self._known:
             try:
                 self._known[key] = self._compare(config, run)
-            except (UserError, ImportError, AttributeError, KeyError, *COMPOSITION_ERRORS):
+            except (UserError, ImportError, AttributeError, KeyError, CompositionError):
                 self._known[key] = Beyond()  # of another package, or of settings that this version does not take
         return self._known[key]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from csa.config.composition import CompositionError, composition_errors
 from csa.config.faults import UserError
 from csa.config.schema import Config
 from csa.config.typed import build_block, resolve_and_check
-from csa.config.words import settle
+from csa.config.words import settle, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,10 @@ class Composer:
 
     def parse(self, word: str) -> Override:
         if word not in self._words:
-            self._words[word] = self._tree.parse(word)
+            try:
+                self._words[word] = self._tree.parse(word)
+            except CompositionError as error:
+                raise UserError(unreadable(word, error)) from None
         return self._words[word]
 
     def config(self, words: Sequence[str]) -> Config:
@@ -51,7 +54,7 @@ class Composer:
         choosing = [word for word in parsed if not self._tree.sets_value(word)]
         try:
             composed = self._base(choosing).set(setting)
-        except (OmegaConfBaseException, UserError):
+        except (CompositionError, UserError):
             settled = settle(self._tree, parsed)  # says what is wrong with each word
             values, faults = resolve_and_check(settled.composed.config, settled.doubtful)
             raise UserError(*(settled.faults + faults)) from None
@@ -87,12 +90,13 @@ class _Base:
 
     def set(self, words: Sequence[Override]) -> DictConfig:
         """As composing with these words would give it; in force until the next call."""
-        for key in self._changed:
-            OmegaConf.update(self._config, key, self._as_composed(key), merge=True)
-        self._changed = set()
-        for word in words:
-            OmegaConf.update(self._config, word.key_or_group, word.value(), merge=True)
-            self._changed.add(word.key_or_group)
+        with composition_errors():
+            for key in self._changed:
+                OmegaConf.update(self._config, key, self._as_composed(key), merge=True)
+            self._changed = set()
+            for word in words:
+                OmegaConf.update(self._config, word.key_or_group, word.value(), merge=True)
+                self._changed.add(word.key_or_group)
         return self._config
 
     def _as_composed(self, key: str) -> Any:

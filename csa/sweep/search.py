@@ -7,6 +7,7 @@ left is put back in line, and the sampler goes on with another seed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
-from csa.config.preflight import preflight
 from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.sweep.cells import Cell, shown
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from csa.sweep.machine import Slot
 
 SMOKE_TRIALS = 3
+DIRECTIONS = ("maximize", "minimize")
+SEEDS = 2**32  # of the samplers
 SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
 
 
@@ -75,8 +77,8 @@ def prepare(first: Composed) -> Search:
     """Look at the study and put it in order; under ``plan=true`` only look.
 
     Raises:
-        UserError: there are no validation images, a value of the search is not allowed, the study
-            has no place to be continued from, or another process is at it.
+        UserError: there are no validation images, the study has no place to be continued from, this
+            cannot be opened, or another process is at it.
     """
     sweeper = first.sweeper
     faults = _faults(first)
@@ -84,7 +86,7 @@ def prepare(first: Composed) -> Search:
         raise UserError(*faults)
     run = _one_trial(first)
     # Trials of other runs (another data set, another protocol) are not of this study.
-    storage, name = str(sweeper["storage"]), f"{sweeper['study_name']}-{run.fingerprint[:6]}"
+    storage, name = _expanded(str(sweeper["storage"])), f"{sweeper['study_name']}-{run.fingerprint[:6]}"
     budget = min(int(sweeper["n_trials"]), SMOKE_TRIALS) if run.config.smoke else int(sweeper["n_trials"])
     lock = None if run.config.plan else _lock(storage, name)
     study = _study(storage, name)
@@ -102,9 +104,11 @@ def prepare(first: Composed) -> Search:
         f"hydra.sweeper.n_trials={max(left, 0)}",
         f"hydra.sweeper.n_jobs={len(places)}",
     ]
+    if storage != sweeper["storage"]:
+        words.append(f"hydra.sweeper.storage={shown(storage)}")
     seed = (sweeper.get("sampler") or {}).get("seed")
-    if seed is not None and made:
-        words.append(f"hydra.sweeper.sampler.seed={int(seed) + made}")
+    if seed is not None:
+        words.append(f"hydra.sweeper.sampler.seed={(int(seed) + made) % SEEDS}")
     return Search(words, storage, name, budget, left, lock)
 
 
@@ -133,12 +137,17 @@ def _faults(first: Composed) -> list[Fault]:
         for key in ("storage", "study_name")
         if not sweeper[key]
     ]
-    params = [f"{key}={value}" for key, value in (sweeper["params"] or {}).items()]
-    try:
-        preflight(params, multirun=True)
-    except UserError as error:
-        faults += error.faults
+    if sweeper["direction"] not in DIRECTIONS:
+        faults.append(Fault("hydra.sweeper.direction", sweeper["direction"], "is none", ", ".join(DIRECTIONS)))
+    if not 0 <= sweeper["max_failure_rate"] <= 1:
+        rate = sweeper["max_failure_rate"]
+        faults.append(Fault("hydra.sweeper.max_failure_rate", rate, "is out of range", "a number from 0 to 1"))
     return faults
+
+
+def _expanded(storage: str) -> str:
+    """A file below ``~`` by its whole path, as everything else of a run has it."""
+    return re.sub(r"^(sqlite:///)(~[^/]*)", lambda found: found[1] + str(Path(found[2]).expanduser()), storage)
 
 
 def _lock(storage: str, name: str) -> IO[str] | None:
@@ -146,8 +155,11 @@ def _lock(storage: str, name: str) -> IO[str] | None:
     database = sqlite_file(storage)
     if database is None:
         return None
-    database.parent.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(Path(f"{database}.{name}.lock"))
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(Path(f"{database}.{name}.lock"))
+    except OSError as error:
+        raise UserError(_unopened(storage, str(error.strerror))) from error
     if lock is None:
         raise UserError(Fault("hydra.sweeper.study_name", name, "is being searched by another process"))
     return lock
@@ -164,6 +176,13 @@ def _study(storage: str, name: str) -> Study | None:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
+    except Exception as error:  # databases and their drivers raise what they happen to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(_unopened(storage, reason)) from error
+
+
+def _unopened(storage: str, reason: str) -> Fault:
+    return Fault("hydra.sweeper.storage", storage, f"cannot be opened ({reason})")
 
 
 def _finished(study: Study) -> int:

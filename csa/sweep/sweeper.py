@@ -31,7 +31,7 @@ from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
@@ -43,6 +43,10 @@ LOG_WIDTH = 140  # columns where nobody says how many there are: in a file, in a
 
 
 class CellsSweeper(Sweeper):
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        """params: what a configuration varies by itself (``hydra.sweeper.params``), as words under the command's."""
+        self._params = params
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -63,7 +67,9 @@ class CellsSweeper(Sweeper):
             settings = settings_of(self.config)
             tree = Tree(settings.config_name, self.hydra_context.config_loader)
             grids: Any = OmegaConf.to_container(self.config.cells)
-            cells = apply(expand(grids), [tree.parse(word) for word in arguments])
+            named = {word.partition("=")[0] for word in arguments}
+            varied = [f"{key}={value}" for key, value in (self._params or {}).items() if key not in named]
+            cells = apply(expand(grids), [tree.parse(word) for word in (*varied, *arguments)])
             plan = make_plan(tree, cells, fetch=not settings.plan)
             if settings.plan:
                 print_plan(self._console, plan, settings)

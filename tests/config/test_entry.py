@@ -8,8 +8,11 @@ import pwd
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from csa.cli import fault_list, queue_again_on_sigterm, reporting_faults, settle_process
 from csa.config.entry import hydra_main
@@ -121,9 +124,73 @@ def test_help_shows_commands_groups_and_defaults(monkeypatch, capsys):
     assert "delta: 0.8" in shown
 
 
-def test_cfg_shows_the_job(monkeypatch, capsys):
-    command(monkeypatch, pytest.fail, "--cfg", "job", "seed=3")
-    assert "seed: 3" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("words", "path", "value"),
+    [
+        ("seed=3", "seed", 3),
+        ("dataset=cifar100_lt method=ldam_drw protocol=published", "protocol.name", "cifar_ldam"),
+        ("-m delta=0.1,0.2,...,0.9", "delta", 0.1),
+        ("plan=true dataset=imagenet_lt", "dataset.name", "imagenet_lt"),  # whose data is not here
+        ("smoke=true", "protocol.epochs", 2),
+    ],
+)
+def test_cfg_shows_what_a_command_would_run(monkeypatch, capsys, words, path, value):
+    command(monkeypatch, pytest.fail, "--cfg", "job", *words.split())
+    assert OmegaConf.select(OmegaConf.create(capsys.readouterr().out), path) == value
+
+
+def test_cfg_of_a_command_with_faults_lists_them(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, pytest.fail, "--cfg", "job", "metod=ce", "delta=0,1")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert [line.split(":")[0] for line in told.err.splitlines()[1:]] == ["  delta=0,1", "  metod=ce"]
+
+
+MINE = """
+defaults: [config, {override method: ce}, _self_]
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1", protocol.epochs: 3}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "2 cells, 2 runs: 0 done, 0 running, 0 interrupted, 0 failed, 2 planned"),
+        (("seed=1,2,...,9",), "9 cells, 9 runs"),
+        (("seed=1", "protocol.epochs=x"), "protocol.epochs=x: is not an integer"),
+        (("method=zz",), "method=zz: there is no such method"),
+    ],
+)
+def test_a_configuration_of_ones_own_may_vary_keys(monkeypatch, capsys, words, told):
+    Path("conf").mkdir()
+    Path("conf/mine.yaml").write_text(MINE)
+    own = ("--config-dir", "conf", "-cn", "mine", "plan=true", "sweep.calibrate=false")
+    with pytest.raises(SystemExit, match="2") if "is no" in told or "no such" in told else nullcontext():
+        command(monkeypatch, pytest.fail, *own, *words)
+    assert told in "".join(capsys.readouterr())
+
+
+def test_values_that_a_configuration_varies_are_checked(monkeypatch, capsys):
+    Path("conf").mkdir()
+    Path("conf/mine.yaml").write_text(MINE.replace('"0,1"', '"0,x"'))
+    with pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, pytest.fail, "--config-dir", "conf", "-cn", "mine")
+    assert "seed=x: is not an integer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("--config-dir", "nowhere"), "--config-dir=nowhere: there is no such folder"),
+        (("--config-path", "conf"), "--config-path=conf: is Hydra's, and csa has a configuration tree of its own"),
+        (("-m", "hydra.sweep.dir=a,b"), "hydra.sweep.dir=a,b: cannot be read (Hydra's own settings are the same"),
+    ],
+)
+def test_options_of_hydra_that_do_not_go_with_our_tree(monkeypatch, capsys, words, fault):
+    with pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, pytest.fail, *words)
+    assert fault in capsys.readouterr().err
 
 
 TORCH_FREE = """

@@ -217,6 +217,16 @@ def test_conflicting_group_words_name_the_word():
 # --- sweeps ---------------------------------------------------------------------------------
 
 
+def test_a_search_is_judged_with_what_it_varies_and_kept_where_its_runs_are():
+    faults = faults_of("method=ce", config_name="search_csa", to_run=False)
+    assert "method.bank_size=32: unknown key; allowed: name" in faults
+    assert not [fault for fault in faults if fault.startswith("delta=")]
+    assert faults_of("method=ce", "hydra.mode=RUN", config_name="search_csa", to_run=False) == []
+    for words in ((), ("output_root=new",)):
+        storage = preflight(words, "search_csa", to_run=False).sweeper["storage"]
+        assert storage == f"sqlite:///{'new' if words else 'outputs'}/search_csa.db"
+
+
 def test_every_value_of_a_sweep_is_checked():
     words = ("delta=0,0.5,2", "seed=range(-1,5)", "method=choice(csa,cas)", "variant=a,b")
     assert [fault.split(": ")[0] for fault in faults_of(*words, multirun=True)] == ["seed=-1", "delta=2", "method=cas"]

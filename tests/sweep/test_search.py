@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections import Counter
 from contextlib import closing
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 from started import LENET, ended, start, wait_for
 from tiny_words import TINY
+
+from csa.config.faults import UserError
+from csa.config.preflight import preflight
+from csa.sweep.search import prepare
 
 TRIALS = 4
 OF_OPTUNA = (
@@ -87,6 +93,37 @@ def test_the_test_set_must_not_choose(tmp_path):
     assert status == 2, told
     assert "dataset.holdout=0: leaves a search without validation images" in told
     assert not (tmp_path / "few.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("hydra.sweeper.storage=foo", "cannot be opened (Could not parse SQLAlchemy URL from given URL string)"),
+        ("hydra.sweeper.storage=sqlite:////dev/null/x.db", "cannot be opened (File exists)"),
+        ("hydra.sweeper.storage=null", "is needed to continue a search; allowed: as in -cn search_csa"),
+        ("hydra.sweeper.direction=up", "is none; allowed: maximize, minimize"),
+        ("hydra.sweeper.max_failure_rate=2.0", "is out of range; allowed: a number from 0 to 1"),
+    ],
+)
+def test_settings_of_a_search_that_it_cannot_have(tmp_path, monkeypatch, word, fault):
+    monkeypatch.chdir(tmp_path)
+    first = preflight(["dataset=digits_lt", "dataset.max_per_class=99", word], "search_csa")
+    with pytest.raises(UserError, match=re.escape(f"{word}: {fault}")):
+        prepare(first)
+
+
+def test_seeds_of_any_length_and_files_below_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    words = (
+        "dataset=digits_lt",
+        "dataset.max_per_class=99",
+        "output_root='~/runs'",
+        "hydra.sweeper.sampler.seed=4294967297",
+    )
+    search = prepare(preflight(words, "search_csa"))
+    assert search.storage == f"sqlite:///{tmp_path}/home/runs/search_csa.db"
+    assert {"hydra.sweeper.sampler.seed=1", f"hydra.sweeper.storage='{search.storage}'"} < set(search.words)
 
 
 def test_search_csa_is_planned(tmp_path):
