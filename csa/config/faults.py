@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 from csa.config.passwords import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of control characters, of bytes that are no text, and of line ends."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,8 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text in which control characters, and bytes of a file's name that are no text, are escaped."""
-    shown = (letter if category(letter) not in UNPRINTABLE else ascii(letter)[1:-1] for letter in text)
-    return "".join(shown)
+    """Text whose invisible characters, and bytes of a file's name that are no text, are escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from unicodedata import normalize
+from unicodedata import category, normalize
 
-from csa.config.faults import Fault, printable
+from csa.config.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of bytes that are no text, and of line ends."""
+
+
+def has_controls(name: str) -> bool:
+    """Whether a name would be torn, or would steer a terminal, wherever it is shown."""
+    return not name.isprintable() and any(category(letter) in CONTROLS for letter in name)
 
 
 def same_form(name: str) -> str:
@@ -53,7 +61,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 def name_faults(dataset: str, names: Sequence[str]) -> list[Fault]:
     """Names that no table, file or picture can show."""
-    bad = [k for k, name in enumerate(names) if printable(name) != name]
+    bad = [k for k, name in enumerate(names) if has_controls(name)]
     return [
         Fault("dataset", dataset, f"class {k} is called {names[k]!a}", "names without control characters")
         for k in bad[:3]

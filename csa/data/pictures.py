@@ -129,7 +129,7 @@ def unit_to_bytes(levels: np.ndarray) -> np.ndarray:
     """Floats in [0, 1] as uint8, rounded, of the same shape. Raises ValueError for others, whose scale is not known."""
     least, greatest = float(levels.min()), float(levels.max())
     if not (least >= 0 and greatest <= 1):  # neither is true of nan
-        raise ValueError(f"it has floats from {least:g} to {greatest:g}; allowed: floats from 0 to 1")
+        raise ValueError(f"it has floats from {least:g} to {greatest:g}; allowed: from 0 to 1")
     rounded: np.ndarray = np.rint(levels * 255).astype(np.uint8)
     return rounded
 

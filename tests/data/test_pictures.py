@@ -77,7 +77,7 @@ def test_more_than_eight_bits_keep_their_scale(tmp_path, name, write):
     ("levels", "told"),
     [
         (RAMP.astype(np.int32), "integers of 32 bits or with a sign, whose scale is not known"),
-        (RAMP / 257, "floats from 0 to 255; allowed: floats from 0 to 1"),
+        (RAMP / 257, "floats from 0 to 255; allowed: from 0 to 1"),
         (RAMP / 65535 - 0.5, "floats from -0.5 to 0.5"),
         (np.where(RAMP > 7, np.nan, 0), "floats from nan to nan"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import zipfile
 from dataclasses import replace
 from hashlib import md5
 from urllib.error import URLError
@@ -88,7 +89,9 @@ def test_greyscale_npz_gets_a_channel_axis(dataset_config, write_npz, tmp_path):
     ("changes", "told"),
     [
         ({"x_train": None, "y_test": None}, ["no key x_train, y_test"]),
-        ({"x_train": np.zeros((15, 8, 8, 3))}, ["x_train is float64 [15, 8, 8, 3]"]),
+        ({"x_train": np.zeros((15, 8, 8, 3), np.int64)}, ["x_train is int64 [15, 8, 8, 3]"]),
+        ({"x_train": np.zeros((15, 8, 8, 3), complex)}, ["x_train is complex128 [15, 8, 8, 3]"]),
+        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8), "y_train": np.zeros(0, int)}, ["x_train is uint8 [0, 8, 8, 3]"]),
         ({"x_train": np.zeros((15, 3, 8, 8), np.uint8)}, ["x_train is uint8 [15, 3, 8, 8]"]),
         ({"x_train": np.zeros((15, 8), np.uint8)}, ["x_train is uint8 [15, 8]"]),
         ({"x_test": np.array([None] * 6, dtype=object)}, ["x_test is an object array"]),
@@ -117,6 +120,99 @@ def test_faults_of_an_npz(dataset_config, write_npz, changes, told):
         assert text in str(fault)
 
 
+@pytest.mark.parametrize("kind", [">u2", "<u2", "f2", "f4", "f8"])
+def test_images_of_more_than_eight_bits(dataset_config, write_npz, tmp_path, kind):
+    levels = np.linspace(0, 1, 15 * 64).reshape(15, 8, 8)
+    images = (levels * 65535 if "u" in kind else levels).astype(kind)
+    path = write_npz(x_train=images, x_test=np.zeros((6, 8, 8), np.uint8))
+    assert not npz_faults(dataset_config, path)
+    found = NpzSource().load(dataset_config("npz", path=str(path)), tmp_path, False).train_images
+    assert (found.shape, found.dtype) == ((15, 8, 8, 1), np.uint8)
+    assert abs(found[..., 0] - 255 * levels).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (np.full((15, 8, 8, 3), 255.0), "x_train: it has floats from 255 to 255; allowed: from 0 to 1"),
+        (np.full((15, 8, 8, 3), np.nan, np.float32), "x_train: it has floats from nan to nan"),
+        (np.full((15, 8, 8, 3), 4095, np.uint16), "x_train is uint16 and ends at 4095, so that the value of white"),
+    ],
+)
+def test_images_of_an_unknown_scale(dataset_config, write_npz, tmp_path, images, told):
+    with pytest.raises(UserError) as caught:
+        load_split(dataset_config("npz", path=str(write_npz(x_train=images))), tmp_path, False)
+    assert told in str(caught.value)
+
+
+def rewritten(path, name, change):
+    """The file with an entry's bytes changed (``change``: bytes to bytes), or with its directory's (``name`` None)."""
+    if name is None:
+        path.write_bytes(change(path.read_bytes()))
+        return path
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, change(content) if entry == name else content)
+    return path
+
+
+def with_flag(content, offset, value):
+    """Local and central headers of the first entry with two bytes set at an offset of the local one."""
+    central, data = content.index(b"PK\x01\x02"), bytearray(content)
+    data[offset : offset + 2] = data[central + offset + 2 : central + offset + 4] = value.to_bytes(2, "little")
+    return bytes(data)
+
+
+def resized(content, shape):
+    """An array's bytes with another shape of y_train in its header, which stays as long."""
+    end = content.index(b"\n") + 1
+    header = content[:end].replace(b"(15,)", shape)
+    return header[: end - 1].rstrip().ljust(end - 1) + b"\n" + content[end:]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("y_train.npy", lambda c: resized(c, b"(10**12,)"), "cannot be read as an .npz file ("),
+        (
+            "y_train.npy",
+            lambda c: resized(c, b"(1000000000000,)"),
+            "declares int64 [1000000000000], 8,0",
+        ),
+        ("y_train.npy", lambda c: resized(c, b"(15,-1)"), "declares int64 [15, -1], -120 bytes, and has 120"),
+        ("y_train.npy", lambda c: resized(c, b"((15,)"), "cannot be read as an .npz file ("),
+        ("x_test.npy", lambda c: c[:6] + b"\x09\x09" + c[8:], "x_test.npy has format 9.9, which numpy does not know"),
+        ("x_test.npy", lambda c: b"no array", "cannot be read as an .npz file ("),
+        ("x_test.npy", lambda c: c[:-5], "x_test.npy declares uint8 [6, 8, 8, 3], 1,152 bytes, and has 1,147"),
+        (None, lambda c: with_flag(c, 6, 1), "is encrypted"),
+        (None, lambda c: with_flag(c, 8, 77), "compression method is not supported"),
+        (None, lambda c: with_flag(c, 4, 999), "zip file version"),
+    ],
+)
+def test_an_archive_that_is_damaged_or_lies(dataset_config, write_npz, tmp_path, name, change, told):
+    (fault,) = npz_faults(dataset_config, rewritten(write_npz(), name, change))
+    assert told in str(fault)
+    assert "\n" not in str(fault)
+
+
+def test_an_array_that_stands_twice(dataset_config, write_npz):
+    path = write_npz()
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y_test.npy", b"")
+    assert "y_test stands in it more than once" in str(npz_faults(dataset_config, path)[0])
+
+
+def test_arrays_that_fit_no_memory_are_refused_and_others_left_out_and_told(dataset_config, write_npz, monkeypatch):
+    path = write_npz(x_val=np.zeros(3), meta=np.array({"a": 1}, dtype=object))
+    config = dataset_config("npz", path=str(path))
+    notes = NpzSource().load(config, path.parent, False).notes
+    assert notes == ("left out of small.npz: 2 array(s): x_val, meta",)
+    monkeypatch.setattr("csa.data.sources.npz.free_memory", lambda: 4000)
+    assert "its arrays take 0.0 GB; 0.0 GB are free" in str(npz_faults(dataset_config, path)[0])
+
+
 def test_a_key_nearly_right_is_named(dataset_config, write_npz):
     (fault,) = npz_faults(dataset_config, write_npz(x_train=None, X_train=np.zeros((15, 8, 8), np.uint8)))
     assert fault.nearest == "X_train"
@@ -125,13 +221,13 @@ def test_a_key_nearly_right_is_named(dataset_config, write_npz):
 def test_npz_that_is_none(dataset_config, write_npz, tmp_path):
     other = tmp_path / "text.npz"
     other.write_text("not an archive")
-    assert "not a readable .npz" in str(npz_faults(dataset_config, other)[0])
+    assert "text.npz cannot be read as an .npz file (File is not a zip" in str(npz_faults(dataset_config, other)[0])
     assert "no such file" in str(npz_faults(dataset_config, tmp_path / "absent.npz")[0])
     assert "not a file" in str(npz_faults(dataset_config, tmp_path)[0])
     whole = write_npz()
     cut = tmp_path / "cut.npz"
     cut.write_bytes(whole.read_bytes()[:800])
-    assert "not a readable .npz" in str(npz_faults(dataset_config, cut)[0])
+    assert "cut.npz cannot be read as an .npz file (" in str(npz_faults(dataset_config, cut)[0])
 
 
 def test_npz_damaged_in_its_pixels_is_told_when_read(dataset_config, write_npz, tmp_path):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.config.faults import Fault, UserError, printable
+from csa.config.faults import Fault, UserError
 from csa.config.schema import ListFilesDataset
+from csa.data.class_names import has_controls
 from csa.data.image_files import ImageFiles, found_files
 from csa.data.sources.source import Preview, Source, listed
 from csa.data.split import Arrays
@@ -147,7 +148,7 @@ def _parts(line: str) -> tuple[str, int]:
         raise ValueError(f"is not a path and a label: {label[:30]!r} is no number of a class")
     if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1]
-    if printable(name) != name:
+    if has_controls(name):
         raise ValueError("has a control character in its path")
     if leaves_root(name):
         raise ValueError("leaves the root")

@@ -1,12 +1,15 @@
 """Arrays in an ``.npz`` file: x_train y_train x_test y_test, and class names in ``classes`` if there are.
 
-Files come from anywhere: headers are read before data, and pickles never.
+Files come from anywhere: headers are read before data, what they declare is compared with what is there, and pickles
+are never read.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,23 +19,45 @@ import numpy as np
 from numpy.lib import format as npy
 
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.machine import free_memory
 from csa.config.schema import NpzDataset
+from csa.data.pictures import unit_to_bytes
 from csa.data.sources.source import Preview, Source, listed
 from csa.data.split import Arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, zlib.error, KeyError)
-IMAGES = "uint8 [N, H, W] or [N, H, W, C] with 1 or 3 channels"
+IMAGES = "uint8 (or uint16, or floats from 0 to 1) [N, H, W] or [N, H, W, C] with 1 or 3 channels"
 LABELS = "integers [N]"
+WANTED = f"an .npz file with {' '.join(KEYS)}"
+DEFLATED_MOST = 1032
+"""Bytes that a byte of a deflated entry can stand for."""
+AT_ONCE = 1024
+GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
 class Header:
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Names of all arrays in the order of the file, and headers of those that are read here."""
+
+    names: list[str]
+    headers: dict[str, Header]
+
+    def notes(self, file: str) -> tuple[str, ...]:
+        others = [name for name in self.names if name not in self.headers]
+        return (f"left out of {file}: {len(others)} array(s): {listed(others)}",) if others else ()
 
 
 class Complaint(Protocol):
@@ -41,40 +66,74 @@ class Complaint(Protocol):
     def __call__(self, problem: str, allowed: str = "", nearest: str = "") -> Fault: ...
 
 
-def read_headers(path: Path) -> dict[str, Header]:
-    """Shape and dtype of every array in the file, without reading one."""
-    headers = {}
+@contextmanager
+def reading(path: Path, complain: Complaint) -> Iterator[None]:
+    """Whatever a damaged file makes its readers raise is told of the file, as a ``UserError``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(complain(f"{path.name} cannot be read as an .npz file ({why})", WANTED)) from error
+
+
+def read_contents(path: Path) -> Contents:
+    """Shape and dtype of the arrays, without reading one. Raises what zip and numpy raise, and ValueError."""
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as stream:
-                version = npy.read_magic(stream)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, _, dtype = read(stream)
-            headers[name.removesuffix(".npy")] = Header(shape, dtype)
-    return headers
+        entries = [(entry.filename.removesuffix(".npy"), entry) for entry in archive.infolist()]
+        names = [name for name, _ in entries]
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise ValueError(f"{listed(twice)} stands in it more than once")
+        return Contents(names, {name: _header(archive, entry) for name, entry in entries if name in (*KEYS, "classes")})
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
+    """Of an entry that holds as many bytes as its header and the archive say."""
+    with archive.open(entry.filename) as stream:
+        version = npy.read_magic(stream)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise ValueError(f"{entry.filename} has format {version[0]}.{version[1]}, which numpy does not know")
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        header, held = Header(shape, dtype), entry.file_size - stream.tell()
+    if not dtype.hasobject and header.bytes != held:
+        raise ValueError(f"{entry.filename} declares {dtype} {list(shape)}, {header.bytes:,} bytes, and has {held:,}")
+    deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+    if entry.file_size > entry.compress_size * (DEFLATED_MOST if deflated else 1) + DEFLATED_MOST:
+        raise ValueError(f"{entry.filename} declares more bytes than its {entry.compress_size:,} packed ones can hold")
+    return header
 
 
 def inspect_npz(path: Path, complain: Complaint) -> list[Fault]:
     """Everything wrong with the file's keys, shapes, dtypes and labels."""
-    wanted = f"an .npz file with {' '.join(KEYS)}"
     if not path.is_file():
-        return [complain("is not a file" if path.exists() else "there is no such file", wanted)]
+        return [complain("is not a file" if path.exists() else "there is no such file", WANTED)]
     try:
-        headers = read_headers(path)
-    except UNREADABLE as error:
-        return [complain(f"{path.name} is not a readable .npz file ({error})", wanted)]
-    missing = [key for key in KEYS if key not in headers]
-    if missing:
-        found = listed(sorted(headers)) or "none"
-        problem = f"{path.name} has no key {', '.join(missing)}; its keys are {found}"
-        return [complain(problem, " ".join(KEYS), nearest(missing[0], set(headers) - set(KEYS)))]
-    return header_faults(headers, complain) or label_faults(path, "classes" in headers, complain)
+        with reading(path, complain):
+            contents = read_contents(path)
+            headers = contents.headers
+            return (
+                _missing_keys(path, contents, complain)
+                or header_faults(headers, complain)
+                or label_faults(path, "classes" in headers, complain)
+            )
+    except UserError as error:
+        return list(error.faults)
+
+
+def _missing_keys(path: Path, contents: Contents, complain: Complaint) -> list[Fault]:
+    missing = [key for key in KEYS if key not in contents.headers]
+    if not missing:
+        return []
+    problem = f"{path.name} has no key {', '.join(missing)}; its keys are {listed(sorted(contents.names)) or 'none'}"
+    return [complain(problem, " ".join(KEYS), nearest(missing[0], set(contents.names) - set(KEYS)))]
 
 
 def header_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
     faults = []
-    for key in (*KEYS, *(["classes"] if "classes" in headers else [])):
-        header = headers[key]
+    for key, header in sorted(headers.items(), key=lambda item: (*KEYS, "classes").index(item[0])):
         told = f"{key} is {header.dtype} {list(header.shape)}"
         if header.dtype.hasobject:
             faults.append(complain(f"{key} is an object array, which would need a pickle", "plain arrays"))
@@ -88,8 +147,9 @@ def header_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault
 
 
 def _are_images(header: Header) -> bool:
+    known = header.dtype == np.uint8 or header.dtype.kind == "f" or header.dtype.newbyteorder("=") == np.uint16
     channels = header.shape[3:] or (1,)
-    return header.dtype == np.uint8 and len(header.shape) in (3, 4) and min(header.shape) > 0 and channels[0] in (1, 3)
+    return known and len(header.shape) in (3, 4) and min(header.shape) > 0 and channels[0] in (1, 3)
 
 
 def size_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
@@ -101,17 +161,17 @@ def size_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
     train, test = headers["x_train"].shape[1:], headers["x_test"].shape[1:]
     if train != test:
         faults.append(complain(f"training images are {list(train)}, test images {list(test)}", "one size for both"))
+    needed, free = sum(header.bytes for header in headers.values()), free_memory()
+    if needed > free:
+        faults.append(complain(f"its arrays take {needed / GIGABYTE:,.1f} GB; {free / GIGABYTE:,.1f} GB are free"))
     return faults
 
 
 def label_faults(path: Path, named: bool, complain: Complaint) -> list[Fault]:
     """Labels must be 0..K-1, each in both parts; K is the number of names, else the largest label."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = {key: arrays[key] for key in ("y_train", "y_test")}
-            num_classes = len(arrays["classes"]) if named else int(labels["y_train"].max()) + 1
-    except UNREADABLE as error:
-        return [complain(f"{path.name} cannot be read ({error})", "a whole .npz file")]
+    with np.load(path, allow_pickle=False) as arrays:
+        labels = {key: arrays[key] for key in ("y_train", "y_test")}
+        num_classes = len(arrays["classes"]) if named else int(labels["y_train"].max()) + 1
     faults = []
     for key, values in labels.items():
         present = np.unique(values)
@@ -134,24 +194,45 @@ def _first_gap(present: np.ndarray) -> int:
 
 def preview_npz(path: Path) -> Preview:
     """Of a file without faults."""
-    _, height, width, *last = read_headers(path)["x_train"].shape
+    _, height, width, *last = read_contents(path).headers["x_train"].shape
     with np.load(path, allow_pickle=False) as arrays:
         sizes = np.bincount(arrays["y_train"].astype(np.int64))
     return Preview(tuple(sizes.tolist()), (last[0] if last else 1, height, width))
 
 
 def read_npz(path: Path, complain: Complaint) -> Arrays:
-    """The arrays of a file without faults; greyscale images get a channel axis."""
-    try:
+    """The arrays of a file without faults; images as uint8, greyscale ones with a channel axis.
+
+    Raises:
+        UserError: the file is damaged, or the scale of its images is not known.
+    """
+    with reading(path, complain):
+        contents = read_contents(path)
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key in (*KEYS, "classes")}
-    except UNREADABLE as error:
-        raise UserError(complain(f"{path.name} cannot be read ({error})", "a whole .npz file")) from error
-    images = {key: arrays[key] if arrays[key].ndim == 4 else arrays[key][..., None] for key in ("x_train", "x_test")}
-    labels = {key: arrays[key].astype(np.int64) for key in ("y_train", "y_test")}
-    names: Sequence[object] = arrays.get("classes", range(labels["y_train"].max() + 1))
+            images = {key: _bytes(key, file[key], complain) for key in ("x_train", "x_test")}
+            labels = {key: file[key].astype(np.int64) for key in ("y_train", "y_test")}
+            names: Sequence[object] = file["classes"] if "classes" in file else range(labels["y_train"].max() + 1)
     classes = tuple(map(str, names))
-    return Arrays(images["x_train"], labels["y_train"], images["x_test"], labels["y_test"], classes)
+    parts = (images["x_train"], labels["y_train"], images["x_test"], labels["y_test"])
+    return Arrays(*parts, classes, notes=contents.notes(path.name))
+
+
+def _bytes(key: str, images: np.ndarray, complain: Complaint) -> np.ndarray:
+    """Images of any dtype as uint8 [N, H, W, C]: the high byte of two, floats in [0, 1] as 255 steps."""
+    images = images if images.ndim == 4 else images[..., None]
+    if images.dtype == np.uint8:
+        return images
+    scaled = np.empty(images.shape, np.uint8)
+    if images.dtype.kind == "u" and images.max() < 2**15:
+        problem = f"{key} is uint16 and ends at {images.max()}, so that the value of white is not known"
+        raise UserError(complain(problem, "the whole range to 65535, uint8, or floats from 0 to 1"))
+    for start in range(0, len(images), AT_ONCE):
+        few = images[start : start + AT_ONCE]
+        try:
+            scaled[start : start + AT_ONCE] = few >> 8 if images.dtype.kind == "u" else unit_to_bytes(few)
+        except ValueError as error:
+            raise UserError(complain(f"{key}: {error}", f"{key} as {IMAGES}")) from error
+    return scaled
 
 
 class NpzSource(Source[NpzDataset]):
@@ -159,7 +240,7 @@ class NpzSource(Source[NpzDataset]):
 
     def inspect(self, config: NpzDataset, data_dir: Path, download: bool) -> list[Fault]:
         if config.path is None:
-            return [Fault("dataset.path", None, "is not set", f"an .npz file with {' '.join(KEYS)}")]
+            return [Fault("dataset.path", None, "is not set", WANTED)]
         return inspect_npz(_path(config), _complaint(config))
 
     def preview(self, config: NpzDataset, data_dir: Path) -> Preview:
