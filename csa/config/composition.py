@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published"
 """``protocol=published``: that of the method's paper, or of whoever ran its published row (its file says whose)."""
+
+
+def _tuned(default: float, known: Mapping[str, Mapping[float, float]], *, _root_: DictConfig) -> float:
+    """``${tuned:default,{data_set:{ratio:value}}}``: what is known to be tuned for the data, else the default.
+
+    The ratios are of the exponential profile, which published rows have.
+    """
+    dataset = _root_.dataset
+    values = known.get(dataset.name, {}) if dataset.profile == "exp" else {}
+    return next((value for ratio, value in values.items() if ratio == dataset.imbalance_ratio), default)
+
+
+OmegaConf.register_resolver("tuned", _tuned, replace=True)
 
 
 class CompositionError(Exception):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from csa.config.method_schema import FsaConfig, OltrConfig, PostHocConfig
 from csa.config.schema import METHOD_WIRING, ColouredDataset, ContextShiftConfig
-from csa.config.switches import resolved
+from csa.config.switches import resolved, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from csa.config.schema import Config
+    from csa.config.schema import Config, ProtocolConfig
 
 RESULTS_VERSION = {"fp32": 1, "bf16": 2, "auto": 2}
 """By the protocol's precision; raised where the correction of an error changes results.
@@ -41,6 +41,7 @@ CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {
     # The balanced batch before the uniform one; a bank of as many entries as the batch has images is enough; decay and
     # momentum of the balanced head go on while it refills. Without a bank only the order is another one.
     "context shift as released": lambda run: isinstance(run.method, ContextShiftConfig),
+    "shortened runs keep a warm-up": lambda run: _had_no_warm_up(run.protocol),
 }
 """Corrections of errors that changed the results of some runs: a name, and whether it concerns a run.
 
@@ -91,6 +92,12 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
     if config.method.streams == "sampler":
         parts["sampler"] = _counted(config.sampler, SAMPLER)
     return parts
+
+
+def _had_no_warm_up(protocol: ProtocolConfig) -> bool:
+    """Whether rounding down left no epoch below the full learning rate."""
+    left = scaled(protocol.warmup_epochs, protocol)
+    return protocol.warmup_epochs > 0 and left < (2 if protocol.warmup_from is None else 1)
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

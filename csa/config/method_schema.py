@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from csa.config.schema import ClassifierRetrainingConfig, MethodConfig, number, used_when
-from csa.config.switches import last_epochs, scaled
+from csa.config.switches import scaled, window
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig
@@ -20,7 +20,7 @@ def _deferral(protocol: ProtocolConfig) -> int:
 
 
 def _mixup_off(protocol: ProtocolConfig) -> int:
-    return last_epochs(protocol.mixup_off_epochs, protocol)
+    return window(protocol.mixup_off_epochs, protocol)
 
 
 def _reweights(loss: str) -> bool:
@@ -80,7 +80,7 @@ class CmoConfig(LdamConfig):
     probability: float = number(at_least=0, at_most=1)
     foreground_power: float
     first_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(4, protocol))
-    off_epochs: int | None = number(at_least=0, when_null=lambda protocol: last_epochs(3, protocol))
+    off_epochs: int | None = number(at_least=0, when_null=lambda protocol: window(3, protocol))
     start_epoch: int | None = used_when("loss", _reweights, at_least=0, when_null=_deferral)
     class_weights: Literal["effective_number", "inverse_frequency"] = used_when("loss", _reweights)
     beta: float = used_when("loss", _reweights, at_least=0, at_most=BETA_MOST)

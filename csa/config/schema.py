@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from csa.config.switches import last_epochs, scaled
+from csa.config.switches import scaled, window
 
 
 def number(
@@ -176,7 +176,7 @@ class CrossEntropyConfig(MethodConfig):
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRetrainingConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
-    epochs: int = number(at_least=1)
+    epochs: int | None = number(at_least=1, when_null=lambda protocol: protocol.stage_two.epochs)
     lr: float = number(above=0)
     cosine_share: float = neutral(1.0, above=0, at_most=1)
     trains: Literal["classifier", "scales"] = neutral("classifier")
@@ -186,7 +186,7 @@ class ClassifierRetrainingConfig(MethodConfig):
     images_per_visit: int = number(at_least=1)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
-        return protocol.epochs, self.epochs
+        return protocol.epochs, self.epochs or protocol.stage_two.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ class ContextShiftConfig(MethodConfig):
     images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1)
     mixup_alpha: float = number(at_least=0)
     mixup_off_epochs: int | None = used_when(
-        "mixup_alpha", bool, at_least=0, when_null=lambda protocol: last_epochs(protocol.mixup_off_epochs, protocol)
+        "mixup_alpha", bool, at_least=0, when_null=lambda protocol: window(protocol.mixup_off_epochs, protocol)
     )
     primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
 
@@ -216,7 +216,7 @@ class StageTwoConfig:
     """How a classifier is re-trained on a frozen representation (cRT and its kind)."""
 
     epochs: int = number(at_least=1)
-    scales_epochs: int = number(at_least=1)
+    scales_epochs: int | None = number(at_least=1)
     lr: float = number(above=0)
     cosine_share: float = number(above=0, at_most=1)
     head: Literal["copy", "new"]

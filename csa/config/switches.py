@@ -1,6 +1,6 @@
 """Switch points scale with the length of training; pure functions of the protocol, no torch.
 
-They are given at the protocol's reference length: warm-up over 5 of 200 epochs is none of 10.
+They are given at the protocol's reference length: a start in epoch 10 of 200 is one in epoch 0 of 10.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def scaled(reference_value: int, protocol: ProtocolConfig) -> int:
     return reference_value * protocol.epochs // protocol.reference_epochs
 
 
-def last_epochs(reference_value: int, protocol: ProtocolConfig) -> int:
-    """Length of a window at the end of training: scaled, at least one epoch; 0 stays 0 (no window)."""
+def window(reference_value: int, protocol: ProtocolConfig) -> int:
+    """Length of a window at the start or the end of training: scaled, at least one epoch; 0 stays 0 (no window)."""
     return max(1, scaled(reference_value, protocol)) if reference_value else 0
 
 

@@ -46,10 +46,10 @@ class ClassifierRetraining(Classifier):
         assert isinstance(context.config, ClassifierRetrainingConfig)
         self.config, self.seed, self.num_classes = context.config, context.seed, context.num_classes
         self.scales: nn.Parameter | None = None
-        epochs, lr = self.config.epochs, self.config.lr
+        _, epochs = self.config.stage_epochs(context.protocol)
         self.stages = (
             training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),
-            Stage("classifier", epochs, cosine(lr, epochs / self.config.cosine_share)),
+            Stage("classifier", epochs, cosine(self.config.lr, epochs / self.config.cosine_share)),
         )
 
     def enter_stage(self, stage: int) -> None:

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from csa.config.switches import scaled
+from csa.config.switches import scaled, window
 from csa.methods.method import Stage
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def learning_rate(protocol: ProtocolConfig) -> Callable[[float], float]:
     """The protocol's schedule at its length: warm-up and milestones are scaled from the reference length.
 
+    A shortened run keeps an epoch of warm-up, at half of the rate where that rises to all of it within the warm-up.
     Within the warm-up the epoch may be a fraction (``warmup_each_step``); behind it whole epochs count.
     """
-    warmup = scaled(protocol.warmup_epochs, protocol)
+    warmup = window(protocol.warmup_epochs, protocol)
     if protocol.schedule == "cosine":
         after = cosine(protocol.lr, protocol.epochs)
     elif protocol.schedule == "multistep":
@@ -56,7 +57,10 @@ def _multistep(lr: float, milestones: Sequence[int], factors: Sequence[float], e
 
 
 def _warmed_up(lr: float, warmup: int, start: float | None, after: Callable[[float], float], epoch: float) -> float:
-    """Up to ``lr`` in epoch ``warmup - 1``, or, from the share ``start`` of it, in epoch ``warmup``."""
+    """Up to ``lr`` in epoch ``warmup - 1``, or, from the share ``start`` of it, in epoch ``warmup``.
+
+    Without a share a warm-up of a single epoch would already have all of ``lr``: it has half.
+    """
     if epoch >= warmup:
         return after(math.floor(epoch))
-    return lr * (epoch + 1) / warmup if start is None else lr * (start + (1 - start) * epoch / warmup)
+    return lr * (epoch + 1) / max(warmup, 2) if start is None else lr * (start + (1 - start) * epoch / warmup)

@@ -77,6 +77,17 @@ def test_which_runs_were_corrected():
     assert "corrections" not in identity(in_fp32, "ab")
 
 
+@pytest.mark.parametrize(
+    ("protocol", "concerned", "others"),
+    [("cifar", (2, 39, 79), (80, 200, 400)), ("cifar_bbn", (10, 39), (40, 200)), ("imagenet", (), (2, 90))],
+)
+def test_runs_that_had_no_warm_up_left_have_new_names(protocol, concerned, others):
+    name = "shortened runs keep a warm-up"
+    for epochs in (*concerned, *others):
+        config = config_of("dataset=cifar10_lt", "method=ce", f"protocol={protocol}", f"protocol.epochs={epochs}")
+        assert (name in identity(config, "ab").get("corrections", [])) == (epochs in concerned)
+
+
 def test_the_identity_of_cross_entropy_in_full():
     assert identity(CE, "ab") == {
         "results_version": 2,

@@ -65,6 +65,31 @@ def test_every_recipe_that_a_method_names_is_there():
         assert set(named) <= there, path
 
 
+@pytest.mark.parametrize(
+    ("dataset", "ratio", "words", "pair"),
+    [
+        ("cifar10_lt", "100", (), (0.9999, 1.0)),
+        ("cifar10_lt", "50", (), (0.9999, 2.0)),
+        ("cifar10_lt", "10", (), (0.9999, 2.0)),
+        ("cifar100_lt", "100", (), (0.9, 1.0)),
+        ("cifar100_lt", "100.0", ("protocol=published",), (0.9, 1.0)),
+        ("cifar100_lt", "50", ("protocol=published",), (0.99, 1.0)),
+        ("cifar100_lt", "10", ("protocol=published",), (0.99, 1.0)),
+        ("cifar100_lt", "20", (), (0.9999, 1.0)),
+        ("cifar100_lt", "100", ("dataset.profile=step",), (0.9999, 1.0)),
+        ("cifar100_lt", "100", ("method.beta=0.999", "method.gamma=0.5"), (0.999, 0.5)),
+        ("mnist_lt", "100", (), (0.9999, 1.0)),
+    ],
+)
+def test_cb_focal_has_what_was_tuned_for_the_data_unless_the_user_says_otherwise(dataset, ratio, words, pair):
+    words = (f"dataset={dataset}", "method=cb_focal", *words, f"dataset.imbalance_ratio={ratio}")
+    with tree("config") as conf:
+        method = build(conf.compose([conf.parse(word) for word in words]).config).method
+        quick = conf.compose([conf.parse(word) for word in words[:-1]]).with_value(conf.parse(words[-1]))
+    assert (method.beta, method.gamma) == pair
+    assert build(quick.config).method == method
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_method_without_a_recipe_for_the_data_is_a_fault_whatever_comes_first(order):
     words = ["dataset=mnist_lt", "method=ldam_drw", "protocol=published", "download=true"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.config.schema import ContextShiftConfig, ProtocolConfig, StageTwoConfig
-from csa.config.switches import last_epochs, resolved, scaled
+from csa.config.switches import resolved, scaled, window
 
 PROTOCOL = ProtocolConfig(
     name="test",
@@ -72,10 +72,10 @@ def test_scaled(epochs, switches):
     assert tuple(scaled(value, protocol_of(epochs)) for value in (10, 5, 160, 180)) == switches
 
 
-@pytest.mark.parametrize(("epochs", "window"), [(200, 3), (133, 1), (134, 2), (10, 1), (8, 1), (1, 1)])
-def test_last_epochs(epochs, window):
-    assert last_epochs(3, protocol_of(epochs)) == window
-    assert last_epochs(0, protocol_of(epochs)) == 0
+@pytest.mark.parametrize(("epochs", "length"), [(200, 3), (133, 1), (134, 2), (10, 1), (8, 1), (1, 1)])
+def test_window(epochs, length):
+    assert window(3, protocol_of(epochs)) == length
+    assert window(0, protocol_of(epochs)) == 0
 
 
 @given(st.integers(0, 500), st.integers(1, 1000), st.integers(1, 1000))

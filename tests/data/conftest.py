@@ -36,7 +36,7 @@ def sampler_config():
 @pytest.fixture
 def protocol_config():
     def make(name="digits", **changes):
-        values = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"), resolve=True)
+        values = OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{name}.yaml"))
         return ProtocolConfig(**{**values, "stage_two": StageTwoConfig(**values["stage_two"]), **changes})
 
     return make

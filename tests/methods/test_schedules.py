@@ -27,16 +27,25 @@ def test_other_papers_schedules():
 
 
 def test_switch_points_scale_with_the_length():
-    assert rates(10) == pytest.approx([0.2] * 8 + [0.02, 0.002])
-    assert rates(8) == pytest.approx([0.2] * 6 + [0.02, 0.002])
+    assert rates(10) == pytest.approx([0.1] + [0.2] * 7 + [0.02, 0.002])
+    assert rates(8) == pytest.approx([0.1] + [0.2] * 5 + [0.02, 0.002])
     assert rates(400)[:10] == pytest.approx([0.02 * e for e in range(1, 11)])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first"),
+    [(2, (0.1, 0.002)), (39, (0.1, 0.2)), (79, (0.1, 0.2)), (80, (0.1, 0.2)), (120, (0.2 / 3, 0.4 / 3, 0.2))],
+)
+def test_a_shortened_run_keeps_an_epoch_of_warm_up(epochs, first):
+    assert rates(epochs)[: len(first)] == pytest.approx(first)
+    assert rates(epochs, warmup_epochs=0)[0] == 0.2
 
 
 def test_cosine():
     published = [0.1, 0.09755, 0.09045, 0.07939, 0.06545, 0.05, 0.03455, 0.02061, 0.00955, 0.00245]
     assert [cosine(0.1, 10)(epoch) for epoch in range(10)] == pytest.approx(published, abs=5e-6)
     assert rates(10, schedule="cosine", lr=0.1, warmup_epochs=0) == pytest.approx(published, abs=5e-6)
-    assert rates(40, schedule="cosine")[:2] == pytest.approx([0.2, 0.1 * 1.9969173], rel=1e-6)
+    assert rates(40, schedule="cosine")[:2] == pytest.approx([0.1, 0.1 * 1.9969173], rel=1e-6)
 
 
 def test_the_mnist_schedule_is_the_cosine_set_after_each_epoch():
@@ -84,10 +93,12 @@ def test_published_rates(name):
 
 @pytest.mark.parametrize("name", RATES)
 def test_published_rates_in_ten_epochs(name):
-    """Milestones scale, the warm-up of 5 epochs comes to none."""
+    """Milestones scale, of the warm-up of 5 epochs one is left."""
     protocol, lr = published(name, 10)
     drops = {"cifar_bbn": (6, 8), "cifar_remix": (5, 8)}.get(name, (8, 9))
-    shares = [1.0] * drops[0] + [protocol.factors[0]] * (drops[1] - drops[0]) + [protocol.factors[1]] * (10 - drops[1])
+    first = {"cifar_cb": 0.0, "cifar_bbn": 1 / 3, "cifar_bot": 1 / 3}.get(name, 0.5)
+    shares = [first] + [1.0] * (drops[0] - 1)
+    shares += [protocol.factors[0]] * (drops[1] - drops[0]) + [protocol.factors[1]] * (10 - drops[1])
     assert [lr(epoch) for epoch in range(10)] == pytest.approx([protocol.lr * share for share in shares])
 
 

@@ -60,6 +60,18 @@ def test_settings_of_a_method(tmp_path, words, settings):
     assert set(frame(tmp_path, "cifar100_lt", "csa", *words)["settings"]) == {settings}
 
 
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (("dataset.imbalance_ratio=50",), ""),
+        (("dataset.imbalance_ratio=50", "method.beta=0.9"), "method.beta=0.9"),
+        (("method.beta=0.9",), ""),
+    ],
+)
+def test_what_is_tuned_for_the_data_is_no_setting_of_its_own(tmp_path, words, settings):
+    assert set(frame(tmp_path, "cifar100_lt", "cb_focal", *words)["settings"]) == {settings}
+
+
 def test_what_a_method_takes_from_its_protocol_is_told_of_the_protocol(tmp_path):
     found = frame(tmp_path, "cifar10_lt", "crt", "protocol.stage_two.epochs=3")
     assert set(found["settings"]) == {"protocol.stage_two.epochs=3"}
