@@ -279,7 +279,10 @@ def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
             alone.append(one)
     figures = [drawn for section in sections for drawn in section.figures] + alone
     colours = {name: look["color"] for name, look in looks_of(frame).items()}
-    told = write(order.to(REPORT), sections, _papers(order, frame), figures, colours, as_csv(frame))
+    papers = _papers(order, frame)
+    if sections and not any((paper.data["n"] > 0).any() for paper in papers):
+        papers = []  # nothing here is of the paper
+    told = write(order.to(REPORT), sections, papers, figures, colours, as_csv(frame))
     _send(order, figures)
     say(told)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.figures.style import canvas, look
+from csa.figures.style import canvas, look, plain_numbers
 from csa.metrics import PARTS, calibration_bins
 from csa.reporting.run import FolderEvidence
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from csa.reporting.run import Run
 
 FEW_EPOCHS = 20  # up to so many every epoch has its marker
+BESIDE = 3.6  # inches: it stands beside its table
 CROP = 0.25  # share of the epochs, the first ones, that do not decide what is in view
 
 
 def forest(shown: Panel) -> Figure:
     """A row a line: its difference to the baseline, every pair of seeds, the mean and its 95 % interval."""
     figure, axes = canvas(0.7 + 0.24 * len(shown.lines))
+    figure.set_figwidth(BESIDE)
     one, base = axes[0, 0], shown.lines[0]
     theirs = {(run.seed, run.split): run.scores(head=head)["all"] for run, head in base.with_heads()}
     one.axvline(0, color="#666666", linewidth=0.8)
@@ -142,6 +144,7 @@ def reliability(shown: Panel) -> Figure | None:
     one.set_ylabel("right images (%)")
     below.set_ylabel("images")
     below.set_yscale("log")
+    plain_numbers(below.yaxis)
     below.set_xlabel("confidence (%)")
     figure.legend(loc="outside upper center", ncols=3)
     return figure if drawn else None

@@ -124,8 +124,9 @@ class Defaults:
             known = name in self._composer.options(group)
             if usual[group].name != name:
                 usual[group] = self._option(group, name)[group].copy() if known else config[group]
-        if "imbalance_ratio" in config["dataset"]:
-            usual.dataset.imbalance_ratio = config["dataset"]["imbalance_ratio"]
+        for key in ("imbalance_ratio", *NOT_OF_THE_DATA):  # these have a column of their own, or decide nothing
+            if key in config["dataset"]:
+                usual.dataset[key] = config["dataset"][key]
         return usual
 
     def _is_other(self, usual: DictConfig, config: Mapping[str, Any], group: str) -> bool:

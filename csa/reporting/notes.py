@@ -105,11 +105,13 @@ def _without_runs(lines: pd.DataFrame) -> list[str]:
     tables = set(lines["paper_table"].dropna())
     if not tables:
         return []
-    first, there = lines.iloc[0], {tuple(one) for one in lines[list(PLACE)].fillna("").to_numpy()}
+    first, there = lines.iloc[0], {tuple(one) for one in lines[list(PLACE)].astype(object).fillna("").to_numpy()}
     published = load_published()
     published = published[published["table"].isin(tables) & (published["metric"] == "all") & published["value"].notna()]
     for name in ("dataset", "imbalance_ratio", "backbone"):
-        published = published[published[name].fillna("") == ("" if is_none(first[name]) else first[name])]
+        published = published[
+            published[name].astype(object).fillna("") == ("" if is_none(first[name]) else first[name])
+        ]
     told = [
         f"{one.row} {as_printed(one.value)}"
         for one in published.itertuples()

@@ -153,7 +153,8 @@ def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -
     """
     shown = one_head(frame, head, groups)
     published = load_published()
-    places = dict(list(shown.groupby([shown[name].fillna("") for name in PLACE]))) if len(shown) else {}
+    columns = [shown[name].astype(object).fillna("") for name in PLACE]
+    places = dict(list(shown.groupby(columns))) if len(shown) else {}
     measured = [_measured(cell, places.get(tuple(cell[list(PLACE)].fillna("")))) for _, cell in published.iterrows()]
     return published.join(pd.DataFrame(measured, index=published.index))
 

@@ -20,7 +20,7 @@ from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.processes import Ending, Processes, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.summary import print_failures
-from csa.sweep.tracking import Tracking, sweep_name
+from csa.sweep.tracking import Tracking, sweep_name, sweep_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,8 @@ class LocalLauncher(Launcher):
     def _track(self, settings: Settings, plan: Plan) -> Tracking:
         """One parent run for all batches of a search, until this process ends."""
         if self._tracking is None:
-            self._tracking = Tracking(settings.sweep.name or sweep_name(plan), plan.runs[0].config)
+            name, title = settings.sweep.name or sweep_name(plan), settings.sweep.name or sweep_title(plan)
+            self._tracking = Tracking(name, title, plan.runs[0].config)
             atexit.register(self._tracking.__exit__)
             self._tracking.__enter__()
         self._tracking.add(plan.runs)

@@ -67,13 +67,7 @@ def has_failed(run: Run, endings: dict[str, Ending]) -> bool:
 
 def accuracy_table(plan: Plan) -> FoldedTable:
     """A row for each cell but its seed: test accuracies in percent at the last epoch, mean and deviation over seeds."""
-    keys = [key for key in swept_keys([run.cells[0] for run in plan.runs]) if key != SEED]
-    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for run in plan.runs:
-        result = _result(run)
-        if result is not None:
-            settings = dict(run.cells[0].settings)
-            rows.setdefault(tuple(settings.get(key, "") for key in keys), []).append(result)
+    keys, rows = _by_cell(plan)
     table = FoldedTable(title="test accuracy in %, last epoch, mean over seeds", title_justify="left")
     for key in keys or ["run"]:
         table.add_column(key)
@@ -86,6 +80,30 @@ def accuracy_table(plan: Plan) -> FoldedTable:
         seeds = f"{len(results)}, {collapsed} collapsed" if collapsed else str(len(results))
         table.add_row(*(names or (results[0]["run"]["method"],)), *cells, seeds)
     return table
+
+
+def means(plan: Plan) -> dict[str, dict[str, float]]:
+    """Of each cell but its seed, by what varies (``crt``, ``csa 0.3``): mean accuracies in percent, and ``seeds``."""
+    _, rows = _by_cell(plan)
+    found = {}
+    for names, results in rows.items():
+        known = {group: [value for one in results if (value := one[group]) is not None] for group in GROUPS}
+        averages = {group: mean(values) for group, values in known.items() if values}
+        name = " ".join(filter(None, names)) or str(results[0]["run"]["method"])
+        found[name] = {**averages, "seeds": float(len(results))}
+    return found
+
+
+def _by_cell(plan: Plan) -> tuple[list[str], dict[tuple[str, ...], list[dict[str, Any]]]]:
+    """What varies beside the seed; of each cell's values of it the results of its seeds."""
+    keys = [key for key in swept_keys([run.cells[0] for run in plan.runs]) if key != SEED]
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in plan.runs:
+        result = _result(run)
+        if result is not None:
+            settings = dict(run.cells[0].settings)
+            rows.setdefault(tuple(settings.get(key, "") for key in keys), []).append(result)
+    return keys, rows
 
 
 def _result(run: Run) -> dict[str, Any] | None:

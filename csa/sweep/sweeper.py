@@ -26,9 +26,9 @@ from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
-from csa.sweep.summary import has_failed, print_summary
+from csa.sweep.summary import has_failed, means, print_summary
 from csa.sweep.task import CellTask
-from csa.sweep.tracking import Tracking, sweep_name
+from csa.sweep.tracking import Tracking, sweep_name, sweep_title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,11 +83,12 @@ class CellsSweeper(Sweeper):
         endings: dict[str, Ending] = {}
         status, trouble = 0, None
         if plan.runs:
-            with Tracking(settings.sweep.name or sweep_name(plan), plan.runs[0].config) as tracking:
+            name, title = settings.sweep.name or sweep_name(plan), settings.sweep.name or sweep_title(plan)
+            with Tracking(name, title, plan.runs[0].config) as tracking:
                 tracking.add(plan.runs)
                 status = self._run_all(plan, to_do, settings, endings)
                 failed = any(has_failed(run, endings) for run in plan.runs)
-                tracking.end("KILLED" if status else "FAILED" if failed else "FINISHED", plan.counts())
+                tracking.end("KILLED" if status else "FAILED" if failed else "FINISHED", plan.counts(), means(plan))
             trouble = tracking.trouble
         failures = print_summary(self._console, plan, endings)
         if trouble:

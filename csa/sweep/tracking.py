@@ -41,7 +41,8 @@ MOST_OF_A_NAME = 80  # characters
 class Tracking:
     """Context manager around the runs of a sweep; does nothing where they are not tracked."""
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self, name: str, title: str, config: Config) -> None:
+        self._title = title
         self._name = re.sub(r"[^\w .:/-]", "_", name)  # what MLflow takes as part of a tag
         self._config, self._on = config, config.tracking.mlflow
         self.trouble: str | None = None
@@ -58,7 +59,8 @@ class Tracking:
         tracking = self._config.tracking
         log = Path(self._config.output_root).expanduser() / LOG_NAME
         self._follower = Follower(tracking.uri, tracking.experiment, log, MODEL if tracking.model else None)
-        question = {"uri": tracking.uri, "experiment": tracking.experiment, "name": self._name}
+        question = {"uri": tracking.uri, "experiment": tracking.experiment, "name": self._name,
+                    "title": self._title}  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "csa.sweep.parent_run"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -78,10 +80,15 @@ class Tracking:
             self._runs += new
             self._waiting += [run for run in new if self._note(run, self._run_id or None) or not _is_mirrored(run)]
 
-    def end(self, status: Literal["FINISHED", "FAILED", "KILLED"], counts: Mapping[State, int]) -> None:
-        """Say how the sweep ended; the last word counts."""
+    def end(
+        self,
+        status: Literal["FINISHED", "FAILED", "KILLED"],
+        counts: Mapping[State, int],
+        means: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Say how the sweep ended, and with which accuracies (``csa.sweep.summary.means``); the last word counts."""
         if self._on:
-            self._tell({"status": status, "counts": counts})
+            self._tell({"status": status, "counts": counts, "means": means or {}})
 
     def __exit__(self, *_: object) -> None:
         if not self._on:
@@ -167,3 +174,10 @@ def sweep_name(plan: Plan) -> str:
     digest = hashlib.sha256(repr([cell.words for cell in cells]).encode()).hexdigest()[:6]
     varied = "-".join(key.replace(".", "_") for key in swept_keys(cells))
     return f"{varied[:MOST_OF_A_NAME]}-{digest}".lstrip("-")
+
+
+def sweep_title(plan: Plan) -> str:
+    """What a sweep without a name is, for the eyes: ``image_folder: method x seed``."""
+    keys = swept_keys([cell for run in plan.runs for cell in run.cells])
+    datasets = sorted({run.config.dataset.name for run in plan.runs})
+    return f"{', '.join(datasets)}: {' x '.join(keys)}"[:MOST_OF_A_NAME].rstrip(" :")

@@ -100,7 +100,10 @@ def run_name(contents: Contents) -> str:
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:
     """The configuration by dotted keys; values as YAML would write them on one line."""
     kept = {key: value for key, value in config.items() if key not in NOT_PARAMETERS}
-    return {key: _word(value)[:LONGEST_VALUE] for key, value in _flat(kept)}
+    found = {key: _word(value)[:LONGEST_VALUE] for key, value in _flat(kept)}
+    if found.get("dataset.profile") in ("natural", "balanced"):
+        found.pop("dataset.imbalance_ratio", None)  # nothing is of that ratio
+    return found
 
 
 def epoch_metrics(line: Mapping[str, Any]) -> dict[str, float]:
@@ -113,10 +116,10 @@ def epoch_metrics(line: Mapping[str, Any]) -> dict[str, float]:
         values["images_per_second"] = line["images"] / line["seconds"]
     heads = line["heads"]
     for head, groups in heads.items():
-        values |= {f"{head}/{group}": groups.get(group) for group in GROUPS}
+        values |= {f"{head}/{group}": _rounded(groups.get(group)) for group in GROUPS}
     primary = line["head"] if "head" in line else next(iter(heads)) if len(heads) == 1 else None
     if primary is not None:
-        values |= {group: heads[primary].get(group) for group in GROUPS}
+        values |= {group: _rounded(heads[primary].get(group)) for group in GROUPS}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -124,9 +127,9 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """What only the end of a run knows, of the head that stands for it."""
     scores = result["heads"][result["head"]]
     values = {
-        "best_on_test/all": scores["best_on_test"]["all"],
-        "best_on_test/balanced": scores["best_on_test"]["balanced"],
-        **{name: scores["last"][name] for name in ("macro_f1", "g_mean", "ece")},
+        "best_on_test/all": _rounded(scores["best_on_test"]["all"]),
+        "best_on_test/balanced": _rounded(scores["best_on_test"]["balanced"]),
+        **{name: _rounded(scores["last"][name]) for name in ("macro_f1", "g_mean", "ece")},
         "training_seconds": result["training_seconds"],
     }
     if "holdout" in scores:
@@ -209,6 +212,11 @@ def _flat(block: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rounded(percent: float | None) -> float | None:
+    """As far as it is read; the record has all digits."""
+    return None if percent is None else round(percent, 2)
 
 
 def _percent(value: float | None) -> str:

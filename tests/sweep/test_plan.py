@@ -21,7 +21,9 @@ from csa.sweep.machine import Slot, slots
 from csa.sweep.processes import WALL_NAME, is_held_here
 from csa.sweep.settings import Settings
 from csa.sweep.show_plan import print_plan
+from csa.sweep.summary import means
 from csa.sweep.sweeper import CellsSweeper
+from csa.sweep.tracking import sweep_title
 from csa.tracking.files import write_json
 from csa.tracking.lease import LEASE_NAME, Lease
 
@@ -262,3 +264,16 @@ def test_the_sweeper_is_the_default(tmp_path):
     with tree("config") as tree_:
         target = tree_.compose([]).sweeper["_target_"]
     assert target == f"{CellsSweeper.__module__}.{CellsSweeper.__name__}"
+
+
+def test_mlflow_is_told_what_a_sweep_is_and_its_means_over_seeds(tmp_path):
+    plan = plan_of(tmp_path / "outputs", "method=ce,crt", "seed=0,1")
+    assert sweep_title(plan) == "digits_lt: method x seed"
+    assert means(plan) == {}
+    for run, accuracy in zip(plan.runs[:3], (50.0, 60.0, 30.0), strict=True):
+        finish(run, accuracy=accuracy)
+    done = plan_of(tmp_path / "outputs", "method=ce,crt", "seed=0,1")
+    assert means(done) == {
+        "ce": {"all": 55.0, "many": 55.0, "medium": 55.0, "few": 55.0, "seeds": 2.0},
+        "crt": {"all": 30.0, "many": 30.0, "medium": 30.0, "few": 30.0, "seeds": 1.0},
+    }
