@@ -7,7 +7,8 @@ python -m csa.evaluate run=3f2a images=folder to=predictions.csv head=balanced
 
 run      a fingerprint, or how it begins; python -m csa.records lists them
 images   a folder; each image is resized to the model's input, its centre cropped
-to       where the CSV goes (standard output): file, predicted class, the probability of each class
+to       where the CSV goes (standard output): file, predicted class, the probability of each class (softmax; of a
+         sigmoid loss each class's own, which need not add up to 1)
 head     one of the model's classifiers (CSV: the one that stands for the run; tables: all)
 output_root=folder, data_dir=folder, runtime.device=cpu and the like are as in csa.run.
 """

@@ -126,9 +126,11 @@ class Softmax(nn.Module):
     probabilities = Method.probabilities
 
 
-def measured(logits: torch.Tensor, labels: torch.Tensor, together: Together | None = None) -> Scores:
+def measured(
+    logits: torch.Tensor, labels: torch.Tensor, together: Together | None = None, method: nn.Module | None = None
+) -> Scores:
     classes = {name: range(logits.shape[1]) for name in BY_RANK}
-    found = head_scores(Softmax(), {"only": logits}, labels, classes, classes, together or Together())
+    found = head_scores(method or Softmax(), {"only": logits}, labels, classes, classes, together or Together())
     return found["only"]
 
 
@@ -148,6 +150,15 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
     confidence = np.exp(2.0) / (np.exp(2.0) + 3)
     found = measured(logits_of([0, 0, 0, 0], margin=2.0), torch.tensor([0, 0, 0, 1]))
     assert found.ece == pytest.approx(100 * abs(confidence - 0.75), abs=1e-3)
+
+
+def test_calibration_is_that_of_the_method_s_own_probabilities():
+    """Of independent sigmoids: 0.5 and 0.88, both predicted wrongly."""
+    logits = torch.tensor([[0.0, -5.0], [-5.0, 2.0]])
+    independent = Softmax()
+    independent.probabilities = torch.sigmoid
+    found = measured(logits, torch.tensor([1, 0]), method=independent)
+    assert found.ece == pytest.approx(100 * (0.5 + 1 / (1 + math.exp(-2))) / 2, abs=1e-5)
 
 
 def test_calibration_uses_fifteen_bins():

@@ -14,6 +14,8 @@ import pytest
 from shaped_tree import write_tree
 from tiny_words import TINY
 
+from csa.metrics import PARTS, calibration_bins, calibration_error
+
 WORDS = (*TINY, "method=ce")
 
 
@@ -62,6 +64,9 @@ def test_every_accuracy_can_be_recomputed_from_the_stored_predictions(finished):
         for k, accuracy in enumerate(last["per_class"]):
             assert accuracy == pytest.approx(100 * right[labels == k].mean())
         assert outputs[f"logits_{head}"].dtype == np.float16
+        parts = (PARTS * outputs[f"confidence_{head}"]).astype(np.int64)
+        sums = (np.bincount(calibration_bins(parts), weights=one) for one in (parts, right))
+        assert last["ece"] == pytest.approx(calibration_error(*sums, len(labels)))
     mean = (outputs["logits_uniform"].astype(float) + outputs["logits_balanced"]) / 2
     # Half a float16 step between 16 and 32, once for the mean of two and once for the mean itself.
     assert abs(mean).max() < 32

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.config.method_schema import FsaConfig, OltrConfig, PostHocConfig
+from csa.config.method_schema import FocalConfig, FsaConfig, OltrConfig, PostHocConfig
 from csa.config.schema import METHOD_WIRING, ColouredDataset, ContextShiftConfig
 from csa.config.switches import resolved, scaled
 
@@ -42,6 +42,9 @@ CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {
     # momentum of the balanced head go on while it refills. Without a bank only the order is another one.
     "context shift as released": lambda run: isinstance(run.method, ContextShiftConfig),
     "shortened runs keep a warm-up": lambda run: _had_no_warm_up(run.protocol),
+    "calibration of sigmoid losses is that of their own probabilities": lambda run: (
+        isinstance(run.method, FocalConfig) and run.method.form == "sigmoid"
+    ),
 }
 """Corrections of errors that changed the results of some runs: a name, and whether it concerns a run.
 

@@ -190,7 +190,7 @@ def class_maps(model: Model, pixels: np.ndarray, labels: np.ndarray) -> tuple[np
     maps = gradient_class_map(feature_map, logits.gather(1, picked))
     height, width = pixels.shape[1:3]
     cam = 1 - background_mask(maps, (height, width)).sqrt()
-    certain = logits.detach().softmax(1).gather(1, picked)[:, 0]
+    certain = model.method.probabilities(logits.detach()).gather(1, picked)[:, 0]
     return cam[:, 0].numpy(), certain.numpy()
 
 

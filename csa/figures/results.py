@@ -151,14 +151,9 @@ def reliability(shown: Panel) -> Figure | None:
 
 
 def confidences(run: Run, head: str) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of the predicted class [N] and whether it is right [N], from the recorded logits."""
+    """Probability of the predicted class [N] and whether it is right [N]."""
     assert isinstance(run.evidence, FolderEvidence)
-    largest = float(np.finfo(np.float16).max)  # larger ones were recorded as infinite
-    logits = np.nan_to_num(run.evidence.logits(head).astype(np.float64), posinf=largest, neginf=-largest)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
-    predictions = run.evidence.predictions(head)
-    return probabilities[np.arange(len(predictions)), predictions], predictions == run.evidence.labels
+    return run.evidence.confidence(head), run.evidence.predictions(head) == run.evidence.labels
 
 
 def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

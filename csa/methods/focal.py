@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from csa.config.method_schema import FocalConfig
 from csa.methods.class_weights import class_weights
@@ -28,6 +28,7 @@ class Focal(Classifier):
         assert isinstance(context.config, FocalConfig)
         config = context.config
         super().__init__(context, focal_criterion(config, context.counts))
+        self.form = config.form
         self.prior_bias = config.form == "sigmoid" and config.prior_bias
         if self.prior_bias:
             # Each sigmoid starts at 1/K; at 1/2 the first loss would be about K log 2.
@@ -39,6 +40,10 @@ class Focal(Classifier):
             return super().parameter_groups(stage)
         others = [parameter for parameter in self.parameters() if parameter is not self.head.bias]
         return [{"params": others}, {"params": [self.head.bias], "weight_decay": 0.0}]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """In the sigmoid form each class has one of its own, so that they need not add up to 1."""
+        return logits.sigmoid() if self.form == "sigmoid" else super().probabilities(logits)
 
 
 def focal_criterion(config: FocalConfig, counts: Sequence[int]) -> Criterion:

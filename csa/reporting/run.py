@@ -192,6 +192,18 @@ class FolderEvidence:
         """float32 [N, K], recorded as fp16."""
         return self._array(f"logits_{head}").astype(np.float32)
 
+    def confidence(self, head: str) -> np.ndarray:
+        """Probability of the predicted class, float64 [N]; where it was not recorded yet, softmax of the logits."""
+        try:
+            return self._array(f"confidence_{head}").astype(np.float64)
+        except KeyError:
+            largest = float(np.finfo(np.float16).max)  # larger ones were recorded as infinite
+            logits = np.nan_to_num(self.logits(head).astype(np.float64), posinf=largest, neginf=-largest)
+            shifted = np.exp(logits - logits.max(1, keepdims=True))
+            chosen = np.take_along_axis(shifted, self.predictions(head)[:, None], 1)[:, 0]
+            confidence: np.ndarray = chosen / shifted.sum(1)
+            return confidence
+
     def metrics(self) -> list[dict[str, Any]]:
         return Record(self.folder).metrics()
 

@@ -4,7 +4,7 @@
     identity.json     what the fingerprint is made of, and the fingerprint
     metrics.jsonl     one line an epoch
     checkpoint.pt     where training stands (and checkpoint.pt.previous)
-    test_outputs.npz  logits (fp16) and predictions of each head on the test set, and the labels
+    test_outputs.npz  logits (fp16), predictions and their probabilities of each head on the test set, and the labels
     result.json       the outcome; written last, so its presence means done
     failure.json      why the run failed, until it is started again
     log.txt           what happened when

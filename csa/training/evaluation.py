@@ -71,9 +71,7 @@ def head_scores(
     Raises:
         NotFiniteLogitsError: the logits of an image have no finite maximum.
     """
-    counted = together.summed(
-        torch.stack([counts(outputs, method.probabilities(outputs), labels) for outputs in logits.values()])
-    )
+    counted = together.summed(torch.stack([counts(method, outputs, labels) for outputs in logits.values()]))
     found = {}
     for head, row in zip(logits, counted.cpu().numpy(), strict=True):
         classes = logits[head].shape[1]
@@ -86,15 +84,20 @@ def head_scores(
     return found
 
 
-def counts(logits: Tensor, probabilities: Tensor, labels: Tensor) -> Tensor:
+def predict(method: Method, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The predicted class of each image [N] and its probability [N], from a head's logits [N, K]."""
+    predicted = logits.argmax(1)
+    return predicted, method.probabilities(logits).gather(1, predicted[:, None])[:, 0]
+
+
+def counts(method: Method, logits: Tensor, labels: Tensor) -> Tensor:
     """int64 [K * K + 2 * bins + 1]: the confusion matrix; of each bin the sum of confidences, and the right images.
 
     At last, of how many images the logits are not finite. Whole numbers, so that sums do not depend on the order in
     which a device adds.
     """
     classes = logits.shape[1]
-    predicted = logits.argmax(1)
-    confidence = probabilities.gather(1, predicted[:, None])[:, 0]
+    predicted, confidence = predict(method, logits)
     parts = (confidence * PARTS).long()
     right = (predicted == labels).long()
     bins = calibration_bins(parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.metrics import completed
+from csa.training.evaluation import predict
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
@@ -75,15 +76,17 @@ def _groups(groups: Groups) -> dict[str, list[int]]:
     return {"many": list(groups.many), "medium": list(groups.medium), "few": list(groups.few)}
 
 
-def test_outputs(outcome: Outcome) -> dict[str, np.ndarray]:
-    """Labels [N]; of each head logits (fp16) [N, K], predictions [N], confusion [K, K].
+def test_outputs(method: Method, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Labels [N]; of each head logits (fp16) [N, K], predictions [N], their probabilities [N], confusion [K, K].
 
-    The predictions are those of the full-precision logits: fp16 may tie where fp32 does not, and
-    every reported accuracy must be recomputable exactly.
+    Predictions and probabilities are those of the full-precision logits: fp16 may tie where fp32 does
+    not, and every reported number must be recomputable exactly.
     """
     arrays: dict[str, np.ndarray] = {"labels": outcome.labels.cpu().numpy().astype(np.int32)}
     for head, logits in outcome.logits.items():
+        predicted, confidence = predict(method, logits)
         arrays[f"logits_{head}"] = logits.half().cpu().numpy()
-        arrays[f"predictions_{head}"] = logits.argmax(1).cpu().numpy().astype(np.int32)
+        arrays[f"predictions_{head}"] = predicted.cpu().numpy().astype(np.int32)
+        arrays[f"confidence_{head}"] = confidence.cpu().numpy()
         arrays[f"confusion_{head}"] = np.asarray(outcome.scores[head].confusion, dtype=np.int32)
     return arrays

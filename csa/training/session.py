@@ -187,7 +187,7 @@ def _train(
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
     description = result(config, fingerprint(identity), split, method, outcome)
     told = {"unreadable_images": len(damaged)} if damaged else {}
-    record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(outcome))
+    record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(method, outcome))
     record.log("done")
     machine.together.wait()
 

@@ -122,7 +122,7 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
         with on_device:
             (*_, batch) = loader.test_batches(BATCH)
             logits = stepping.logits(batch.images)
-            counted = [counts(outputs, there.probabilities(outputs), batch.labels) for outputs in logits.values()]
+            counted = [counts(there, outputs, batch.labels) for outputs in logits.values()]
         assert {row.shape for row in counted} == {(len(COUNTS) ** 2 + 2 * CALIBRATION_BINS + 1,)}
         assert {outputs.shape for outputs in logits.values()} == {(len(batch.labels), len(COUNTS))}
         assert set(logits) == set(there.heads)

@@ -48,6 +48,14 @@ def test_the_sigmoid_form_starts_at_the_prior_and_spares_its_bias(build, name):
     assert len(build(f"method={name}", "method.form=softmax").parameter_groups(0)) == 1
 
 
+@pytest.mark.parametrize("name", ["focal", "cb_focal"])
+def test_each_class_has_a_probability_of_its_own_in_the_sigmoid_form(build, name):
+    logits = torch.tensor([[0.0, -2.0, 3.0]])
+    sigmoid, softmax = (build(f"method={name}", f"method.form={form}") for form in ("sigmoid", "softmax"))
+    assert sigmoid.probabilities(logits).tolist() == [pytest.approx([0.5, 0.1192029, 0.9525741], abs=1e-7)]
+    assert softmax.probabilities(logits).tolist() == [pytest.approx([0.0471234, 0.0063775, 0.9464991], abs=1e-7)]
+
+
 def test_class_balanced_focal_is_focal_times_the_weight_of_the_class(build):
     plainly, balanced = build("method=focal", "method.gamma=1"), build("method=cb_focal")
     outputs, labels, loss = outputs_and_loss(balanced)
