@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class SharedSteps:
     batch_size: int
     global_sizes: list[int]
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Images of each step that fall to this process."""
         parts = map(self.share.of_batch, self.global_sizes)
         return [part.stop - part.start for part in parts]
 
-    @property
+    @cached_property
     def weights(self) -> list[float]:
         return [self.share.weight(size) for size in self.global_sizes]
 

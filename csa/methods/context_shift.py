@@ -15,7 +15,7 @@ from csa.config.switches import resolved
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
 from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
-from csa.methods.method import Clock, Context, Method, Step
+from csa.methods.method import WITHIN, Clock, Context, Method, Step
 from csa.methods.mixing import blend_context, mixup, mixup_draws
 from csa.methods.modes import evaluating
 from csa.methods.schedules import training_stage
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from csa.config.schema import SamplerConfig
     from csa.data.batch import Batch
     from csa.methods.losses import Targets
+
+
+RESTS, DECAYS, LEARNS = "rests", "decays", "learns"
+"""What the balanced head does in a step: it gets no update at all; once it has ever learned, only its weight decay and
+momentum go on while it has no contexts; it learns from a balanced batch."""
 
 
 class ContextShift(Method):
@@ -51,7 +56,6 @@ class ContextShift(Method):
         assert self.config.bank_size is not None
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
         self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)
-        self.batch_size = context.protocol.batch_size
         self.primary_head = self.config.primary_head
         self.stages = (training_stage(context.protocol),)
 
@@ -75,15 +79,24 @@ class ContextShift(Method):
         return self.config.bank and (self.started(clock) or self.config.empty_bank == "never")
 
     def phase(self, clock: Clock) -> str:
-        """uniform, filling, full or without_bank, and ``+mixup``. In ``filling`` a step reads the device."""
-        if self.bank is not None and self.lends(clock):
-            name = "full" if self.started(clock) and self.bank.enough_for(self.batch_size) else "filling"
-        else:
-            name = "without_bank" if self.started(clock) else "uniform"
-        return f"{name}+mixup" if self.mixes(clock) else name
+        """Uniform (lending: it fills the bank, which is never emptied) or both branches, and ``+mixup``."""
+        early = "lending" if self.lends(clock) else "uniform"
+        return ("both" if self.started(clock) else early) + ("+mixup" if self.mixes(clock) else "")
 
-    def reads_device(self, clock: Clock) -> bool:
-        return self.started(clock) and self.phase(clock).startswith("filling")
+    def foreseen(self, clock: Clock, images: int) -> str | None:
+        """What the balanced head does. While the bank has too few entries the step's own images may be enough."""
+        if not self.started(clock):
+            return RESTS
+        if self.bank is None or self.bank.enough_for(images):
+            return LEARNS
+        return None if self.own_mask_pass else WITHIN
+
+    def decision(self, clock: Clock, images: int) -> str:
+        began = self.bank is not None and self.bank.look()
+        known = self.foreseen(clock, images)
+        if known in (RESTS, LEARNS):
+            return known
+        return DECAYS if began else RESTS
 
     # --- an epoch ---------------------------------------------------------------------------
 
@@ -113,18 +126,26 @@ class ContextShift(Method):
 
     # --- a step -----------------------------------------------------------------------------
 
+    def opening(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        """The mask pass: the images of this step that are fitted enter the bank."""
+        if not self.own_mask_pass or not self.lends(clock):
+            return {}
+        uniform = batches["uniform"]
+        return self.lend(uniform, self.evaluation_map(uniform.images))
+
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        """Mask pass, balanced batch, uniform batch: the released order, which running statistics remember.
+        """Balanced batch, uniform batch: the released order, which running statistics remember.
 
         Where the uniform batch's own pass gives the masks it comes first, as printed.
         """
+        measures = {}
         if self.own_mask_pass:
-            measures = self.lend(batches["uniform"], clock)
             balanced = self.balanced_loss(batches, draws, clock)
             uniform, _ = self.uniform_loss(batches["uniform"], draws, clock)
         else:
             uniform, feature_map = self.uniform_loss(batches["uniform"], draws, clock)
-            measures = self.lend(batches["uniform"], clock, feature_map.detach())
+            if self.lends(clock):
+                measures = self.lend(batches["uniform"], feature_map.detach())
             balanced = self.balanced_loss(batches, draws, clock)
         measures["loss_uniform"] = uniform.detach()
         if balanced is None:
@@ -150,23 +171,18 @@ class ContextShift(Method):
         if not self.started(clock):
             return None
         images, labels = batches["balanced"]
+        decision = self.decision(clock, len(images)) if clock.decision in (None, WITHIN) else clock.decision
+        if decision != LEARNS:
+            return self.idle_loss(decision)
         if self.bank is not None:
-            if not self.bank.enough_for(len(images)):
-                began = self.bank.look()
-                if not self.bank.enough_for(len(images)):
-                    return self.idle_loss(began)
             contexts, masks = self.bank.sample(draws["context_order"], len(images))
             images = blend_context(images, contexts, masks, draws["lambda"])
         return cross_entropy(self.balanced_head(self.backbone(images)), [(labels, 1.0)])
 
-    def idle_loss(self, began: bool) -> Tensor:
-        """Zero, with zeros as gradients of a balanced head that has begun to learn: its decay and momentum go on.
-
-        That is what the ``zero_grad`` of the released code's torch leaves. Before it began, the head has no gradient
-        and gets no update at all.
-        """
+    def idle_loss(self, decision: str) -> Tensor:
+        """Zero, and zeros as gradients where the head decays: ``zero_grad`` of the released code's torch left them."""
         head = self.balanced_head
-        return 0 * (head.weight.sum() + head.bias.sum()) if began else head.weight.new_zeros(())
+        return 0 * (head.weight.sum() + head.bias.sum()) if decision == DECAYS else head.weight.new_zeros(())
 
     @torch.no_grad()
     def evaluation_map(self, images: Tensor) -> Tensor:
@@ -177,16 +193,12 @@ class ContextShift(Method):
         torch.clear_autocast_cache()
         return feature_map
 
-    def lend(self, batch: Batch, clock: Clock, feature_map: Tensor | None = None) -> dict[str, Tensor]:
+    def lend(self, batch: Batch, feature_map: Tensor) -> dict[str, Tensor]:
         """Enter the images that the uniform head fits into the bank, with their background masks; measures.
 
-        feature_map: of the batch's own images, outside any graph; None: from a pass in evaluation mode.
+        feature_map: of the batch's own images, outside any graph.
         """
-        if not self.lends(clock):
-            return {}
         assert self.bank is not None
-        if feature_map is None:
-            feature_map = self.evaluation_map(batch.images)
         fitted, class_map = self.fit(feature_map, batch.labels)
         height, width = batch.images.shape[2:]
         self.bank.push(batch.images, background_mask(class_map, (height, width)), fitted)

@@ -46,11 +46,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training is: stage (index), epoch within the stage, and the stage's length; all from 0."""
+    """Where training is: stage (index), epoch within the stage, and the stage's length; all from 0.
+
+    decision: how the step at hand goes on, see ``Method.foreseen``; None where nobody has said.
+    """
 
     stage: int
     epoch: int
     epochs: int
+    decision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class Step(NamedTuple):
 
     loss: Tensor
     measures: dict[str, Tensor]
+
+
+WITHIN = "within"
+"""The decision about a step that reads the device in its middle: it is launched kernel by kernel."""
 
 
 class Method(nn.Module):
@@ -129,16 +137,31 @@ class Method(nn.Module):
         """Once before the first step of an epoch (not on resuming in its middle)."""
 
     def phase(self, clock: Clock) -> str:
-        """Name of the variant of the step in force: the key under which a graph may be captured."""
+        """Name of the variant of the step in force, by the clock: of the key under which a graph may be captured."""
         return "train"
 
-    def reads_device(self, clock: Clock) -> bool:
-        """Whether a step waits for a value of the device, so that it cannot be captured as a graph."""
-        return False
+    def opening(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        """The first part of a step, before anything that has gradients; returns measures.
+
+        The state that it leaves on the device may decide how the step goes on.
+        """
+        return {}
+
+    def foreseen(self, clock: Clock, images: int) -> str | None:
+        """How a step of so many images goes on after its opening, as far as the host knows before it.
+
+        Like ``phase`` it names a variant of the step. None: the opening decides, see ``decision``; until then the host
+        waits. ``WITHIN``: ``forward`` itself does.
+        """
+        return ""
+
+    def decision(self, clock: Clock, images: int) -> str:
+        """The same after an opening that was to decide; reads the device."""
+        raise NotImplementedError
 
     @abstractmethod
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        """The whole computation of one step."""
+        """All of a step that follows its opening, in one call."""
 
     @abstractmethod
     def logits(self, images: Tensor) -> dict[str, Tensor]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from csa.methods.method import Step
+from csa.methods.method import WITHIN, Step
 from csa.training.evaluation import plain_logits
 from csa.training.graphs import Graphs, NotCapturedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable
     from typing import Any
 
     from torch import Tensor
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from csa.data.batch import Batch
     from csa.data.loader import Epoch
     from csa.methods.method import Clock, Method
+    from csa.training.graphs import Tensors
     from csa.training.machine import Machine
 
-MEASURE = "measure "
-"""Before the names of a graph's outputs but the loss."""
+LOSS = ""
+"""The name of the loss among the measures that a part of a step returns; no measure has it."""
+Part = Literal["opening", "rest", "whole"]
+"""Of a step: ``Method.opening``; what follows it, with gradients and update; both in one launch."""
 MOST_VARIANTS = 64
 """Of a function that is compiled; beyond, torch runs it eagerly. Four phases of two batch sizes are past its own 8."""
 
@@ -47,6 +52,23 @@ def make_optimiser(method: Method, stage: int, protocol: ProtocolConfig) -> torc
     return optimiser
 
 
+@dataclass
+class Given:
+    """What a step is made of: its number in an epoch, and its rows of the method's draws."""
+
+    epoch: Epoch
+    number: int
+    rows: Tensors
+
+    @property
+    def images(self) -> int:
+        return self.epoch.sizes[self.number]
+
+    @cached_property
+    def batches(self) -> dict[str, Batch]:
+        return self.epoch.batches(self.number)
+
+
 class Stepping:
     """Of one stage: its method, and the optimiser that trains it.
 
@@ -57,11 +79,11 @@ class Stepping:
         self._method, self._optimiser, self._machine = method, optimiser, machine
         self.mode = "compiled" if machine.step_mode == "compiled" else "eager"
         self.trouble = ""
-        self._step_of = machine.together.wrapped(method, machine.device)
-        self._first_clocks: dict[tuple[int, str], Clock] = {}  # of each phase
+        self._parts: tuple[Callable[..., Any], ...] = method.opening, machine.together.wrapped(method, machine.device)
+        self._first_clocks: dict[Hashable, Clock] = {}  # of each variant
         if machine.step_mode == "compiled":
             torch._dynamo.config.recompile_limit = MOST_VARIANTS
-            self._compiled = torch.compile(self._step_of, dynamic=False)
+            self._compiled = tuple(torch.compile(part, dynamic=False) for part in self._parts)
         self._plain_logits = plain_logits(method, machine)
         self._graphs = Graphs() if machine.step_mode == "graph" else None
         for group in optimiser.param_groups:
@@ -77,29 +99,44 @@ class Stepping:
             else:
                 group["lr"] = rate * group["lr_factor"]
 
-    def step(self, epoch: Epoch, number: int, rows: Mapping[str, Tensor], clock: Clock) -> Step:
-        """Loss, gradients, update. What it returns is overwritten by the next step."""
-        capturable = self._graphs is not None and not self._method.reads_device(clock)
-        inputs = epoch.inputs(number) if capturable else None
+    def step(self, epoch: Epoch, number: int, rows: Tensors, clock: Clock) -> Step:
+        """Loss, gradients, update. What it returns is overwritten by the next step.
+
+        One launch; or two, with the host reading in between how the step goes on.
+        """
+        given = Given(epoch, number, rows)
+        outputs: dict[str, Tensor] = {}
+        part: Part = "whole"
+        clock = replace(clock, decision=self._method.foreseen(clock, given.images))
+        if clock.decision is None:
+            outputs |= self._launched("opening", given, clock)
+            part, clock = "rest", replace(clock, decision=self._method.decision(clock, given.images))
+        outputs |= self._launched(part, given, clock)
+        return Step(outputs.pop(LOSS), outputs)
+
+    def _launched(self, part: Part, given: Given, clock: Clock) -> Tensors:
+        """As a graph where it can be one."""
+        capturable = self._graphs is not None and clock.decision != WITHIN
+        inputs = given.epoch.inputs(given.number) if capturable else None
         if inputs is not None:
             try:
-                return self._replayed(epoch, inputs, rows, clock)
+                return self._replayed(part, inputs, given, clock)
             except NotCapturedError as error:
                 self._give_up(error)
-        return self._update(epoch.batches(number), rows, clock, epoch.weights[number])
+        return self._taken(part, given.batches, given.rows, clock, given.epoch.weights[given.number])
 
-    def _replayed(self, epoch: Epoch, inputs: dict[str, Tensor], rows: Mapping[str, Tensor], clock: Clock) -> Step:
-        def compute(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _replayed(self, part: Part, inputs: Tensors, given: Given, clock: Clock) -> Tensors:
+        batches_of, names = given.epoch.batches_of, given.rows.keys()
+
+        def compute(places: Tensors) -> Tensors:
             self._optimiser.zero_grad(set_to_none=True)  # a graph has gradients of its own, and adds to none
-            step = self._update(epoch.batches_of(given), {name: given[name] for name in rows}, clock, 1.0)
-            return {"loss": step.loss, **{MEASURE + name: value for name, value in step.measures.items()}}
+            return self._taken(part, batches_of(places), {name: places[name] for name in names}, clock, 1.0)
 
         assert self._graphs is not None
-        key = clock.stage, self._method.phase(clock)
-        outputs = self._graphs.run(key, {**inputs, **rows}, compute, self._state)
+        key = part, *self._variant(clock)
+        outputs = self._graphs.run(key, {**inputs, **given.rows}, compute, self._state)
         self.mode = "graph"
-        measures = {name.removeprefix(MEASURE): value for name, value in outputs.items() if name != "loss"}
-        return Step(outputs["loss"], measures)
+        return outputs
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Of each head, float32 [B, K]; the method is in evaluation mode."""
@@ -119,20 +156,32 @@ class Stepping:
         self._graphs, self.mode, self.trouble = None, "eager", str(error)
         self._optimiser.zero_grad(set_to_none=True)
 
-    def _update(self, batches: Mapping[str, Batch], rows: Mapping[str, Tensor], clock: Clock, weight: float) -> Step:
-        step_of: Callable[..., Any] = self._step_of
-        if self.mode == "compiled" and not self._method.reads_device(clock):
-            step_of = self._compiled
-            # The epoch's number would be compiled in, anew for every epoch; within a phase the step is the same.
-            clock = self._first_clocks.setdefault((clock.stage, self._method.phase(clock)), clock)
-        with self._machine.autocast():
-            loss, measures = step_of(batches, rows, clock)
-        if not self._machine.together.alone:
-            loss = weight * loss
+    def _variant(self, clock: Clock) -> tuple[Hashable, ...]:
+        return clock.stage, self._method.phase(clock), clock.decision
+
+    def _taken(
+        self, part: Part, batches: dict[str, Batch], rows: Tensors, clock: Clock, weight: float
+    ) -> dict[str, Tensor]:
+        opening_of, rest_of = self._parts
+        if self.mode == "compiled" and clock.decision != WITHIN:
+            opening_of, rest_of = self._compiled
+            # The epoch's number would be compiled in, anew for every epoch; within a variant the step is the same.
+            clock = self._first_clocks.setdefault(self._variant(clock), clock)
+        outputs: dict[str, Tensor] = {}
+        if part != "rest":
+            with self._machine.autocast():
+                outputs |= opening_of(batches, clock)
+        if part != "opening":
+            with self._machine.autocast():
+                loss, measures = rest_of(batches, rows, clock)
+            self._update(loss if self._machine.together.alone else weight * loss)
+            outputs |= {LOSS: loss, **measures}
+        return {name: value.detach() for name, value in outputs.items()}
+
+    def _update(self, loss: Tensor) -> None:
         self._machine.fabric.backward(loss)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        return Step(loss.detach(), {name: value.detach() for name, value in measures.items()})
 
     def _state(self) -> list[Tensor]:
         """All that a step changes."""

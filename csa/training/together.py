@@ -80,7 +80,7 @@ class Together:
         """The method whose gradients, after a step's one forward, are the mean over the processes."""
         if self.alone or not any(parameter.requires_grad for parameter in method.parameters()):
             return method
-        # CSA's balanced head has no gradient until a bank is full, and each process has a bank of its own.
+        # CSA's balanced head has no gradient until a bank is once enough, and each process has a bank of its own.
         places = [device.index or 0] if device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name, which older has not

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import copied, optimiser, random_batch, take_step
+from tiny import copied, optimiser, random_batch, take_step, whole_step
 from torch.nn import functional as F
 
 from csa.methods.context_shift import ContextShift
-from csa.methods.method import Clock
+from csa.methods.method import WITHIN, Clock
 
 ALWAYS = ("method.start_epoch=0", "delta=0")
 AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_bank=never")
@@ -44,17 +44,33 @@ def test_switches_follow_the_length_of_training(build):
 
 def test_phases(csa):
     method = csa("method.start_epoch=2", "delta=0")
-    assert [method.phase(clock(epoch)) for epoch in (0, 1, 2)] == ["uniform", "uniform", "filling"]
+    assert [method.phase(clock(epoch)) for epoch in (0, 1, 2)] == ["uniform", "uniform", "both"]
     assert list(method.streams(clock(1))) == ["uniform"]
     assert list(method.streams(clock(2))) == ["uniform", "balanced"]
-    take_step(method, clock(2), optimiser(method))
-    assert method.phase(clock(2)) == "full"
-    method.begin_epoch(clock(3))
-    assert method.phase(clock(3)) == "filling"
-    assert csa(*ALWAYS, "method.bank=false").phase(clock()) == "without_bank"
-    assert csa("method.start_epoch=2", "method.empty_bank=never").phase(clock(0)) == "filling"
+    assert csa(*ALWAYS, "method.bank=false").phase(clock()) == "both"
+    assert csa("method.start_epoch=2", "method.empty_bank=never").phase(clock(0)) == "lending"
     mixed = csa("method.start_epoch=2", "method.mixup_alpha=1", "method.mixup_off_epochs=5")
-    assert [mixed.phase(clock(epoch)) for epoch in (1, 4, 5)] == ["uniform+mixup", "filling+mixup", "filling"]
+    assert [mixed.phase(clock(epoch)) for epoch in (1, 4, 5)] == ["uniform+mixup", "both+mixup", "both"]
+
+
+def test_how_a_step_goes_on_is_decided_by_its_opening_while_the_bank_fills(csa):
+    method = csa("method.start_epoch=1", "method.bank_size=9")
+    assert method.foreseen(clock(0), 6) == "rests"
+    assert method.foreseen(clock(1), 6) is None
+    assert method.decision(clock(1), 6) == "rests"
+    holding(method, 5)
+    assert method.foreseen(clock(1), 5) is None  # nobody has looked
+    assert [method.decision(clock(1), images) for images in (6, 5)] == ["rests", "learns"]
+    assert [method.foreseen(clock(1), images) for images in (6, 5)] == [None, "learns"]
+    method.bank.sample(torch.arange(9), 5)
+    assert method.decision(clock(1), 6) == "decays"
+    method.begin_epoch(clock(2))
+    assert method.foreseen(clock(2), 1) is None
+    assert csa(*ALWAYS, "method.bank=false").foreseen(clock(), 6) == "learns"
+    printed = csa(*AS_PRINTED, "delta=0")
+    assert printed.foreseen(clock(), 6) == WITHIN
+    take_step(printed, clock(), optimiser(printed))
+    assert printed.foreseen(clock(), 6) == "learns"
 
 
 def test_before_the_start_it_is_cross_entropy(csa, build):
@@ -141,11 +157,11 @@ def test_running_statistics_tell_the_order_of_the_passes(csa, words, order):
     first, second = (10 * each.backbone.stem[1].running_mean for each in fresh)
     draws = {"lambda": torch.tensor(0.0), "context_order": torch.arange(6)}  # nothing is blended
     method.train_stage(0)
-    method(batches, draws, clock())
+    whole_step(method, batches, draws, clock())
     mean = method.backbone.stem[1].running_mean
     torch.testing.assert_close(mean, 0.09 * first + 0.1 * second)
     mean.copy_(0.09 / 0.19 * first + 0.1 / 0.19 * second)
-    method(batches, draws, clock())
+    whole_step(method, batches, draws, clock())
     torch.testing.assert_close(mean, 0.09 / 0.19 * first + 0.1 / 0.19 * second)
 
 
@@ -164,7 +180,7 @@ def test_the_step_as_algorithm_1_says(csa):
     uniform, balanced = random_batch(0), random_batch(1)
     draws = {"lambda": torch.tensor(0.7), "context_order": torch.tensor([5, 0, 3, 1, 4, 2])}
     method.train_stage(0)
-    step = method({"uniform": uniform, "balanced": balanced}, draws, clock())
+    step = whole_step(method, {"uniform": uniform, "balanced": balanced}, draws, clock())
     with torch.no_grad():
         features = same.backbone.eval().feature_map(uniform.images)
         rows = same.uniform_head.weight[uniform.labels]
@@ -189,7 +205,7 @@ def test_only_fitted_images_are_lent(csa):
     fitted = probability.gather(1, batch.labels[:, None])[:, 0] >= 0.5
     assert 0 < int(fitted.sum()) < 6
     method.train_stage(0)
-    method({"uniform": batch, "balanced": batch}, {}, clock())
+    whole_step(method, {"uniform": batch, "balanced": batch}, {}, clock())
     assert int(method.bank.count) == int(fitted.sum())
     assert torch.equal(method.bank.images[: int(fitted.sum())], batch.images[fitted])
 
@@ -213,7 +229,7 @@ def test_both_losses_reach_the_backbone(csa, precision: torch.dtype):
     draws = {"lambda": torch.tensor(0.5), "context_order": torch.arange(6)}
     method.train_stage(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
-        step = method(batches, draws, clock())
+        step = whole_step(method, batches, draws, clock())
     step.loss.backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     method.zero_grad(set_to_none=True)
@@ -228,7 +244,7 @@ def test_without_bank_the_balanced_batch_is_unblended(csa):
     assert method.draws(clock(), [6], torch.Generator()) == {}
     uniform, balanced = random_batch(0), random_batch(1)
     method.train_stage(0)
-    step = method({"uniform": uniform, "balanced": balanced}, {}, clock())
+    step = whole_step(method, {"uniform": uniform, "balanced": balanced}, {}, clock())
     plain = F.cross_entropy(same.balanced_head(same.backbone(balanced.images)), balanced.labels)
     plain = plain + F.cross_entropy(same.uniform_head(same.backbone(uniform.images)), uniform.labels)
     torch.testing.assert_close(step.loss, plain)
@@ -245,7 +261,7 @@ def test_as_printed_one_pass_serves_loss_and_mask(csa):
     feature_map = same.train().backbone.feature_map(batch.images)
     expected = F.cross_entropy(same.uniform_head(feature_map.mean((2, 3))), batch.labels)
     torch.testing.assert_close(step.measures["loss_uniform"], expected)
-    same.lend(batch, clock(), feature_map.detach())
+    same.lend(batch, feature_map.detach())
     torch.testing.assert_close(method.bank.masks, same.bank.masks)
     name = "backbone.stem.1.num_batches_tracked"
     assert int(method.state_dict()[name]) == int(before[name]) + 2
@@ -283,7 +299,7 @@ def test_mixup_mixes_the_uniform_branch_only(csa):
     assert draws.keys() == {"lambda", "context_order", "mixup_share", "mixup_order"}
     row = {name: rows[0] for name, rows in draws.items()}
     method.train_stage(0)
-    step = method({"uniform": uniform, "balanced": balanced}, row, clock())
+    step = whole_step(method, {"uniform": uniform, "balanced": balanced}, row, clock())
     assert torch.equal(method.bank.images, uniform.images)  # the bank holds the images themselves
     share, order = row["mixup_share"], row["mixup_order"]
     logits = same.uniform_head(same.backbone(share * uniform.images + (1 - share) * uniform.images[order]))
@@ -309,7 +325,7 @@ def test_a_smaller_last_batch(csa):
     take_step(method, clock(), update)
     rows = method.draws(clock(), [6, 4], torch.Generator().manual_seed(0))
     batches = {"uniform": random_batch(2, 4), "balanced": random_batch(3, 4)}
-    step = method(batches, {name: row[1] for name, row in rows.items()}, clock())
+    step = whole_step(method, batches, {name: row[1] for name, row in rows.items()}, clock())
     assert step.loss.isfinite()
     assert float(step.measures["bank"]) == 1
 
@@ -329,7 +345,7 @@ def test_continues_from_a_checkpoint_with_a_full_bank(csa):
     update = optimiser(method, momentum=0.0)
     take_step(method, clock(), update)
     restored.load_state_dict(copied(method))
-    assert restored.phase(clock()) == "full"
+    assert restored.foreseen(clock(), 6) == "learns"
     for each in (method, restored):
         take_step(each, clock(), optimiser(each, momentum=0.0), seed=5)
     assert all(torch.equal(value, restored.state_dict()[name]) for name, value in method.state_dict().items())

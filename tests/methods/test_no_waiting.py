@@ -10,11 +10,12 @@ import contextlib
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tiny import COUNTS, METHODS, clocks, compose_config, fill, random_batch, small_split
+from tiny import COUNTS, METHODS, clocks, compose_config, fill, random_batch, small_split, whole_step
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from csa.config.schema import ProtocolConfig
 from csa.data.loader import ResidentLoader, resized_crop
 from csa.methods.build import build_method
+from csa.methods.context_bank import ContextBank
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
 from csa.methods.method import Method
@@ -130,8 +132,8 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
 
 
 PHASES = {
-    "csa": {"uniform", "full"},
-    "csa_mixup": {"uniform+mixup", "full+mixup", "full"},
+    "csa": {"uniform", "both"},
+    "csa_mixup": {"uniform+mixup", "both+mixup", "both"},
     "cmo": {"plain", "plain+paste"},
     "m2m": {"plain", "translate"},
     "ldam_drw": {"plain", "weighted"},
@@ -148,6 +150,16 @@ def test_a_step_stays_on_the_device(name, backbone, on_device):
     taken = train_on_device(on_device, f"method={name}", f"backbone={backbone}", *short)
     assert taken
     assert PHASES.get(name, set()) <= set(taken)
+
+
+@pytest.mark.parametrize("lent", [False, True])
+@pytest.mark.parametrize("backbone", ["resnet10", "lenet"])
+def test_but_for_one_look_into_a_bank_that_fills(backbone, lent, on_device, monkeypatch):
+    looks = []
+    monkeypatch.setattr(sys.modules[__name__], "fill", lambda _: None)
+    monkeypatch.setattr(ContextBank, "look", lambda bank: looks.append(bank) or lent)
+    assert train_on_device(on_device, "method=csa", f"backbone={backbone}") == ["uniform", "both"]
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -217,9 +229,10 @@ def test_a_step_does_not_wait_for_the_gpu(build, name):
             }
             rows = {key: row[0].to("cuda") for key, row in method.draws(clock, [6], torch.Generator()).items()}
             method.train_stage(stage)
-            method(batches, rows, clock).loss.backward()  # libraries choose and load their kernels
+            known = replace(clock, decision=method.foreseen(clock, 6))
+            whole_step(method, batches, rows, known).loss.backward()  # libraries choose and load their kernels
             torch.cuda.set_sync_debug_mode("error")
             try:
-                method(batches, rows, clock).loss.backward()
+                whole_step(method, batches, rows, known).loss.backward()
             finally:
                 torch.cuda.set_sync_debug_mode("default")

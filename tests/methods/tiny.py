@@ -46,24 +46,30 @@ def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
 def fill(method: Method) -> None:
     """While CSA's bank fills its steps read whether it has enough."""
     if getattr(method, "bank", None) is not None:
-        method.bank.count.fill_(method.bank.size)
         method.bank.known = method.bank.size
 
 
 def clocks(method: Method, stage: int) -> Iterator[Clock]:
-    """The first of each phase in which no step waits by design."""
+    """The first of each phase."""
     epochs = method.stages[stage].epochs
     first: dict[str, Clock] = {}
     for epoch in range(epochs):
         clock = Clock(stage, epoch, epochs)
         first.setdefault(method.phase(clock), clock)
-    return (clock for clock in first.values() if not method.reads_device(clock))
+    return iter(first.values())
 
 
 def optimiser(method: Method, stage: int = 0, **settings: Any) -> torch.optim.SGD:
     return torch.optim.SGD(
         method.parameter_groups(stage), **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1} | settings
     )
+
+
+def whole_step(method: Method, batches: dict[str, Batch], rows: dict[str, torch.Tensor], clock: Clock) -> Step:
+    """Its opening and what follows."""
+    measures = method.opening(batches, clock)
+    step: Step = method(batches, rows, clock)
+    return Step(step.loss, measures | step.measures)
 
 
 def take_step(
@@ -73,7 +79,7 @@ def take_step(
     batches = {name: random_batch(seed + 10 * n, size, **more) for n, name in enumerate(method.streams(clock))}
     rows = method.draws(clock, [size], torch.Generator().manual_seed(seed))
     method.train_stage(clock.stage)
-    step: Step = method(batches, {name: row[0] for name, row in rows.items()}, clock)
+    step = whole_step(method, batches, {name: row[0] for name, row in rows.items()}, clock)
     step.loss.backward()
     update.step()
     update.zero_grad(set_to_none=True)

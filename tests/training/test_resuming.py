@@ -21,10 +21,11 @@ from csa.training import loop, machine, shared_stages
 from csa.training.session import train_and_record
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+REFILLING = ("delta=0.105", "method.bank_size=4", "protocol.lr=0.1")
+"""CSA's bank is enough late in the first epoch, and refills through most of the second."""
 EAGER = {
-    # Has contexts in the first epoch, and refills its bank through most of the second.
-    "csa": ("delta=0.105", "method.bank_size=4", "protocol.lr=0.1"),
-    "csa_mixup": ("delta=0.1", "method.bank_size=4"),
+    "csa": REFILLING,
+    "csa_mixup": REFILLING,
     "m2m": ("method.beta=0", "method.gamma=0", "method.iterations=2"),  # accepts every translation
     "tau_norm": ("method.tau=null", "dataset.holdout=2"),
 }

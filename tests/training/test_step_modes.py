@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,21 +14,42 @@ from test_graphs import Recomputed
 from test_resuming import EAGER, start
 
 from csa.config.faults import UserError
+from csa.data.loader import ResidentEpoch
 from csa.training import checkpoint, machine, stepping
 from csa.training.graphs import Graphs
 from csa.training.profiling import where_profiled
 
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
-SOON_FULL = ("delta=0.1", "method.bank_size=4", "method.start_epoch=0")
-WORDS = EAGER | {"csa": SOON_FULL, "csa_mixup": SOON_FULL}
+AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_bank=never")
+WORDS = EAGER | {"csa as printed": (*EAGER["csa"], *AS_PRINTED)}
 
 
 @pytest.fixture
 def replaying(monkeypatch):
-    """Runs on the processor go the way of graphs."""
+    """Runs on the processor go the way of graphs. Tells the keys of those launched, and how many steps were eager."""
+    launched = SimpleNamespace(keys=[], eager=0)
+
+    class Noted(Graphs):
+        def __init__(self) -> None:
+            super().__init__(Recomputed)
+
+        def run(self, key, *rest):
+            launched.keys.append(key)
+            return super().run(key, *rest)
+
+    def eager(epoch, number):
+        launched.eager += 1
+        return batches(epoch, number)
+
+    batches = ResidentEpoch.batches
+    monkeypatch.setattr(ResidentEpoch, "batches", eager)
     monkeypatch.setattr(machine, "_step_mode", lambda *_: "graph")
-    monkeypatch.setattr(stepping, "Graphs", functools.partial(Graphs, Recomputed))
-    monkeypatch.setattr(Recomputed, "made", 0)
+    monkeypatch.setattr(stepping, "Graphs", Noted)
+    return launched
+
+
+def words_of(case: str) -> tuple[str, ...]:
+    return f"method={case.partition(' ')[0]}", *WORDS.get(case, ())
 
 
 def weights(record) -> dict[str, torch.Tensor]:
@@ -40,14 +62,24 @@ def largest_difference(first, second) -> float:
     return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("method", ["ce", "csa", "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
-def test_replayed_steps_are_the_same_run(method, configuration, tmp_path, request):
-    words = (f"method={method}", "protocol.epochs=3", *WORDS.get(method, ()))
+LAUNCHED = {
+    "csa": {("opening", None), ("rest", "rests"), ("rest", "decays"), ("rest", "learns"), ("whole", "learns")},
+    "csa as printed": {("whole", "learns")},
+}
+"""Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
+
+
+@pytest.mark.parametrize("case", ["ce", *LAUNCHED, "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
+def test_replayed_steps_are_the_same_run(case, configuration, tmp_path, request):
+    words = (*words_of(case), "protocol.epochs=3")
     expected = contents(start(configuration(*words)))
-    request.getfixturevalue("replaying")
+    launched = request.getfixturevalue("replaying")
     replayed = start(configuration(*words, f"output_root={tmp_path / 'replayed'}"))
     assert replayed.result()["step_mode"] == "graph"
-    assert Recomputed.made >= 3  # whole batches, the last one, and evaluation
+    assert "evaluation" in launched.keys
+    steps = {(part, decision) for part, *_, decision in (key for key in launched.keys if key != "evaluation")}
+    assert steps == LAUNCHED.get(case, steps)
+    assert (launched.eager > 0) == (case == "csa as printed")
     assert_same(contents(replayed), expected)
 
 
@@ -66,7 +98,7 @@ def test_a_compiled_run_differs_by_rounding(configuration, tmp_path):
     assert largest_difference(eager, compiled) <= 1e-4
 
 
-@pytest.mark.parametrize(("method", "backbone"), [("csa", "resnet32"), ("ldam_drw", "lenet")])
+@pytest.mark.parametrize(("method", "backbone"), [("csa", "resnet10"), ("ldam_drw", "lenet")])
 def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone, configuration, tmp_path, monkeypatch):
     compiled, compile_ = [], torch.compile
 
@@ -76,7 +108,7 @@ def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone,
 
     monkeypatch.setattr(torch, "compile", functools.partial(compile_, backend=counting))
     words = (f"method={method}", f"backbone={backbone}", "protocol.drop_last=true", "runtime.step_mode=compiled")
-    words += WORDS.get(method, ())
+    words += ("delta=0", "method.start_epoch=0") if method == "csa" else ()
     found = []
     for epochs in (4, 10):
         torch._dynamo.reset()
