@@ -148,8 +148,8 @@ def _inspect(config: DictConfig) -> tuple[list[Fault], Preview | None]:
     values = cast("Mapping[str, Any]", OmegaConf.to_container(config.dataset, resolve=True))
     dataset = build_block(DatasetConfig, values)
     try:
-        faults = inspect(dataset, config.data_dir, config.download)
-        return faults, None if faults else preview(dataset, config.data_dir)
+        faults = inspect(dataset, str(config.data_dir), config.download)
+        return faults, None if faults else preview(dataset, str(config.data_dir))
     except UserError as error:
         return list(error.faults), None
 

@@ -10,10 +10,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
 from csa.config.preflight import configure
 from csa.data.build import cache_faults, load_split
+from csa.data.split import TRAIN
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
@@ -61,19 +64,35 @@ def check_files(split: Split) -> None:
     from csa.console import PlainConsole
     from csa.data.file_check import decoding_faults
 
-    console, damaged = PlainConsole(stderr=True), []
+    console = PlainConsole(stderr=True)
+    faults, skipped = [], []
     for part, images in split.files.items():
         reasons = track(
             decoding_faults(images), f"decoding {part}", len(images), console=console, disable=not console.is_terminal
         )
-        damaged += [(images, part, name, why) for name, why in zip(images.names, reasons, strict=True) if why]
-    faults = [Fault(f"dataset ({part})", name, f"cannot be read as an image ({why})") for _, part, name, why in damaged]
-    if faults and not damaged[0][0].skip_unreadable:
-        more = len(faults) - MOST_TOLD
-        told = [Fault("dataset", "...", f"and {more} more files that cannot be read")] if more > 0 else []
-        raise UserError(*faults[:MOST_TOLD], *told)
-    for fault in faults:
+        damaged = {place: why for place, why in enumerate(reasons) if why}
+        key, names = f"dataset ({part})", images.names
+        told = [Fault(key, names[place], f"cannot be read as an image ({why})") for place, why in damaged.items()]
+        if images.skip_unreadable:
+            skipped += told
+            faults += _beyond_skipping(split, part, list(damaged))
+        else:
+            faults += told
+    for fault in skipped:
         console.print(f"skipped: {fault}")
+    if faults:
+        more = len(faults) - MOST_TOLD
+        others = [Fault("dataset", "...", f"and {more} more files that cannot be read")] if more > 0 else []
+        raise UserError(*faults[:MOST_TOLD], *others)
+
+
+def _beyond_skipping(split: Split, part: str, damaged: list[int]) -> list[Fault]:
+    """Damage that ends a run although damaged files are passed over."""
+    whole = np.delete(split.labels[part], damaged)
+    if part == TRAIN:
+        lost = np.setdiff1d(split.labels[part], whole)
+        return [Fault("dataset (train)", split.classes[k], "has no training image that can be read") for k in lost]
+    return [] if len(whole) or not damaged else [Fault("dataset", part, "has no image that can be read")]
 
 
 def describe(split: Split, ratio: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from csa.data.class_names import name_faults
 from csa.data.image_files import ImageFiles
 from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
 from csa.data.sources.source import Preview, Source
-from csa.data.split import TRAIN, Arrays, Images, Split
+from csa.data.split import HOLDOUT, TEST, TRAIN, Arrays, Images, Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,10 +62,23 @@ def load(config: DatasetConfig, data_dir: str | Path, download: bool) -> Arrays:
         raise UserError(*faults)
     with _telling_of_files(config):
         arrays = source_of(config).load(config, _folder(data_dir), download)
-    faults = name_faults(config.name, arrays.classes)
+    faults = name_faults(config.name, arrays.classes) + _label_faults(config, arrays)
     if faults:
         raise UserError(*faults)
     return replace(arrays, notes=tuple(map(printable, arrays.notes)))
+
+
+def _label_faults(config: DatasetConfig, arrays: Arrays) -> list[Fault]:
+    """Whether each image has a label, and each label a class: sources read damaged files too."""
+    parts = [(TRAIN, arrays.train_images, arrays.train_labels), (TEST, arrays.test_images, arrays.test_labels)]
+    faults = []
+    for part, images, labels in [*parts, *([(HOLDOUT, *arrays.held)] if arrays.held else [])]:
+        if len(images) != len(labels):
+            faults.append(Fault("dataset", config.name, f"has {len(images)} {part} images and {len(labels)} labels"))
+        elif len(labels) and not 0 <= labels.min() <= labels.max() < len(arrays.classes):
+            problem = f"has {part} labels from {labels.min()} to {labels.max()}"
+            faults.append(Fault("dataset", config.name, problem, f"0 to {len(arrays.classes) - 1}"))
+    return faults
 
 
 @contextmanager

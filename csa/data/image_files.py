@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from stat import S_ISREG
@@ -14,7 +15,6 @@ import numpy as np
 from csa.data.content import content_hashes
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -92,11 +92,11 @@ class FoundFiles:
 
 def found_files(root: Path, names: Sequence[str]) -> FoundFiles:
     """A file whose name is there in another Unicode form is found."""
-    found, stamps = [], []
+    found, stamps, folder = [], [], str(root)
     missing: dict[str, list[str]] = {}
     for name in names:
         try:
-            own, status = _status(root, name)
+            own, status = _status(folder, name)
         except FileNotFoundError:
             are = "are links to nothing" if (root / name).is_symlink() else "are not"
         except OSError as error:
@@ -110,12 +110,12 @@ def found_files(root: Path, names: Sequence[str]) -> FoundFiles:
     return FoundFiles(found, np.array(stamps, dtype=np.int64).reshape(-1, 4), missing)
 
 
-def _status(root: Path, name: str) -> tuple[str, os.stat_result]:
+def _status(folder: str, name: str) -> tuple[str, os.stat_result]:
     """The name in the form in which the file is there, and its status. Raises OSError as ``stat`` does."""
     try:
-        return name, (root / name).stat()
+        return name, os.stat(f"{folder}/{name}")  # noqa: PTH116 (of a hundred thousand files, three times as fast)
     except FileNotFoundError:
         for form in (normalize("NFC", name), normalize("NFD", name)):
-            if form != name and (root / form).exists():
-                return form, (root / form).stat()
+            if form != name and os.path.exists(f"{folder}/{form}"):  # noqa: PTH110
+                return form, os.stat(f"{folder}/{form}")  # noqa: PTH116
         raise

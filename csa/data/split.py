@@ -75,3 +75,8 @@ class Split:
         """The parts whose images lie in files."""
         parts = {TRAIN: self.train_images, TEST: self.test_images, HOLDOUT: self.holdout_images}
         return {name: images for name, images in parts.items() if isinstance(images, ImageFiles)}
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Of each part."""
+        return {TRAIN: self.train_labels, TEST: self.test_labels, HOLDOUT: self.holdout_labels}

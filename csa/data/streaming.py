@@ -147,8 +147,7 @@ class StreamingLoader:
         self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
         self.augmentation = resized_crop(protocol, split.image_shape)
         self.decoding = Decoding(
-            split.files,
-            {TRAIN: split.train_labels, TEST: split.test_labels, HOLDOUT: split.holdout_labels},
+            split.files, split.labels,
             device=torch.device(device), workers=workers,
             ahead=STEPS_AHEAD * self.batch_size // share.processes, classes=split.classes,
         )  # fmt: skip

@@ -274,6 +274,15 @@ def test_the_check_decodes_every_file(few_files, capsys):
     capsys.readouterr()
     main([*words, "dataset.unreadable=skip", "format=json"])
     assert "skipped: dataset (train)=a/1.png" in capsys.readouterr().err
+    for name in ("a/4.png", "a/6.png", "a/7.png"):  # with a/1.png all of class 2, and all that is tested
+        (few_files / name).write_bytes(b"")
+    with pytest.raises(SystemExit):
+        main([*words, "dataset.unreadable=skip"])
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "csa: 2 faults; nothing was run or written",
+        "  dataset (train)=2: has no training image that can be read",
+        "  dataset=test: has no image that can be read",
+    ]
 
 
 def test_pictures_of_every_kind_are_upright_rgb(shaped):

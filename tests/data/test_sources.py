@@ -468,12 +468,25 @@ def test_torchvisions_cifar_layout_is_read(dataset_config, tmp_path, monkeypatch
     assert caught.value.faults[0].key == "data_dir"
 
 
-def test_a_damaged_mnist_layout_is_told(dataset_config, mnist_layout, tmp_path):
-    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    for damaged in (images.read_bytes()[:5000], b""):
-        images.write_bytes(damaged)
-        with pytest.raises(UserError, match="cannot be read"):
-            TorchvisionSource().load(dataset_config("mnist_lt"), tmp_path, False)
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("train-images-idx3-ubyte", lambda c: c[:5000], "cannot be read"),
+        ("train-images-idx3-ubyte", lambda c: b"", "cannot be read"),
+        ("t10k-labels-idx1-ubyte", lambda c: c[:3] + b"\x09" + c[4:], "MNIST in .*raw cannot be read"),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda c: c[:7] + b"\x09" + c[8:-1],
+            "dataset=mnist_lt: has 10 test images and 9 labels",
+        ),
+        ("t10k-labels-idx1-ubyte", lambda c: c[:-1] + b"\xff", "has test labels from 0 to 255; allowed: 0 to 9"),
+    ],
+)
+def test_a_damaged_mnist_layout_is_told(dataset_config, mnist_layout, tmp_path, name, change, told):
+    path = tmp_path / "MNIST" / "raw" / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=told):
+        load_split(dataset_config("mnist_lt"), tmp_path, False)
 
 
 def test_published_class_sizes_stand_for_a_set_that_is_not_there_yet(dataset_config, tmp_path):

@@ -71,7 +71,7 @@ class TorchvisionSource(Source[TorchvisionDataset]):
         if _has_layout(config, data_dir):
             try:
                 return read_layout(config, data_dir, download=False)
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # torchvision asserts what it reads, and unpickles
                 folder = data_dir / ARCHIVES[config.archive].folder
                 problem = f"{config.archive} in {folder} cannot be read ({_first_line(error)})"
                 raise UserError(complain(problem, f"whole files; without {folder} they are fetched anew")) from error
