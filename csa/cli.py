@@ -16,14 +16,23 @@ from csa.config.faults import Fault, UserError
 from csa.config.passwords import without_passwords
 from csa.config.processes import started_together
 
+FAILED_STATUS = 1
 EXIT_FAULTS = 2
+HELD_STATUS = 3
 REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
 CTRL_C_STATUS = 130
+DISK_TROUBLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
+)
 
 
 @contextmanager
 def reporting_faults() -> Iterator[None]:
-    """Around an entry, or as its decorator: mistakes end in a list and status 2, Ctrl-C in one line and 130."""
+    """Around an entry, or as its decorator: mistakes end in a list and status 2, Ctrl-C in one line and 130.
+
+    A disk that takes or gives nothing more ends in one line and status 1.
+    """
     settle_process()
     try:
         yield
@@ -34,6 +43,19 @@ def reporting_faults() -> Iterator[None]:
     except KeyboardInterrupt:
         say("csa: interrupted", aside=True)
         raise SystemExit(CTRL_C_STATUS) from None
+    except OSError as error:
+        if not (trouble := disk_trouble(error)):
+            raise
+        say(f"csa: {trouble}", aside=True)
+        raise SystemExit(FAILED_STATUS) from None
+
+
+def disk_trouble(error: Exception, somewhere: object = "") -> str:
+    """What ails the disk, in a line; nothing of another kind of error. somewhere: for one that does not say where."""
+    if not isinstance(error, OSError) or error.errno not in DISK_TROUBLE:
+        return ""
+    place = error.filename or somewhere
+    return f"{error.strerror}: {place}" if place else str(error.strerror)
 
 
 def say(text: str, *, aside: bool = False) -> None:

@@ -58,10 +58,10 @@ def main(words: list[str]) -> None:
 
 def finished(record: Record) -> dict[str, Any]:
     """The run's result. Raises UserError where it is not done, or its result or model cannot be read."""
-    from csa.tracking.overview import failure_reason, settled_state
+    from csa.tracking.overview import failure_reason
     from csa.tracking.record import OldRecordError
 
-    name, state = record.folder.name, settled_state(record)
+    name, state = record.folder.name, record.state
     if state != "done":
         problem = f"is {state}" + (f" ({failure_reason(record)})" if state == "failed" else "")
         raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))

@@ -87,10 +87,9 @@ def _nothing(text: str, own: dict[str, str]) -> int:
 def _selected(output_root: Path, own: dict[str, str]) -> list[Record]:
     """Those that ``run=`` and ``state=`` name."""
     from csa.tracking.finding import find_run, runs
-    from csa.tracking.overview import settled_state
 
     records = [find_run(output_root, own["run"])] if own["run"] else runs(output_root)
-    return [record for record in records if own["state"] in ("any", settled_state(record))]
+    return [record for record in records if own["state"] in ("any", record.state)]
 
 
 # --- list -----------------------------------------------------------------------------------
@@ -245,16 +244,18 @@ def export(output_root: Path, own: dict[str, str]) -> int:
 
 def sync(config: Config, output_root: Path) -> int:
     """Send to MLflow what it missed."""
-    from csa.tracking import store
+    from csa.config.address import DEFAULT_URI, tracking_fault
     from csa.tracking.sync import sync as send
 
     tracking = config.tracking
+    if (fault := tracking_fault(tracking.uri)) is not None:
+        raise UserError(fault)
     model = None if tracking.model is False else "csa.training.recorded.primary_head"
     try:
         sent = send(output_root, tracking.uri, tracking.experiment, model)
     except Exception as error:  # MLflow raises what its stores happen to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        uri = tracking.uri or store.DEFAULT_URI
+        uri = tracking.uri or DEFAULT_URI
         raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
     for line in sent:
         say(str(line))

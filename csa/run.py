@@ -48,6 +48,7 @@ def train(*words: str) -> Run:
 
 def recorded(config: Config) -> Record:
     """The finished record of what ``config`` says. Raises SystemExit where training did not come to its end."""
+    from csa.config.address import how_to_browse
     from csa.config.faults import UserError
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
@@ -55,7 +56,6 @@ def recorded(config: Config) -> Record:
     from csa.data.build import cache_faults, load_split
     from csa.summary import let_asked_head_stand, print_result
     from csa.tracking.record import Record
-    from csa.tracking.store import DEFAULT_URI
 
     console = PlainConsole(quiet=started_together().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
@@ -75,8 +75,7 @@ def recorded(config: Config) -> Record:
 
         train_and_record(config, who, split, record, console)
     if config.tracking.mlflow:
-        uri = config.tracking.uri or DEFAULT_URI
-        console.print(f"browse: mlflow ui --backend-store-uri {uri}")
+        console.print(f"browse: {how_to_browse(config.tracking.uri)}")
     return record
 
 

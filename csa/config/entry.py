@@ -42,7 +42,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
 
     Mistakes are listed, all of them, before anything is run or written (exit status 2). What only
     shows (``--help``, ``--cfg``, ``--info``, shell completion) is Hydra's, of the words as they are meant. An
-    exception of the task that is not a ``UserError`` is a bug and keeps its traceback.
+    exception of the task that is no such mistake is a bug and keeps its traceback.
     """
     end_with_sweep()
     with reporting_faults():
@@ -61,22 +61,16 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
 
 def _call(task: Callable[[Config], float | None]) -> None:
     """Through Hydra, which reads the command line."""
-    faults: list[Fault] = []
 
     def job(config: DictConfig) -> float | None:
         with open_dict(config):
             config.pop("cells", None)
-        try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return task(build(config))  # the sweep tells what is wrong among its failures
+        with reporting_faults():  # before Hydra prints a traceback
             return task(build(config))
-        except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweep tells it among its failures
-            faults.extend(error.faults)  # Hydra would print a traceback: kept until it has ended
-            return None
 
     hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
-    if faults:
-        raise UserError(*faults)
 
 
 def _settle(options: Namespace) -> Search | None:

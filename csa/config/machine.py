@@ -119,16 +119,20 @@ def _apple_fault(protocol: ProtocolConfig) -> Fault | None:
 
 def output_fault(output_root: str) -> Fault | None:
     """Of the folder, or of the nearest existing one above it: nothing is created to find out."""
-    folder = Path(output_root).expanduser().absolute()
+    problem = unwritable(Path(output_root).expanduser().absolute())
+    return Fault("output_root", output_root, problem, "a folder that can be written") if problem else None
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder, or be made in the nearest one above it that exists."""
     try:
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
-            return Fault("output_root", output_root, f"{folder} is not a folder", "a folder that can be written")
+            return f"{folder} is not a folder"
         # Root passes every access check, but not a file system that is mounted read-only.
         read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
-        if not read_only and os.access(folder, os.W_OK | os.X_OK):
-            return None
+        writable = not read_only and os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
-        return Fault("output_root", output_root, f"cannot be used ({error.strerror})", "a folder that can be written")
-    return Fault("output_root", output_root, f"{folder} cannot be written to", "a folder that can be written")
+        return f"cannot be used ({error.strerror})"
+    return "" if writable else f"{folder} cannot be written to"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
+from csa.config.address import tracking_fault
 from csa.config.composition import tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.machine import device_fault, output_fault
@@ -176,7 +177,9 @@ def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:
     config = cell.composed.config
     device = device_fault(config.runtime, config.protocol) if _sound(cell, found, "runtime", "protocol") else None
     output = output_fault(str(config.output_root)) if _sound(cell, found, "output_root") else None
-    return [fault for fault in (device, output) if fault]
+    tracked = config.tracking.mlflow if _sound(cell, found, "tracking") else False
+    tracking = tracking_fault(config.tracking.uri) if tracked else None
+    return [fault for fault in (device, output, tracking) if fault]
 
 
 def _sound(cell: Settled, found: Sequence[Fault], *keys: str) -> bool:

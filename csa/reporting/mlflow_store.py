@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csa.config.address import DEFAULT_URI, sqlite_file
 from csa.config.faults import Fault, UserError
 from csa.reporting.run import UnusableRunError, from_folder
 from csa.reporting.sources import attempt
@@ -30,8 +31,8 @@ def uri_of(tracking: TrackingConfig) -> str | None:
     """The store to ask: the one that is named, or the default one where it exists; None: there is none."""
     if not tracking.mlflow and tracking.uri is None:
         return None
-    uri = tracking.uri or store.DEFAULT_URI
-    database = store.sqlite_file(uri)
+    uri = tracking.uri or DEFAULT_URI
+    database = sqlite_file(uri)
     return None if tracking.uri is None and database is not None and not database.exists() else uri
 
 
@@ -91,7 +92,7 @@ def _search(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
     store.settle_environment()
     from mlflow import MlflowClient
 
-    database = store.sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is not None and not database.exists():
         raise FileNotFoundError(f"there is no file {database}")
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)

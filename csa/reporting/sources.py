@@ -80,7 +80,7 @@ def load(fingerprint: str, *places: str | Path) -> Run:
 
 def there() -> list[str]:
     """The usual places, without a store that does not exist."""
-    from csa.tracking.store import sqlite_file
+    from csa.config.address import sqlite_file
 
     return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
 

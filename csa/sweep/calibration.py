@@ -14,6 +14,8 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from csa.sweep.splits import question_of_parent
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -46,6 +48,7 @@ def calibrate(configs: dict[str, Config], threads: int) -> Iterator[tuple[str, d
     with subprocess.Popen(
         [sys.executable, "-m", "csa.sweep.calibration"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -59,7 +62,7 @@ def calibrate(configs: dict[str, Config], threads: int) -> Iterator[tuple[str, d
 
 
 def main() -> None:
-    question = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
+    question = question_of_parent()
     import csa.training.session  # noqa: F401 (what a run imports)
 
     start_up = time.time() - question["started"] + AROUND_SECONDS

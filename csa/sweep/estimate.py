@@ -222,8 +222,9 @@ def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
 def _remember(run: Run, name: str, cost: Cost) -> None:
     """At once: whoever stops the measuring has it go on next time."""
     path = Path(run.config.output_root).expanduser() / MEMORY_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**{key: asdict(known) for key, known in _memory(run).items()}, name: asdict(cost)})
+    with contextlib.suppress(OSError):  # then it is measured again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**{key: asdict(known) for key, known in _memory(run).items()}, name: asdict(cost)})
 
 
 def _memory(run: Run) -> dict[str, Cost]:

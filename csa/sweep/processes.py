@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, REQUEUE_STATUS
+from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, HELD_STATUS, REQUEUE_STATUS, disk_trouble
 from csa.config.passwords import hidden
 from csa.config.processes import SLOT_THREADS
 from csa.sweep.machine import GPUS, Slot
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 OUTPUT_NAME = "output.txt"
 WALL_NAME = "wall.json"
 POLL_SECONDS = 0.1
-HELD_STATUS = 3
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)  # the run's own doing
 TAIL_LINES = 12
 
@@ -96,26 +95,35 @@ class Processes:
                     if child.process.returncode == HELD_STATUS:
                         waiting.append(child.run)
                         continue
-                    ending = endings[child.run.fingerprint] = self._ending(child)
-                    if ending.how == "failed" and self._stop_on_error:
-                        waiting.clear()
+                    self._end(child.run, self._ending(child), waiting, endings)
         if self._signals:
             raise SweepStopped(CTRL_C_STATUS if self._signals[0] == signal.SIGINT else REQUEUE_STATUS, endings)
         return endings
+
+    def _end(self, run: Run, ending: Ending, waiting: deque[Run], endings: dict[str, Ending]) -> None:
+        endings[run.fingerprint] = ending
+        if ending.how == "failed" and self._stop_on_error:
+            waiting.clear()
 
     # --- starting ---------------------------------------------------------------------------
 
     def _start(self, waiting: deque[Run], endings: dict[str, Ending]) -> None:
         for _ in range(len(waiting)):
-            if not self._free or self._signals:
+            if not self._free or self._signals or not waiting:
                 return
             run = waiting.popleft()
             if is_held_here(run.folder) or self._trains_first_stage_of(run):
                 waiting.append(run)
             elif run.state == "done" and not run.config.rerun:  # another process has finished it
-                endings[run.fingerprint] = Ending("done")
+                self._end(run, Ending("done"), waiting, endings)
             else:
-                self._children.append(self._spawn(run, self._free.popleft()))
+                try:
+                    self._children.append(self._spawn(run, self._free[0]))
+                except OSError as error:  # no disk, no memory, no process
+                    told = disk_trouble(error, run.folder) or str(error)
+                    self._end(run, Ending("failed", told), waiting, endings)
+                else:
+                    self._free.popleft()
 
     def _trains_first_stage_of(self, run: Run) -> bool:
         """Whether a child is at the stage that this run can start from; it would only train the same beside it."""
@@ -158,7 +166,11 @@ class Processes:
             return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
         if run.state != "failed":
             how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-            run.record.fail({"reason": f"{tail(run.folder / OUTPUT_NAME)}\n{how}".strip()})
+            told = f"{tail(run.folder / OUTPUT_NAME)}\n{how}".strip()
+            try:
+                run.record.fail({"reason": told})
+            except OSError:  # the same, most likely, that ended the run
+                return Ending("failed", told)
         return Ending("failed", reason(run.folder))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -188,7 +200,7 @@ def is_held_here(folder: Path) -> bool:
     leaves with HELD_STATUS where its holder lives.
     """
     other = holder(folder)
-    return other is not None and other.host == socket.gethostname() and is_held(folder)
+    return other is not None and other.is_here and is_held(folder)
 
 
 def reason(folder: Path) -> str:
@@ -211,8 +223,9 @@ def tail(path: Path) -> str:
 
 def _keep_wall(run: Run, seconds: float) -> None:
     """What a run takes beyond its training and evaluation: the next plan counts with it."""
-    beyond = max(0.0, seconds - run.record.result()["seconds"])
-    write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
+    with contextlib.suppress(OSError):
+        beyond = max(0.0, seconds - run.record.result()["seconds"])
+        write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
 
 
 class _Handlers:

@@ -13,6 +13,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optuna.exceptions import StorageInternalError
+
+from csa.config.address import sqlite_file
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.typed import build
@@ -22,7 +25,7 @@ from csa.sweep.estimate import estimate
 from csa.sweep.machine import slots, where
 from csa.sweep.plan import Run
 from csa.sweep.spans import duration
-from csa.tracking.store import sqlite_file, try_lock
+from csa.tracking.files import try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +111,8 @@ def prepare(first: Composed) -> Search:
         words.append(f"hydra.sweeper.storage={shown(storage)}")
     seed = (sweeper.get("sampler") or {}).get("seed")
     if seed is not None:
-        words.append(f"hydra.sweeper.sampler.seed={(int(seed) + made) % SEEDS}")
+        drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
+        words.append(f"hydra.sweeper.sampler.seed={(int(seed) + drawn) % SEEDS}")
     return Search(words, storage, name, budget, left, lock)
 
 
@@ -177,12 +181,17 @@ def _study(storage: str, name: str) -> Study | None:
     except KeyError:
         return None
     except Exception as error:  # databases and their drivers raise what they happen to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(_unopened(storage, reason)) from error
+        raise UserError(_unopened(storage, storage_trouble(error))) from error
 
 
 def _unopened(storage: str, reason: str) -> Fault:
     return Fault("hydra.sweeper.storage", storage, f"cannot be opened ({reason})")
+
+
+def storage_trouble(error: Exception) -> str:
+    """What the database says, without the statement that it says it of."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return (str(getattr(cause, "orig", None) or cause or error) or type(error).__name__).splitlines()[0]
 
 
 def _finished(study: Study) -> int:

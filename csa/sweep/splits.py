@@ -6,10 +6,11 @@ python -m csa.sweep.splits     pickled questions on stdin, pickled answers on st
 from __future__ import annotations
 
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
 from csa.data.known_hashes import remembered, split_hash
@@ -43,6 +44,10 @@ def split_hashes(configs: Iterable[Config]) -> dict[str, Answer]:
     """By ``question(config).key``, the hash of the split, or the faults that keep it from being read.
 
     Data that may be downloaded is. Reading may take heavy imports, which the planning process is kept free of.
+
+    Raises:
+        UserError: the process that reads was killed.
+        OSError: the disk takes or gives nothing more.
     """
     asked = {one.key: one for one in map(question, configs)}
     known: dict[str, Answer] = {}
@@ -56,9 +61,16 @@ def split_hashes(configs: Iterable[Config]) -> dict[str, Answer]:
 
 def _ask(questions: list[Question]) -> dict[str, Answer]:
     done = subprocess.run(
-        [sys.executable, "-m", "csa.sweep.splits"], input=pickle.dumps(questions), stdout=subprocess.PIPE, check=True
-    )
-    answers: list[Answer] = pickle.loads(done.stdout)  # noqa: S301 (our own process)
+        [sys.executable, "-m", "csa.sweep.splits"], input=pickle.dumps(questions), stdout=subprocess.PIPE,
+        start_new_session=True, check=False,
+    )  # fmt: skip
+    if done.returncode < 0:
+        problem = f"the process that reads the data was killed by {signal.Signals(-done.returncode).name}"
+        raise UserError(Fault("dataset", None, problem, "data that memory has room for"))
+    done.check_returncode()  # what else may end it has told its traceback
+    answers: list[Answer] | OSError = pickle.loads(done.stdout)  # noqa: S301 (our own process)
+    if isinstance(answers, OSError):
+        raise answers
     return {one.key: answer for one, answer in zip(questions, answers, strict=True)}
 
 
@@ -69,10 +81,24 @@ def _answer(one: Question) -> Answer:
         return error.faults
 
 
+def question_of_parent() -> Any:
+    """What the parent of such a process asks of it. Where the parent was killed there is nobody to answer."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        return pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
+    except (EOFError, pickle.UnpicklingError):
+        raise SystemExit from None
+
+
 def main() -> None:
     stdout, sys.stdout = sys.stdout, sys.stderr  # a download tells its progress
-    questions: list[Question] = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
-    stdout.buffer.write(pickle.dumps([_answer(one) for one in questions]))
+    questions: list[Question] = question_of_parent()
+    answers: list[Answer] | OSError
+    try:
+        answers = [_answer(one) for one in questions]
+    except OSError as error:
+        answers = error
+    stdout.buffer.write(pickle.dumps(answers))
     stdout.flush()
 
 

@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
-from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS, reporting_faults
+from csa.cli import CTRL_C_STATUS, FAILED_STATUS, REQUEUE_STATUS, reporting_faults
 from csa.config.composition import Tree
 from csa.console import PlainConsole
 from csa.sweep.cells import apply, expand
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-FAILED_STATUS = 1
 IN_PROCESS = "basic"
 LOOK_SECONDS = 1.0
 LOG_WIDTH = 140  # columns where nobody says how many there are: in a file, in a pipe

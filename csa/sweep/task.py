@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from csa.cli import REQUEUE_STATUS
+from csa.cli import FAILED_STATUS, HELD_STATUS, REQUEUE_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-FAILED_STATUS, HELD_STATUS = 1, 3
 REASONS = {FAILED_STATUS: "the run failed", HELD_STATUS: "another process is training it"}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from csa.tracking.environment import software
 from csa.tracking.files import read_json
 from csa.tracking.record import Record, State
+from csa.tracking.sweeps import sweeps_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ class Contents:
     lines: list[dict[str, Any]]
     result: dict[str, Any] | None
     failure: dict[str, Any] | None
-    sweeps: list[dict[str, str]]
+    sweeps: list[dict[str, str | None]]
 
     # --- times, in milliseconds since 1970 --------------------------------------------------
 
@@ -86,7 +87,7 @@ def read(folder: Path) -> Contents | None:
         lines=record.metrics(),
         result=record.result() if state == "done" else None,
         failure=_read_if_there(folder / "failure.json") if state == "failed" else None,
-        sweeps=_read_if_there(folder / "sweeps.json") or [],
+        sweeps=sweeps_of(folder),
     )
 
 

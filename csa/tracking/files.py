@@ -1,26 +1,60 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and locks between processes."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
+import time
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DRAFT = ".writing"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+LOCK_SECONDS = 120.0
 
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file raises."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write to a neighbour, force it to the disk, rename."""
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+# --- writing and reading ---------------------------------------------------------------------
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview, keep: Path | None = None) -> None:
+    """Write to a neighbour, force it to the disk, rename; whoever else writes the same file has a neighbour of its own.
+
+    keep: where the file that stood there goes.
+
+    Raises:
+        OSError: it cannot be written; what stood there before is untouched.
+    """
+    draft = path.with_name(f"{path.name}.{uuid4().hex}{DRAFT}")
+    try:
+        with draft.open("xb") as stream:
+            stream.writelines(parts)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
+
+
+def remove_drafts(path: Path) -> None:
+    """What killed writers of this file have left; for its only writer, who is not writing it now."""
+    for draft in path.parent.glob(f"{path.name}.*{DRAFT}"):
+        draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,3 +67,54 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+# --- locks ------------------------------------------------------------------------------------
+
+
+class NoLocksError(OSError):
+    """The file system has no locks (some that are shared between machines)."""
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """The lock file, locked until it is closed; None where another process has it.
+
+    Raises:
+        NoLocksError: nobody can lock it.
+    """
+    stream = path.open("a")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    except OSError as error:
+        stream.close()
+        if error.errno in WITHOUT_LOCKS:
+            raise NoLocksError(error.errno, error.strerror, str(path)) from error
+        raise
+    return stream
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """As ``lock_file``; where there are no locks, as if no other process asked."""
+    try:
+        return lock_file(path)
+    except NoLocksError:
+        return path.open("a")
+
+
+@contextlib.contextmanager
+def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold a lock file; the operating system frees it however this process ends.
+
+    Raises:
+        TimeoutError: another process holds it for longer than ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while (stream := try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process holds {path}")
+        time.sleep(0.05)
+    with stream:
+        yield

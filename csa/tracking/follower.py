@@ -1,44 +1,42 @@
 """MLflow beside the training, in a process of its own: nothing that ails MLflow slows or ends a run.
 
-    training process                      follower (python -m csa.tracking.follower)
-    Follower.start()          --stdin-->  looks at the folder every few seconds, pushes what is new
+    training process, or sweep            follower (python -m csa.tracking.follower)
+    Follower.start()          --stdin-->  looks at the folders every few seconds, pushes what is new
     Follower.close()          --EOF---->  pushes the rest, gives up a minute after the last success
 
-The end of the pipe is also the end of a training process that was killed.
+The end of the pipe is also the end of a process that was killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
-from typing import IO, TYPE_CHECKING, Any
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any
 
 from csa.cli import settle_process
+from csa.config.address import DEFAULT_URI
+from csa.tracking import sweeps
 from csa.tracking.files import read_json
-from csa.tracking.mirror import Mirror, StartedOverError
-from csa.tracking.record import Record
-from csa.tracking.store import DEFAULT_URI, settle_environment, try_lock
+from csa.tracking.followed import LOOK_SECONDS, FollowedRun, FollowedSweep
+from csa.tracking.store import settle_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 CLOSE_SECONDS = 4.0
-LOOK_SECONDS = 2.0
 GIVE_UP_SECONDS = 60.0
 LONGEST_PAUSE = 30.0  # between attempts while training goes on
 SETTLE_SECONDS = 1.0  # a killed process closes its pipe and its lease one after the other
-NICENESS = 10
+NICENESS = 5
 GAVE_UP = 1
-LOCK_NAME = "mlflow.lock"
-LOOKED_AT = ("identity.json", "metrics.jsonl", "result.json", "failure.json", "sweeps.json")
 SYNC = "`python -m csa.records mode=sync` sends what is missing"
 
 
@@ -49,16 +47,25 @@ class Follower:
     """Mirrors run folders into MLflow until it is closed. Nothing here raises, and nothing waits but ``close``.
 
     uri: None is ``sqlite:///mlflow.db`` in the working directory; experiment, model: as in ``Mirror``;
-    log: the file that takes what MLflow and the follower say.
+    log: the file that takes what MLflow and the follower say; sweep: name and title of the one
+    that these are the runs of.
     """
 
-    def __init__(self, uri: str | None, experiment: str, log: Path, model: str | None = None) -> None:
-        self._settings = {"uri": uri or DEFAULT_URI, "experiment": experiment, "model": model}
+    def __init__(
+        self,
+        uri: str | None,
+        experiment: str,
+        log: Path,
+        model: str | None = None,
+        sweep: tuple[str, str] | None = None,
+    ) -> None:
+        self._settings = {"uri": uri or DEFAULT_URI, "experiment": experiment, "model": model, "sweep": sweep}
         self._log = log
         self._expected: list[Path] = []
         self._folders: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._trouble = ""
+        self._telling = Lock()
 
     def expect(self, folder: Path) -> None:
         """This run is to be mirrored, from ``start`` on; ``close`` does not forget it."""
@@ -67,10 +74,10 @@ class Follower:
     def start(self) -> None:
         """Mirror what is expected; the first call starts the process, whose imports are heavy."""
         try:
+            if self._process is None and (self._expected or self._settings["sweep"]):
+                self._process = self._started()
+                self._tell(self._settings)
             while self._expected:
-                if self._process is None:
-                    self._process = self._started()
-                    self._tell(self._settings)
                 self._tell({"folder": str(self._expected[0].resolve())})
                 self._folders.append(self._expected.pop(0))
         except OSError as error:  # no memory, no disk, or the process is gone
@@ -81,6 +88,11 @@ class Follower:
         """Mirror this run from now on."""
         self.expect(folder)
         self.start()
+
+    def end(self, how: Mapping[str, Any]) -> None:
+        """How the sweep ended: status, counts of its runs by state, means of its cells. The last word counts."""
+        with contextlib.suppress(OSError):  # a follower that is gone, or does not read: its sweep then counts as killed
+            self._tell({"end": how}, CLOSE_SECONDS)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> str | None:
         """Let it finish, waiting at most so long; what is to be said about it, or None where all is sent."""
@@ -117,11 +129,23 @@ class Follower:
         os.set_blocking(process.stdin.fileno(), False)
         return process
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        """One line, at once or not at all: a follower that does not read must not hold up the training."""
-        assert self._process is not None
+    def _tell(self, message: dict[str, Any], patience: float = 0.0) -> None:
+        """One line, at once or not at all: a follower that does not read must not hold up the training.
+
+        patience: seconds that one may take which does not fit into the pipe.
+        """
+        if self._process is None:
+            return
         assert self._process.stdin is not None
-        os.write(self._process.stdin.fileno(), (json.dumps(message) + "\n").encode())
+        rest, until = (json.dumps(message) + "\n").encode(), time.monotonic() + patience
+        with self._telling:
+            while rest:
+                try:
+                    rest = rest[os.write(self._process.stdin.fileno(), rest) :]
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.05)
 
     def _noted_trouble(self) -> str:
         for folder in self._folders:
@@ -134,144 +158,112 @@ class Follower:
 # --- the follower's side --------------------------------------------------------------------
 
 
-@dataclass
-class Followed:
-    """One folder: who writes its mirror, what of it was pushed last, when to try again."""
-
-    folder: Path
-    settings: dict[str, Any]
-    mirror: Mirror | None = None
-    lock: IO[str] | None = None
-    pushed: tuple[Any, ...] | None = None
-    failures: int = 0
-    due: float = field(default=0.0)
-
-    def look(self, longest_pause: float) -> bool:
-        """Push what is new; whether nothing is left to push for now."""
-        if time.monotonic() < self.due:
-            return False
-        present = self._signature()
-        if present == self.pushed:
-            return True
-        try:
-            if not self._has_lock():
-                self.due = time.monotonic() + min(LOOK_SECONDS, longest_pause)
-                return False
-            assert self.mirror is not None
-            self.mirror.push()
-        except Exception as error:  # whatever MLflow raises, it is tried again
-            self._fail(error, longest_pause)
-            return False
-        self.failures, self.pushed = 0, present
-        return True
-
-    def release(self) -> None:
-        if self.lock is not None:
-            self.lock.close()
-        self.lock = self.mirror = None
-
-    @property
-    def state(self) -> str:
-        return Record(self.folder).state
-
-    @property
-    def ended(self) -> bool:
-        """Whether MLflow has the end of the run, not only what there was when a slow push began."""
-        return self.pushed is not None and self.pushed[0] in ("done", "failed")
-
-    def _signature(self) -> tuple[Any, ...]:
-        """Changes whenever the folder has something new to push."""
-        found: list[Any] = [self.state]
-        for name in LOOKED_AT:
-            with contextlib.suppress(FileNotFoundError):
-                about = (self.folder / name).stat()
-                found.append((name, about.st_mtime_ns, about.st_size))
-        return tuple(found)
-
-    def _has_lock(self) -> bool:
-        """One process writes a run's mirror at a time; another may still be finishing an earlier start."""
-        if self.lock is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = try_lock(self.folder / LOCK_NAME)
-            if self.lock is not None:
-                self.mirror = Mirror(self.folder, **self.settings)
-        return self.lock is not None
-
-    def _fail(self, error: Exception, longest_pause: float) -> None:
-        self.failures += 1
-        self.due = time.monotonic() + min(LOOK_SECONDS * 2**self.failures, longest_pause)
-        said = f"{self.folder}: {type(error).__name__}: {error}"
-        print(time.strftime("%H:%M:%S"), said, file=sys.stderr, flush=True)
-        if isinstance(error, StartedOverError):
-            self.release()
-        if self.mirror is not None:
-            with contextlib.suppress(Exception):
-                self.mirror.note_trouble(error)
-
-
-class _Orders:
+class Orders:
     """What the training process says, line by line, read beside the pushing; ``ended`` when it is gone."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self._lines = iter(lines)
-        self.settings: dict[str, Any] = json.loads(next(self._lines))
-        self.folders: list[Path] = []
+        self._lines = filter(_is_whole, lines)
+        self.settings: dict[str, Any] = json.loads(next(self._lines, "{}"))  # none, where it was killed at once
+        self.messages: list[dict[str, Any]] = []
         self.ended = Event()
         Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         for line in self._lines:
-            self.folders.append(Path(json.loads(line)["folder"]))
+            self.messages.append(json.loads(line))
         self.ended.set()
 
 
-def follow(orders: _Orders) -> int:
+def _is_whole(line: str) -> bool:
+    return line.endswith("\n")
+
+
+class Following:
+    """All that a follower follows: runs, and the sweep that they belong to, if it is a sweep's."""
+
+    def __init__(self, uri: str, experiment: str, model: str | None, sweep: tuple[str, str] | None) -> None:
+        self._uri, self._experiment, self._model = uri, experiment, model
+        self._runs: dict[Path, FollowedRun] = {}
+        self._unnoted: set[Path] = set()  # folders that do not know the sweep's run yet
+        self._sweep = FollowedSweep(*sweep, uri, experiment) if sweep is not None else None
+
+    def obey(self, message: dict[str, Any]) -> None:
+        if "folder" in message:
+            self._follow(Path(message["folder"]))
+            self._unnoted.add(Path(message["folder"]))
+        elif self._sweep is not None:
+            self._sweep.end = message["end"]
+
+    def look(self, longest_pause: float, *, last: bool = False) -> int:
+        """Push what is new; how many there are that are not at their end yet, or last, could not be pushed."""
+        waiting = 0
+        if self._sweep is not None:
+            self._sweep.is_over = last
+            waiting += not self._sweep.look(longest_pause)
+            self._note_sweep(self._sweep)
+        for folder, run in list(self._runs.items()):
+            if run.look(longest_pause) and (last or run.ended):
+                run.release()
+                del self._runs[folder]
+        return waiting + len(self._runs)
+
+    def finish(self) -> int:
+        """Push the rest, until a minute has brought nothing; the exit status."""
+        settled = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < settled and any(run.state == "running" for run in self._runs.values()):
+            time.sleep(0.05)
+        for one in (*self._runs.values(), self._sweep):
+            if one is not None:
+                one.due = 0.0
+        success, before = time.monotonic(), math.inf
+        while (left := self.look(LOOK_SECONDS, last=True)) and time.monotonic() - success < GIVE_UP_SECONDS:
+            if left < before:
+                success, before = time.monotonic(), left
+            time.sleep(0.1)
+        return GAVE_UP if left else 0
+
+    def _follow(self, folder: Path) -> None:
+        if folder not in self._runs:
+            self._runs[folder] = FollowedRun(folder, self._uri, self._experiment, self._model)
+
+    def _note_sweep(self, sweep: FollowedSweep) -> None:
+        """In the folders; a run that has been pushed to its end is pushed again."""
+        for folder in list(self._unnoted if sweep.run_id else ()):
+            with contextlib.suppress(OSError):
+                if sweeps.note(folder, sweep.name, sweep.run_id):
+                    self._follow(folder)
+                self._unnoted.remove(folder)
+
+
+def follow(orders: Orders) -> int:
     """Push until the training process is gone, then the rest; the exit status."""
-    followed: dict[Path, Followed] = {}
-    while not orders.ended.is_set():
-        _take(orders, followed)
-        for path, one in list(followed.items()):
-            if one.look(LONGEST_PAUSE) and one.ended:
-                one.release()
-                del followed[path]
+    if not orders.settings:
+        return 0
+    following = Following(**orders.settings)
+    while True:
+        ended = orders.ended.is_set()
+        while orders.messages:
+            following.obey(orders.messages.pop(0))
+        if ended:
+            return following.finish()
+        following.look(LONGEST_PAUSE)
         orders.ended.wait(LOOK_SECONDS)
-    _take(orders, followed)
-    _settle(followed.values())
-    return _finish(list(followed.values()))
 
 
-def _take(orders: _Orders, followed: dict[Path, Followed]) -> None:
-    while orders.folders:
-        folder = orders.folders.pop(0)
-        followed.setdefault(folder, Followed(folder, orders.settings))
-
-
-def _settle(followed: Iterable[Followed]) -> None:
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < deadline and any(one.state == "running" for one in followed):
-        time.sleep(0.05)
-
-
-def _finish(left: list[Followed]) -> int:
-    success = time.monotonic()
-    for one in left:
-        one.due = 0.0
-    while left and time.monotonic() - success < GIVE_UP_SECONDS:
-        before = len(left)
-        left = [one for one in left if not one.look(LOOK_SECONDS)]
-        if len(left) < before:
-            success = time.monotonic()
-        time.sleep(0.1 if left else 0)
-    return GAVE_UP if left else 0
+def be_nice() -> None:
+    """Let whoever trains go first: as a process, and as the group that Linux makes of its session."""
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def main() -> int:
-    os.nice(NICENESS)
+    be_nice()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the training; its end shows at the pipe
     settle_environment()
     settle_process()
-    return follow(_Orders(sys.stdin))
+    return follow(Orders(sys.stdin))
 
 
 if __name__ == "__main__":

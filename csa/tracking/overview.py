@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +13,6 @@ from csa.tracking.record import OldRecordError, Record, State
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SILENT_SECONDS = 60.0
-"""After so long without a beat, a lease of another machine is taken for left behind."""
 
 LAST_WRITTEN = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
 
@@ -47,7 +43,7 @@ class Overview:
 
 def overview(record: Record) -> Overview:
     who = read_json(record.folder / "identity.json")
-    state = settled_state(record)
+    state = record.state
     accuracy, note = _accuracy(record) if state == "done" else (None, _note(record, state))
     return Overview(
         fingerprint=who["fingerprint"],
@@ -63,20 +59,6 @@ def overview(record: Record) -> Overview:
         age_seconds=max(0.0, round(time.time() - _last_written(record), 1)),
         note=note,
     )
-
-
-def settled_state(record: Record) -> State:
-    """The run's state, where a lease that another machine left behind counts as interrupted."""
-    state = record.state
-    if state != "running":
-        return state
-    holder = lease.holder(record.folder)
-    if holder is None or holder.host == socket.gethostname():
-        return state
-    with contextlib.suppress(FileNotFoundError):
-        silent = time.time() - (record.folder / lease.LEASE_NAME).stat().st_mtime
-        return "interrupted" if silent > SILENT_SECONDS else "running"
-    return record.state
 
 
 def size(folder: Path) -> int:

@@ -26,13 +26,14 @@ import numpy as np
 from csa.config.passwords import without_passwords
 from csa.metrics import SUMMARY, completed, scores
 from csa.tracking import lease
-from csa.tracking.files import UNREADABLE, read_json, write_bytes, write_json, write_text
+from csa.tracking.files import UNREADABLE, read_json, remove_drafts, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 SCHEMA = 2
 """2: groups are means of class accuracies, where 1 had the share of right images; ``balanced``, macro F1 and G-mean."""
+LARGE = ("checkpoint.pt", "test_outputs.npz")
 State = Literal["planned", "running", "interrupted", "failed", "done"]
 
 
@@ -97,6 +98,8 @@ class Record:
     def begin(self, config: str, identity: Mapping[str, Any], fingerprint: str) -> None:
         """Before training: who this run is. Removes the failure of an earlier start."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for name in LARGE:
+            remove_drafts(self.folder / name)
         write_text(self.folder / "config.yaml", without_passwords(config))
         write_json(self.folder / "identity.json", {"fingerprint": fingerprint, "identity": identity})
         (self.folder / "failure.json").unlink(missing_ok=True)

@@ -6,24 +6,19 @@ break it. So the file is made under another name, behind a lock, and renamed whe
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import IO
+from csa.config.address import SQLITE, sqlite_file
+from csa.tracking.files import locked
 
+if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-SQLITE = "sqlite:///"
-LOCK_SECONDS = 120.0
 
 # A server that is away is given up on quickly, and asked again later; MLflow itself would retry for minutes.
 PATIENCE = {
@@ -73,38 +68,6 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
             _make(database)
         client = _client(uri)
         return client, _experiment_id(client, experiment, database.parent.resolve() / "mlruns")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file behind a SQLite address; None for any other address."""
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
-
-
-@contextmanager
-def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold a lock file; the operating system frees it however this process ends.
-
-    Raises:
-        TimeoutError: another process holds it for longer than ``seconds``.
-    """
-    deadline = time.monotonic() + seconds
-    while (stream := try_lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"another process holds {path}")
-        time.sleep(0.05)
-    with stream:
-        yield
-
-
-def try_lock(path: Path) -> IO[str] | None:
-    """The lock file, locked until it is closed; None where another process has it."""
-    stream = path.open("a")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
 
 
 def _make(database: Path) -> None:

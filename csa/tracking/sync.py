@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from csa.config.address import DEFAULT_URI
 from csa.tracking import store
-from csa.tracking.follower import LOCK_NAME
+from csa.tracking.files import try_lock
+from csa.tracking.followed import LOCK_NAME
 from csa.tracking.mirror import Mirror
 from csa.tracking.record import Record
 
@@ -38,7 +40,7 @@ def sync(output_root: Path, uri: str | None, experiment: str, model: str | None 
     run is in its line.
     """
     store.settle_environment()
-    uri = uri or store.DEFAULT_URI
+    uri = uri or DEFAULT_URI
     folders = sorted(path.parent for path in output_root.glob("*/*/*/identity.json"))
     if folders:
         store.connect(uri, experiment)
@@ -48,7 +50,7 @@ def sync(output_root: Path, uri: str | None, experiment: str, model: str | None 
 def _sync_one(folder: Path, uri: str, experiment: str, model: str | None) -> Synced:
     if Record(folder).state == "running":
         return Synced(folder, left="is being trained")
-    lock = store.try_lock(folder / LOCK_NAME)
+    lock = try_lock(folder / LOCK_NAME)
     if lock is None:
         return Synced(folder, left="another process is sending it")
     with lock:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from csa.tracking.files import write_bytes
+
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -26,17 +28,18 @@ class DamagedCheckpointError(Exception):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at ``path``; the one before it stays as ``<name>.previous``."""
+    _write(path, state, keep=previous(path))
+
+
+def share(path: Path, state: dict[str, Any]) -> None:
+    """Put a state where any run may do so, and any may read it; of several that do so at once the last one's stays."""
+    _write(path, state, keep=None)
+
+
+def _write(path: Path, state: dict[str, Any], keep: Path | None) -> None:
     archive = BytesIO()
     torch.save({"format": FORMAT, **state}, archive)
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("wb") as stream:
-        stream.write(archive.getbuffer())
-        stream.write(hashlib.sha256(archive.getbuffer()).digest())
-        stream.flush()
-        os.fsync(stream.fileno())
-    if path.exists():
-        path.replace(previous(path))
-    temporary.replace(path)
+    write_bytes(path, archive.getbuffer(), hashlib.sha256(archive.getbuffer()).digest(), keep=keep)
     _sync_folder(path.parent)
 
 

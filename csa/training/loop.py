@@ -123,10 +123,11 @@ class Training:
                 stage = self._method.stages[index]
                 for number in range(self._at.epoch, stage.epochs):
                     self._epoch(stage, Clock(index, number, stage.epochs))
+                if stage.shared is not None or index + 1 == len(self._method.stages):
+                    self._save()  # first: killed behind ``keep`` and without it, it would take its own for another's
                 if self._together.first:
                     self._shared.keep(index, self._method, asdict(self._history))
                 self._together.wait()
-        self._save()
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
             self._note_best(scores, 0)

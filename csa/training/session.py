@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import OmegaConf
 
+from csa.cli import FAILED_STATUS, HELD_STATUS, disk_trouble
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint
 from csa.config.processes import started_together
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from csa.methods.method import Method
     from csa.tracking.record import Record
 
-FAILED_STATUS = 1
-HELD_STATUS = 3
 MODEL = "csa.training.recorded.primary_head"
 
 
@@ -66,13 +64,7 @@ def train_and_record(
         tracking.uri, tracking.experiment, record.folder / "mlflow.log", None if tracking.model is False else MODEL
     )
     try:
-        record.folder.mkdir(parents=True, exist_ok=True)
-        with Lease(record.folder), Interruption() as interruption:
-            start = _settle(config, identity, split, record)
-            _begin(start, identity, split, record)
-            if tracking.mlflow:
-                mirror.expect(record.folder)
-            _train(start, identity, split, record, console, interruption, underway=mirror.start)
+        _run(config, identity, split, record, console, mirror)
         print_result(console, record.result(), record.folder)
     except HeldError as held:
         console.print(f"{held}; nothing was started")
@@ -95,6 +87,20 @@ def train_and_record(
         # Closed last: by then the files say how the run ended.
         if (note := mirror.close()) is not None:
             console.print(note)
+
+
+def _run(
+    config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole, mirror: Follower
+) -> None:
+    record.folder.mkdir(parents=True, exist_ok=True)
+    with Lease(record.folder), Interruption() as interruption:
+        if record.state == "done" and not config.rerun:
+            return  # another process has finished it just now
+        start = _settle(config, identity, split, record)
+        _begin(start, identity, split, record)
+        if config.tracking.mlflow:
+            mirror.expect(record.folder)
+        _train(start, identity, split, record, console, interruption, underway=mirror.start)
 
 
 @dataclass(frozen=True)
@@ -196,9 +202,7 @@ def _reason(error: Exception, record: Record) -> str:
     """Why a run failed, in a line; nothing of an error that should not have been."""
     if isinstance(error, NotFiniteError | UnreadableImageError | LostWorkerError | LostProcessError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
-        return f"{error.strerror}: {error.filename or record.folder}"
-    return ""
+    return disk_trouble(error, record.folder)
 
 
 def _fail(record: Record, reason: str, console: PlainConsole) -> None:

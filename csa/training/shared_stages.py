@@ -51,15 +51,19 @@ class SharedStages:
         path = self._path(index, method)
         if path is not None and (self._anew or not path.exists()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(path, {"method": method.state_dict(), "history": history})
+            checkpoint.share(path, {"method": method.state_dict(), "history": history})
 
     def load(self, index: int, method: Method) -> dict[str, Any] | None:
         """Put a kept state into the method; its history, or None where there is no whole one."""
         path = self._path(index, method)
         if path is None or self._anew:
             return None
-        state, _ = checkpoint.load_newest(path)
-        if state is None:
+        try:
+            state = checkpoint.load(path)
+        except FileNotFoundError:
+            return None
+        except checkpoint.DamagedCheckpointError:
+            path.unlink(missing_ok=True)  # so that a whole one takes its place
             return None
         method.load_state_dict(state["method"])
         history: dict[str, Any] = state["history"]

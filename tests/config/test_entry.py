@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import pwd
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from csa.cli import fault_list, queue_again_on_sigterm, reporting_faults, settle_process
+from csa.cli import disk_trouble, fault_list, queue_again_on_sigterm, reporting_faults, settle_process
 from csa.config.entry import hydra_main
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
@@ -57,6 +58,19 @@ def test_faults_are_listed_and_nothing_runs(monkeypatch, capsys, tmp_path):
         "  delta=1.3: is out of range; allowed: a number from 0 to 1",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_nothing_more_ends_in_a_line(monkeypatch, capsys):
+    def task(_config):
+        raise OSError(errno.ENOSPC, "No space left on device", "outputs/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, task)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "csa: No space left on device: outputs/metrics.jsonl\n"
+    assert disk_trouble(OSError(errno.EROFS, "Read-only file system"), "there") == "Read-only file system: there"
+    with pytest.raises(FileNotFoundError), reporting_faults():  # that would be a mistake of ours
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "outputs")
 
 
 def test_a_mistake_found_by_the_task_is_listed_too(monkeypatch, capsys):

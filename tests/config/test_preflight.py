@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from csa.config import composition
+from csa.config.address import how_to_browse
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.preflight import configure, preflight
@@ -377,3 +378,71 @@ def test_configure_tells_all_faults():
 )
 def test_rules_of_the_other_methods(words, message):
     assert faults_of(*words) == [message]
+
+
+# --- where MLflow keeps its runs ----------------------------------------------------------------
+
+IN_A_FOLDER = "MLflow keeps runs in no folder or plain file (but for MLFLOW_ALLOW_FILE_STORE=true)"
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem", "meant"),
+    [
+        ("mine.db", IN_A_FOLDER, "sqlite:///mine.db"),
+        ("sqlite:mine.db", IN_A_FOLDER, "sqlite:///mine.db"),
+        ("file:///tmp/runs", IN_A_FOLDER, ""),
+        ("sqlite://mine.db", "names no file", "sqlite:///mine.db"),
+        ("sqlite:///", "names no file", ""),
+        ("sqlite:///:memory:", "names no file", ""),
+        ("sqlite:///text.txt", "is no database", ""),
+        ("sqlite:///text.txt/mine.db", "is not a folder", ""),
+        ("htp://host:5000", "MLflow knows no htp://", "http://host:5000"),
+        ("http://", "names no server", ""),
+        ("http://host:port", "names no server", ""),
+        ("mysql+nothing://host/runs", "cannot be used (Can't load plugin: sqlalchemy.dialects:mysql.nothing)", ""),
+    ],
+)
+def test_the_address_of_mlflow_is_looked_at_before_anything_runs(tmp_path, uri, problem, meant):
+    (tmp_path / "text.txt").write_text("no database")
+    with pytest.raises(UserError) as told:
+        preflight([f"tracking.uri='{uri}'"])
+    (fault,) = told.value.faults
+    assert (fault.key, fault.value, fault.nearest) == ("tracking.uri", uri, meant)
+    assert fault.problem.endswith(problem)
+    assert faults_of(f"tracking.uri='{uri}'", "tracking.mlflow=false") == []  # nobody will go there
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:///new.db", "sqlite:///made.db?timeout=9", "http://127.0.0.1:9", "https://me:word@host", "databricks"],
+)
+def test_whether_it_is_there_nobody_asks(tmp_path, uri):
+    (tmp_path / "made.db").write_bytes(b"SQLite format 3\0...")
+    assert faults_of(f"tracking.uri='{uri}'") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.db"]
+
+
+def test_the_environment_says_where_mlflow_is(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert preflight(["seed=1"]).config.tracking.uri == "http://127.0.0.1:9"
+    assert preflight(["tracking.uri=sqlite:///mine.db"]).config.tracking.uri == "sqlite:///mine.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    assert "(it comes from MLFLOW_TRACKING_URI); did you mean 'sqlite:///./mlruns'?" in faults_of("seed=1")[0]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert preflight(["seed=1"]).config.tracking.uri is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (None, "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        ("sqlite:///my runs.db", "mlflow ui --backend-store-uri 'sqlite:///my runs.db'"),
+        ("http://127.0.0.1:9", "http://127.0.0.1:9"),
+        (
+            "postgresql+psycopg://host/runs?a=1&b=2",
+            "mlflow ui --backend-store-uri 'postgresql+psycopg://host/runs?a=1&b=2'",
+        ),
+    ],
+)
+def test_how_to_browse_works_as_typed(uri, told):
+    assert how_to_browse(uri) == told

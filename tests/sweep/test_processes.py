@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from plans import begin, plan_of
 
-from csa.sweep import processes
+from csa.config.faults import UserError
+from csa.sweep import processes, splits
 from csa.sweep.machine import Slot
 from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, SweepStopped, command_of
+from csa.tracking import follower
 from csa.tracking.lease import Lease
+from csa.tracking.record import Record
 
 # What a run does, by its seed.
 ACT = """
@@ -98,6 +107,18 @@ def test_a_mistake_of_the_user_is_no_failure_of_the_run(runs):
     endings = run_all(every)
     assert endings[94] == Ending("failed", "csa: 1 fault; nothing was run or written", refused=True)
     assert [run.state for run in every] == ["planned", "done"]
+
+
+def test_a_full_disk_fails_the_runs_and_not_the_sweep(runs, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    every = runs(0, 91)
+    monkeypatch.setattr(Record, "fail", Mock(side_effect=full))
+    endings = run_all(every)
+    assert endings == {0: Ending("done"), 91: Ending("failed", "out of memory, or so\nexit status 1")}
+    monkeypatch.setattr(processes.subprocess, "Popen", Mock(side_effect=full))
+    endings = run_all(every[1:], slots=1)
+    assert endings == {91: Ending("failed", f"No space left on device: {every[1].folder}")}
+    assert run_all(runs(91, 92), slots=1, stop_on_error=True).keys() == {91}
 
 
 def test_a_run_waits_for_the_stage_that_another_one_trains(tmp_path):
@@ -208,3 +229,29 @@ def test_what_a_run_says_is_kept(runs):
     (run,) = runs(91)
     run_all([run])
     assert (run.folder / OUTPUT_NAME).read_text() == "out of memory, or so\n"
+
+
+# --- processes that a sweep asks something of ---------------------------------------------------
+
+
+def test_helpers_whose_parent_was_killed_say_nothing(monkeypatch, capsys):
+    for content in (b"", pickle.dumps(["half"])[:-3]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        with pytest.raises(SystemExit) as ended:
+            splits.main()
+        assert not ended.value.code
+    for content in ("", '{"uri": "sqli'):
+        assert follower.follow(follower.Orders(io.StringIO(content))) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_ends_the_process_that_reads_the_data_is_told(tmp_path, monkeypatch):
+    (run,) = plan_of(tmp_path, "method=ce").runs
+    config = replace(run.config, output_root=str(tmp_path / "new"))  # where no hash is remembered
+    full = OSError(errno.ENOSPC, "No space left on device", "splits.json")
+    answers = [subprocess.CompletedProcess([], 0, pickle.dumps(full)), subprocess.CompletedProcess([], -9, b"")]
+    monkeypatch.setattr(splits.subprocess, "run", lambda *_, **__: answers.pop(0))
+    with pytest.raises(OSError, match=r"No space left on device: 'splits\.json'"):
+        splits.split_hashes([config])
+    with pytest.raises(UserError, match="the process that reads the data was killed by SIGKILL"):
+        splits.split_hashes([config])

@@ -24,7 +24,7 @@ OF_OPTUNA = (
     "hydra.sweeper.storage=sqlite:///few.db", f"hydra.sweeper.n_trials={TRIALS}",
     "hydra.sweeper.direction=maximize", "hydra.sweeper.max_failure_rate=1.0",
 )  # fmt: skip
-FEW = ("-m", *LENET, "protocol.epochs=1", "tracking=none", "dataset.holdout=2", "seed=choice(0,1)",
+FEW = ("-m", *LENET, "sweep.slots=1", "protocol.epochs=1", "tracking=none", "dataset.holdout=2", "seed=choice(0,1)",
        "protocol.lr=choice(0.01,1e12)", *OF_OPTUNA)  # fmt: skip
 
 
@@ -77,6 +77,25 @@ def test_a_killed_search_is_continued_to_its_number_of_trials(tmp_path):
     assert status == 0, told
     assert f"0 trials done, 0 failed, {TRIALS} to do" in told
     assert len(trials(tmp_path)) == TRIALS
+
+
+def test_a_search_killed_in_its_first_trial_goes_on_with_other_points(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*(word for word in FEW[1:] if "sampler=grid" not in word), "hydra.sweeper.sampler.seed=5"]
+
+    def prepared() -> list[str]:
+        search = prepare(preflight(words, multirun=True))
+        search.lock.close()
+        study = optuna.create_study(study_name=search.name, storage=search.storage, load_if_exists=True)
+        assert [trial.state for trial in study.trials] == [TrialState.WAITING] * len(study.trials)
+        study.ask()  # as the sweep does before it is killed
+        return search.words
+
+    assert "hydra.sweeper.sampler.seed=5" in prepared()
+    assert "hydra.sweeper.sampler.seed=6" in prepared()
+    (one,) = trials(tmp_path)  # the second start took up what the first had left, and drew nothing
+    assert one.state is TrialState.RUNNING
+    assert "hydra.sweeper.sampler.seed=6" in prepared()
 
 
 def test_a_search_without_a_success_says_so(tmp_path):

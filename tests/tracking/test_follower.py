@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Timer
 from types import SimpleNamespace
 
 import miniature
 
+from csa.tracking import sweeps
 from csa.tracking.follower import Follower, follow
 from csa.tracking.lease import Lease
 from csa.tracking.mirror import Mirror
@@ -72,8 +74,8 @@ def test_two_runs_live_to_their_end(tmp_path, uri, client):
 def test_a_run_that_ends_while_it_is_pushed_is_pushed_to_its_end(tmp_path, uri, client, monkeypatch):
     """A push may wait long for the store, and sends what there was when it began."""
     record = miniature.begin(tmp_path, epochs=1)
-    settings = {"uri": uri, "experiment": "csa", "model": None}
-    orders = SimpleNamespace(folders=[record.folder], settings=settings, ended=Event())
+    settings = {"uri": uri, "experiment": "csa", "model": None, "sweep": None}
+    orders = SimpleNamespace(messages=[{"folder": str(record.folder)}], settings=settings, ended=Event())
     lease = Lease(record.folder).__enter__()
     push = Mirror.push
 
@@ -191,3 +193,48 @@ def test_importing_it_is_cheap():
     code = "import sys, csa.tracking.sync; print({'mlflow', 'torch', 'matplotlib', 'omegaconf'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "set()"
+
+
+# --- a sweep's ----------------------------------------------------------------------------------
+
+
+def sweep_orders(uri: str, *messages: dict) -> SimpleNamespace:
+    settings = {"uri": uri, "experiment": "csa", "model": None, "sweep": ["lr-0123ab", "dots: lr"]}
+    orders = SimpleNamespace(messages=list(messages), settings=settings, ended=Event())
+    orders.ended.set()
+    return orders
+
+
+def test_a_sweep_is_the_parent_of_its_runs_however_short_it_is(tmp_path, uri, client):
+    record = miniature.begin(tmp_path, epochs=1)
+    miniature.finish(record)
+    sweeps.note(record.folder, "another")
+    sweeps.note(record.folder, "lr-0123ab")
+    means = {"csa 0.3": {"all": 51.234, "seeds": 1.0}}
+    end = {"end": {"status": "FINISHED", "counts": {"done": 1, "failed": 0}, "means": means}}
+    assert follow(sweep_orders(uri, {"folder": str(record.folder)}, end)) == 0
+    runs = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
+    by_name = {run.info.run_name: run for run in runs}
+    parent = by_name.pop("dots: lr")
+    (run,) = by_name.values()
+    assert (parent.info.status, run.info.status) == ("FINISHED", "FINISHED")
+    assert (parent.data.tags["csa.runs.done"], parent.data.tags["csa.runs.failed"]) == ("1", "0")
+    assert parent.data.metrics == {"csa 0.3/all": 51.23, "csa 0.3/seeds": 1.0}
+    assert "| csa 0.3 | 51.23 | 1.0 |" in parent.data.tags["mlflow.note.content"]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.tags["csa.sweep.another"] == run.data.tags["csa.sweep.lr-0123ab"] == "true"
+    # Started again and killed: the same parent, and nothing more to say of the run.
+    assert follow(sweep_orders(uri)) == 0
+    assert client.get_run(parent.info.run_id).info.status == "KILLED"
+    assert len(client.search_runs([parent.info.experiment_id])) == 2
+
+
+def test_two_sweeps_note_the_same_run(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        noted = pool.map(lambda number: sweeps.note(tmp_path, f"sweep {number % 4}", f"run {number % 4}"), range(32))
+    assert sum(noted) == 4
+    expected = [{"name": f"sweep {number}", "parent_run_id": f"run {number}"} for number in range(4)]
+    assert sorted(sweeps.sweeps_of(tmp_path), key=lambda one: one["name"]) == expected
+    (tmp_path / sweeps.NAME).write_text("[{}")
+    assert sweeps.sweeps_of(tmp_path) == []
+    assert sweeps.note(tmp_path, "sweep 1")

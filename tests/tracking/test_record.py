@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from test_lease import without_locks
 
 from csa.metrics import SUMMARY
+from csa.tracking import files
 from csa.tracking.lease import Lease
 from csa.tracking.record import OldRecordError, Record
 
@@ -147,3 +151,52 @@ def test_a_number_that_is_not_finite_never_reaches_a_file(record):
     with pytest.raises(ValueError, match="not JSON compliant"):
         record.finish({"all": float("nan")}, {})
     assert record.state == "interrupted"
+
+
+# --- files and locks ---------------------------------------------------------------------------
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    """As two sweeps that share a cell: each has a neighbour of its own to write to, and every reading is whole."""
+    path = tmp_path / "sweeps.json"
+    files.write_json(path, 0)
+    with ThreadPoolExecutor(8) as pool:
+        writing = [pool.submit(files.write_json, path, [number] * 100) for number in range(100)]
+        seen = [files.read_json(path) for _ in range(100)]
+        for one in writing:
+            one.result()
+    assert all(value == 0 or value == [value[0]] * 100 for value in seen)
+    assert [one.name for one in tmp_path.iterdir()] == ["sweeps.json"]
+
+
+def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write_json(path, "before")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*result\.json"):
+        files.write_json(path, "after")
+    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+    assert files.read_json(path) == "before"
+
+
+def test_drafts_of_a_killed_process_go_when_the_run_begins_again(record):
+    begin(record)
+    for name in ("checkpoint.pt.0123.writing", "test_outputs.npz.4567.writing", "sweeps.json.89ab.writing"):
+        (record.folder / name).touch()
+    begin(record)
+    assert [path.name for path in record.folder.glob("*.writing")] == ["sweeps.json.89ab.writing"]  # may be another's
+
+
+def test_a_file_system_without_locks_is_lived_with(tmp_path, monkeypatch):
+    held = files.try_lock(tmp_path / "lock")
+    assert held is not None
+    assert files.try_lock(tmp_path / "lock") is None
+    without_locks(monkeypatch)
+    with pytest.raises(files.NoLocksError):
+        files.lock_file(tmp_path / "lock")
+    with files.locked(tmp_path / "lock", seconds=0):
+        pass

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 
-from csa.sweep.parent_run import close_run, open_run
+from csa.tracking.followed import FollowedSweep
 
 MEANS = {"ce": {"all": 50.123456, "few": 10.0, "seeds": 3.0}, "csa <0.3>": {"all": 60.0, "seeds": 1.0}}
 
 
+def started(uri, name="method-seed-abc", title="digits_lt: method x seed") -> FollowedSweep:
+    sweep = FollowedSweep(name, title, uri, "csa")
+    assert sweep.look(0)
+    return sweep
+
+
+def ended(sweep: FollowedSweep, means: dict | None) -> None:
+    sweep.end = None if means is None else {"status": "FINISHED", "counts": {"done": 4}, "means": means}
+    sweep.is_over = True
+    assert sweep.look(0)
+
+
 def test_a_sweep_has_its_means_as_metrics_as_a_table_and_in_words(uri, client, tmp_path):
-    _, run_id = open_run(uri, "csa", "method-seed-abc", "digits_lt: method x seed", "first")
-    _, again = open_run(uri, "csa", "method-seed-abc", "digits_lt: method x seed", "second")
-    assert again == run_id
-    end = {"status": "FINISHED", "counts": {"done": 4}, "means": MEANS}
-    close_run(client, run_id, "first", end)  # started again meanwhile: not its to close
+    first, second = started(uri), started(uri)
+    run_id = first.run_id
+    assert second.run_id == run_id
+    ended(first, {"ce": {"all": 1.0}})  # started again meanwhile: not its to close
     assert client.get_run(run_id).info.status == "RUNNING"
-    close_run(client, run_id, "second", end)
+    ended(second, {"ce": {"all": 2.0}})
+    ended(started(uri), MEANS)  # and once more, with other means
     run = client.get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "digits_lt: method x seed")
     assert run.data.metrics == {
@@ -24,12 +36,14 @@ def test_a_sweep_has_its_means_as_metrics_as_a_table_and_in_words(uri, client, t
     }  # fmt: skip
     assert "| ce | 50.12 | 10.0 | 3.0 |" in run.data.tags["mlflow.note.content"]
     table = json.loads((tmp_path / client.download_artifacts(run_id, "means.json", str(tmp_path))).read_text())
-    assert table["columns"] == ["cell", "all", "few", "seeds"]
-    assert table["data"][0] == ["ce", 50.12, 10.0, 3.0]
+    assert table == {
+        "columns": ["cell", "all", "few", "seeds"],
+        "data": [["ce", 50.12, 10.0, 3.0], ["csa <0.3>", 60.0, None, 1.0]],
+    }
 
 
 def test_a_killed_sweep_has_none(uri, client):
-    _, run_id = open_run(uri, "csa", "name", "title", "start")
-    close_run(client, run_id, "start", None)
-    assert client.get_run(run_id).info.status == "KILLED"
-    assert client.get_run(run_id).data.metrics == {}
+    sweep = started(uri)
+    ended(sweep, None)
+    assert client.get_run(sweep.run_id).info.status == "KILLED"
+    assert client.get_run(sweep.run_id).data.metrics == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -58,6 +59,15 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(tmp_path):
         assert loaded is not None
         assert loaded["at"]["epoch"] == 1
         assert "SHA-256" in problems[0]
+
+
+def test_what_is_shared_is_one_file_that_any_run_may_write(tmp_path):
+    path = tmp_path / "stage.pt"
+    with ThreadPoolExecutor(8) as pool:
+        for writing in [pool.submit(checkpoint.share, path, state(float(value))) for value in range(30)]:
+            writing.result()
+    assert checkpoint.load(path)["at"]["epoch"] in range(30)
+    assert [one.name for one in tmp_path.iterdir()] == ["stage.pt"]
 
 
 def test_without_a_checkpoint_there_is_none(tmp_path):

@@ -114,6 +114,39 @@ def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["ce", "crt"])
+def test_a_run_killed_behind_its_first_stage_does_not_take_that_for_another_s(method, configuration, monkeypatch):
+    keep = shared_stages.SharedStages.keep
+
+    def killed(*args):
+        keep(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shared_stages.SharedStages, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(configuration(f"method={method}"))
+    result = start(configuration(f"method={method}")).result()
+    assert result["reused_epochs"] == 0
+    assert result["seconds"] > 0
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(configuration):
+    config = configuration("method=ce")
+    record = start(config)
+    before = {path.name: path.stat().st_mtime_ns for path in record.folder.iterdir() if path.name != "lease.lock"}
+    start(config)  # as ``csa.run`` does that has seen it unfinished
+    assert {name: (record.folder / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_a_damaged_stage_is_trained_and_kept_again(configuration):
+    start(configuration("method=ce"))
+    (stage,) = Path(configuration().output_root).rglob("stages/*.pt")
+    stage.write_bytes(stage.read_bytes()[:-1000])
+    assert start(configuration("method=crt")).result()["reused_epochs"] == 0
+    assert start(configuration("method=lws")).result()["reused_epochs"] == 2
+
+
+@pytest.mark.parametrize("method", ["ce", "crt"])
 def test_a_run_that_starts_over_takes_no_finished_stage(method, configuration):
     """Not even the one that it left itself; it trains the same again."""
     first = start(configuration(f"method={method}"))
