@@ -6,16 +6,22 @@ import functools
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from same_run import assert_same, contents
+from shaped_tree import write_tree
 from test_graphs import Recomputed
-from test_resuming import EAGER, start
+from test_resuming import EAGER, METHODS, Stopper, start, start_until_done
 
 from csa.config.faults import UserError
+from csa.config.recorded import read_recorded
+from csa.data.build import load_split
 from csa.data.loader import ResidentEpoch
+from csa.tracking.record import Record
 from csa.training import checkpoint, machine, stepping
+from csa.training.application import scores_on
 from csa.training.graphs import Graphs
 from csa.training.profiling import where_profiled
 
@@ -24,28 +30,50 @@ AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_ba
 WORDS = EAGER | {"csa as printed": (*EAGER["csa"], *AS_PRINTED)}
 
 
+GPU = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+everywhere, on_gpu = (pytest.mark.parametrize("device", devices) for devices in (["cpu", GPU], [GPU]))
+
+
 @pytest.fixture
-def replaying(monkeypatch):
-    """Runs on the processor go the way of graphs. Tells the keys of those launched, and how many steps were eager."""
-    launched = SimpleNamespace(keys=[], eager=0)
+def launched(device, monkeypatch):
+    """Keys of the graphs launched, and how many steps were eager. On the processor runs go the way of graphs too."""
+    told = SimpleNamespace(keys=[], eager=0)
 
     class Noted(Graphs):
         def __init__(self) -> None:
-            super().__init__(Recomputed)
+            super().__init__(Recomputed if device == "cpu" else None)
 
         def run(self, key, *rest):
-            launched.keys.append(key)
+            told.keys.append(key)
             return super().run(key, *rest)
 
     def eager(epoch, number):
-        launched.eager += 1
+        told.eager += 1
         return batches(epoch, number)
 
     batches = ResidentEpoch.batches
     monkeypatch.setattr(ResidentEpoch, "batches", eager)
-    monkeypatch.setattr(machine, "_step_mode", lambda *_: "graph")
     monkeypatch.setattr(stepping, "Graphs", Noted)
-    return launched
+    if device == "cpu":
+        monkeypatch.setattr(machine, "_step_mode", lambda asked, *_: asked.step_mode.replace("auto", "graph"))
+    return told
+
+
+@pytest.fixture
+def run(device, launched, configuration, tmp_path):
+    """``run("name", "method=ce")``: the record of a tiny run on the device, below a folder of that name."""
+
+    def started(name: str, *words: str, until_done: bool = False, **more: Any) -> Record:
+        words = (*words, f"runtime.device={device}", f"output_root={tmp_path / name}")
+        launched.keys, launched.eager = [], 0
+        return (
+            start_until_done(configuration(*words, **more))[0] if until_done else start(configuration(*words, **more))
+        )
+
+    return started
 
 
 def words_of(case: str) -> tuple[str, ...]:
@@ -54,6 +82,12 @@ def words_of(case: str) -> tuple[str, ...]:
 
 def weights(record) -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in checkpoint.load(record.checkpoint)["method"].items()}
+
+
+def told_trouble(record: Record) -> list[str]:
+    """Why its steps were launched kernel by kernel, though they should be graphs."""
+    lines = (record.folder / "log.txt").read_text().splitlines()
+    return [line.rpartition("kernel by kernel: ")[2] for line in lines if "kernel by kernel" in line]
 
 
 def largest_difference(first, second) -> float:
@@ -69,18 +103,88 @@ LAUNCHED = {
 """Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
 
 
-@pytest.mark.parametrize("case", ["ce", *LAUNCHED, "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
-def test_replayed_steps_are_the_same_run(case, configuration, tmp_path, request):
-    words = (*words_of(case), "protocol.epochs=3")
-    expected = contents(start(configuration(*words)))
-    launched = request.getfixturevalue("replaying")
-    replayed = start(configuration(*words, f"output_root={tmp_path / 'replayed'}"))
-    assert replayed.result()["step_mode"] == "graph"
+EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc"}
+"""Whose last stage has no steps."""
+
+
+@pytest.mark.parametrize(
+    ("device", "case"),
+    [("cpu", case) for case in ("ce", *LAUNCHED, "csa_mixup", "crt", "ldam_drw", "m2m", "oltr", "fsa")]
+    + [pytest.param("cuda", case, marks=GPU.marks) for case in (*METHODS, "csa as printed")],
+)
+def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
+    words = (*words_of(case), *FP32)
+    eager = run("eager", *words, "runtime.step_mode=eager")
+    assert not launched.keys
+    replayed = run("replayed", *words)
+    assert not told_trouble(replayed)
+    assert replayed.result()["step_mode"] == ("eager" if case in EAGER_AT_LAST else "graph")
     assert "evaluation" in launched.keys
     steps = {(part, decision) for part, *_, decision in (key for key in launched.keys if key != "evaluation")}
     assert steps == LAUNCHED.get(case, steps)
     assert (launched.eager > 0) == (case == "csa as printed")
-    assert_same(contents(replayed), expected)
+    assert_same(contents(replayed), contents(eager))
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "words",
+    [
+        words_of("csa"),  # whose class maps are gradients here
+        ("method=ce", "protocol.crop_padding=0", "protocol.resized_crop=[0.5,1.0]", "protocol.colour_jitter=0.4"),
+    ],
+    ids=["csa", "imagenet's augmentation"],
+)
+def test_so_are_those_of_lenet(words, run, launched):
+    words = (*words, "backbone=lenet", *FP32)
+    eager, replayed = run("eager", *words, "runtime.step_mode=eager"), run("replayed", *words)
+    assert (replayed.result()["step_mode"], launched.eager) == ("graph", 0)
+    assert_same(contents(replayed), contents(eager))
+
+
+@on_gpu
+@pytest.mark.parametrize("case", METHODS)
+def test_again_or_stopped_and_continued_it_is_the_same_run(case, run, monkeypatch):
+    words = (*words_of(case), "protocol.epochs=3", "protocol.stage_two.epochs=1")
+    expected = contents(run("first", *words))
+    assert_same(contents(run("again", *words)), expected)
+    Stopper(monkeypatch, 2, 5, 9)
+    assert_same(contents(run("stopped", *words, until_done=True)), expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "word"),
+    [
+        ("cpu", "dataset.cache=memmap"),
+        *(
+            pytest.param("cuda", word, marks=GPU.marks)
+            for word in ("runtime.workers=0", "runtime.workers=2", "dataset.cache=memmap")
+        ),
+    ],
+)
+def test_images_from_files(word, run, launched, tmp_path):
+    """While evaluation is captured another thread pins the memory of the next images; a cache is as good as memory."""
+    write_tree(tmp_path / "images", classes=4, largest=12, smallest=6, of_each=100, side=24)
+    lists = [f"dataset.{part}_list=ImageNet_LT_{part}.txt" for part in ("train", "test")]
+    words = ("dataset=list_files", f"dataset.root={tmp_path / 'images'}", "dataset.image_size=16", *lists)
+    words += (f"dataset.cache_dir={tmp_path / 'cache'}", "backbone=lenet", *words_of("csa"), "protocol.epochs=2")
+    record = run("files", *words, word, of_digits=False)
+    assert not told_trouble(record)
+    assert launched.keys.count("evaluation") >= 2 * 2  # of 400 images
+    in_memory = word == "dataset.cache=memmap"
+    assert record.result()["step_mode"] == ("graph" if in_memory else "eager")
+
+
+@everywhere
+def test_an_evaluation_again_gives_the_recorded_scores(run):
+    record = run("trained", *words_of("csa"), "backbone=lenet", "protocol.epochs=2")
+    config = read_recorded(record.folder / "config.yaml")
+    split = load_split(config.dataset, config.data_dir, download=False)
+    again, _ = scores_on(record.folder, split.test_images, split.test_labels, config.runtime)
+    recorded = record.result()["heads"]
+    assert {head: scores.as_dict() for head, scores in again.items()} == {
+        head: recorded[head]["last"] for head in recorded
+    }
 
 
 def test_a_graph_is_refused_without_a_gpu(configuration):
@@ -89,10 +193,11 @@ def test_a_graph_is_refused_without_a_gpu(configuration):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_run_differs_by_rounding(configuration, tmp_path):
-    words = ("method=ce", "backbone=lenet", "protocol.drop_last=true", *FP32)  # one shape to compile
-    eager = start(configuration(*words))
-    compiled = start(configuration(*words, "runtime.step_mode=compiled", f"output_root={tmp_path / 'compiled'}"))
+@pytest.mark.parametrize(("device", "case"), [("cpu", "ce"), pytest.param("cuda", "csa", marks=GPU.marks)])
+def test_a_compiled_run_differs_by_rounding(case, run):
+    words = (*words_of(case), "backbone=lenet", "protocol.drop_last=true", *FP32)  # one shape to compile
+    eager = run("eager", *words, "runtime.step_mode=eager")
+    compiled = run("compiled", *words, "runtime.step_mode=compiled")
     assert compiled.result()["step_mode"] == "compiled"
     assert compiled.folder.name == eager.folder.name  # no part of the identity
     assert largest_difference(eager, compiled) <= 1e-4
@@ -118,18 +223,6 @@ def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone,
     assert found[0] == found[1] > 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", ["ce", "csa", "csa_mixup", "crt", "bbn", "cmo", "ldam_drw", "m2m", "oltr", "fsa"])
-def test_a_real_graph_is_the_same_run(method, configuration, tmp_path):
-    words = (f"method={method}", *FP32, *WORDS.get(method, ()), "runtime.device=cuda")
-    eager = start(configuration(*words, "runtime.step_mode=eager"))
-    graph = start(configuration(*words, f"output_root={tmp_path / 'graph'}"))
-    assert eager.result()["step_mode"] == "eager"
-    assert graph.result()["step_mode"] == "graph"
-    assert largest_difference(eager, graph) <= 1e-4
-
-
 # --- where the time goes --------------------------------------------------------------------
 
 
@@ -146,16 +239,26 @@ def test_a_profile_is_kept_in_the_record(configuration, tmp_path):
     assert where_profiled(plain.folder) == "no profile: it needs 15 steps of training"
 
 
-def test_what_cannot_be_captured_runs_eagerly_and_says_so(configuration, tmp_path, replaying, monkeypatch):
+@on_gpu
+def test_a_profile_of_replayed_steps_shows_their_launches(run):
+    record = run("profiled", "method=ce", "runtime.profile=true", "protocol.epochs=8")
+    names = {
+        event.get("name") for event in json.loads((record.folder / "profile" / "trace.json").read_text())["traceEvents"]
+    }
+    assert "cudaGraphLaunch" in names
+    assert (record.folder / "profile" / "operations.txt").stat().st_size > 0
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(run, monkeypatch):
     class Refused:
-        def __init__(self, *_) -> None:
+        def __init__(self, _) -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     words = ("method=ce", "backbone=lenet")
-    replayed = start(configuration(*words))
+    replayed = run("replayed", *words)
     monkeypatch.setattr(stepping, "Graphs", functools.partial(Graphs, Refused))
-    eager = start(configuration(*words, f"output_root={tmp_path / 'eager'}"))
+    eager = run("eager", *words)
     assert eager.result()["step_mode"] == "eager"
-    said = "steps are launched kernel by kernel: operation not permitted when stream is capturing"
-    assert (eager.folder / "log.txt").read_text().count(said) == 1
+    assert told_trouble(eager) == ["operation not permitted when stream is capturing"]
     assert_same(contents(eager), contents(replayed))
