@@ -32,7 +32,7 @@ def test_the_set_up_is_two_commands_and_ci_runs_the_second():
 def test_a_run_of_the_readme_runs(line, tmp_path):
     words = [*shlex.split(line)[1:], "smoke=true", "tracking=none", "runtime.threads=1"]
     process = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert process.returncode == 0, process.stderr
     assert list(tmp_path.glob("outputs/*/*/*/result.json"))
@@ -41,7 +41,7 @@ def test_a_run_of_the_readme_runs(line, tmp_path):
 @pytest.mark.parametrize("line", DATA)
 def test_a_data_command_of_the_readme_runs(line, tmp_path):
     process = subprocess.run(
-        [sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
+        [sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert process.returncode == 0, process.stderr
     assert "bea49e5d1562ab55" in process.stdout
@@ -51,7 +51,7 @@ def test_a_data_command_of_the_readme_runs(line, tmp_path):
 def test_a_report_of_the_readme_is_written_even_where_nothing_was_run(line, tmp_path):
     words = [*shlex.split(line)[1:], "tracking=none"]
     process = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert process.returncode == 0, process.stderr
     assert "no finished run is recorded" in process.stderr
