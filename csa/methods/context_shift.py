@@ -151,7 +151,8 @@ class ContextShift(Method):
         if balanced is None:
             return Step(uniform, measures)
         measures["loss_balanced"] = balanced.detach()
-        return Step(uniform + balanced, measures)
+        # A constant is not added: torch's compiler would take sum and measure for one tensor, which has no gradient.
+        return Step(uniform + balanced if balanced.requires_grad else uniform, measures)
 
     def uniform_loss(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the uniform head on its batch, mixed where mixup is on, and the feature map."""
