@@ -174,7 +174,9 @@ class Stepping:
         if part != "opening":
             with self._machine.autocast():
                 loss, measures = rest_of(batches, rows, clock)
-            self._update(loss if self._machine.together.alone else weight * loss)
+            if not self._machine.together.alone:
+                loss = weight * loss
+            self._update(loss)
             outputs |= {LOSS: loss, **measures}
         return {name: value.detach() for name, value in outputs.items()}
 
