@@ -54,7 +54,7 @@ def recorded(config: Config) -> Record:
     from csa.config.processes import started_together
     from csa.console import PlainConsole
     from csa.data.build import cache_faults, load_split
-    from csa.summary import let_asked_head_stand, print_result
+    from csa.summary import let_asked_stand, print_result
     from csa.tracking.record import Record
 
     console = PlainConsole(quiet=started_together().rank > 0)
@@ -65,8 +65,8 @@ def recorded(config: Config) -> Record:
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
         console.print("this run is done; rerun=true trains it again")
-        if not started_together().rank and let_asked_head_stand(config, record):
-            console.print("another head stands for it now")
+        if not started_together().rank and let_asked_stand(config, record):
+            console.print("its head or shot groups were others; they are those asked for now")
         print_result(console, record.result(), record.folder)
     else:
         if faults := cache_faults(split):

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.text import Text
 
 from csa.console import FoldedTable
+from csa.data.long_tail import groups_by_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 GROUPS = ("many", "medium", "few", "all", "balanced")
 
 
-def let_asked_head_stand(config: Config, record: Record) -> bool:
-    """Of a finished run: its numbers become those of the head that ``method.primary_head`` asks for now.
+def let_asked_stand(config: Config, record: Record) -> bool:
+    """Of a finished run: its numbers become those of the head and of the shot groups that are asked for now.
 
-    Every head is measured in every run, so nothing is trained. Whether another head stood for it before.
+    Every head is measured in every run, and groups are means over classes, so nothing is trained
+    (``method.primary_head``, ``dataset.groups``). Whether others stood for it before.
     """
-    asked = getattr(config.method, "primary_head", None)
-    return asked is not None and record.let_stand(asked)
+    result = record.result()
+    groups = groups_by_rank(result["split"]["counts"], config.dataset.groups)
+    return record.let_stand(getattr(config.method, "primary_head", result["head"]), groups.as_lists())
 
 
 def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) -> None:

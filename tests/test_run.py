@@ -82,18 +82,25 @@ def test_a_finished_run_is_reported_not_repeated(finished):
     assert (only_run(cwd) / "result.json").stat().st_mtime_ns == before
 
 
-def test_another_head_of_a_finished_run_is_shown_without_training(finished):
+def test_another_head_and_other_groups_of_a_finished_run_are_shown_without_training(finished):
     cwd, _ = finished
     before = json.loads((only_run(cwd) / "result.json").read_text())
-    process = csa(*WORDS, "method=csa", "delta=0.1", "method.primary_head=mean", cwd=cwd)
+    asked = ("method.primary_head=mean", "dataset.groups=[1,8,1]")
+    process = csa(*WORDS, "method=csa", "delta=0.1", *asked, cwd=cwd)
     assert process.returncode == 0
-    assert "another head stands for it now" in process.stdout
+    assert "its head or shot groups were others; they are those asked for now" in process.stdout
     assert "mean *" in process.stdout
     assert "balanced *" not in process.stdout
     after = json.loads((only_run(cwd) / "result.json").read_text())
-    assert after["heads"] == before["heads"]
     assert after["head"] == "mean"
     assert after["all"] == before["heads"]["mean"]["last"]["all"]
+    assert after["split"]["by_rank"] == {"many": [0], "medium": [*range(1, 9)], "few": [9]}
+    for head, evaluations in after["heads"].items():
+        for when, scores in evaluations.items():
+            assert scores["per_class"] == before["heads"][head][when]["per_class"]
+            assert [scores["many"], scores["few"]] == [scores["per_class"][0], scores["per_class"][9]]
+            assert scores["medium"] == pytest.approx(np.mean(scores["per_class"][1:9]))
+    assert [after["many"], after["few"]] == [after["heads"]["mean"]["last"][group] for group in ("many", "few")]
     process = csa("-m", *WORDS, "method=csa", "delta=0.1", "method.primary_head=balanced", cwd=cwd)  # a sweep asks too
     assert process.returncode == 0
     assert "1 run: 1 done" in process.stdout

@@ -1,9 +1,9 @@
 """The identity of a run: what decides its result, as plain canonical values, and nothing else.
 
 An allow-list. A key that is not named here (paths, devices, logging, names of recipes) does not
-count. Left out are keys that the method ignores (``used_when``), that only choose what is shown
-(``shown_only``), and that were added later and have their ``neutral`` value; a null that stands for
-a number of the protocol is that number.
+count; tests/config/test_identity.py says of each why. Left out are keys that the method ignores
+(``used_when``), that only choose what is shown (``shown_only``), and that were added later and have
+their ``neutral`` value; a null that stands for a number of the protocol is that number.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csa.config.locations import shipped
 from csa.config.method_schema import FocalConfig, FsaConfig, OltrConfig, PostHocConfig
 from csa.config.schema import METHOD_WIRING, ColouredDataset, ContextShiftConfig
 from csa.config.switches import resolved, scaled
@@ -22,7 +23,7 @@ from csa.config.switches import resolved, scaled
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from csa.config.schema import Config, ProtocolConfig
+    from csa.config.schema import BackboneConfig, Config, MethodConfig, ProtocolConfig
 
 RESULTS_VERSION = {"fp32": 1, "bf16": 2, "auto": 2}
 """By the protocol's precision; raised where the correction of an error changes results.
@@ -53,24 +54,15 @@ Those runs have new fingerprints, so that no table mixes what was computed befor
 SIGNIFICANT_DIGITS = 12
 DIGITS = 12
 """Of a fingerprint."""
+DATASET = ("unreadable",)
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
-BACKBONE = ("name", "stem")
+NOT_OF_BACKBONE = ("schema", "target", "min_size")
 PROTOCOL = (
-    *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov"),
-    *(
-        "schedule",
-        "warmup_epochs",
-        "warmup_from",
-        "warmup_each_step",
-        "milestones",
-        "factors",
-        "drop_last",
-        "crop_padding",
-        "flip",
-        "precision",
-    ),
-    *("resized_crop", "colour_jitter"),
+    *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov", "schedule"),
+    *("warmup_epochs", "warmup_from", "warmup_each_step", "milestones", "factors", "drop_last", "crop_padding"),
+    *("flip", "precision", "resized_crop", "colour_jitter"),
 )
+RUNTIME = ("sync_batch_norm",)
 
 
 def identity(config: Config, split_hash: str) -> dict[str, Any]:
@@ -78,15 +70,17 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
 
     split_hash: of the data set's content. The hash has the pixels; how they are normalised stands beside it.
     """
-    method = resolved(config.method, config.protocol)
+    method, backbone = resolved(config.method, config.protocol), config.backbone
     own = [field.name for field in fields(method) if field.name not in METHOD_WIRING]
+    of_backbone = [field.name for field in fields(backbone) if field.name not in NOT_OF_BACKBONE]
     normalisation = {"mean": canonical(config.dataset.mean), "std": canonical(config.dataset.std)}
+    normalisation |= _counted(config.dataset, DATASET)
     parts = {
         "results_version": RESULTS_VERSION[config.protocol.precision],
         "dataset": {"name": config.dataset.name, "split": split_hash, **normalisation},
-        "method": _counted(method, own),
-        "backbone": _counted(config.backbone, BACKBONE),
-        "protocol": _counted(config.protocol, PROTOCOL),
+        "method": _counted(method, own) | _other_code("method", method),
+        "backbone": _counted(backbone, of_backbone) | _other_code("backbone", backbone),
+        "protocol": _counted(config.protocol, PROTOCOL) | _counted(config.runtime, RUNTIME),
         "seed": config.seed,
         "variant": config.variant,
     }
@@ -109,13 +103,19 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
+def _other_code(group: str, block: MethodConfig | BackboneConfig) -> dict[str, str]:
+    """The class, where it is not the one that our option of this name has."""
+    ours = shipped(group, block.name)
+    return {} if ours is not None and ours["target"] == block.target else {"target": block.target}
+
+
 def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:
     """The named keys of a block that have an effect."""
     counted = {}
     for field in fields(block):
         value = canonical(getattr(block, field.name))
         neighbour, test = field.metadata.get("used_when", ("", None))
-        used = test is None or test(getattr(block, neighbour))
+        used = test is None or test(getattr(block, neighbour)) or field.metadata.get("otherwise", value) != value
         neutral = "neutral" in field.metadata and canonical(field.metadata["neutral"]) == value
         ignored = neutral or not used or "shown_only" in field.metadata
         if field.name in names and not ignored:

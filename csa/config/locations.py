@@ -1,8 +1,13 @@
-"""Where the configuration tree and the sweep files lie."""
+"""Where the configuration tree and the sweep files lie, and what is shipped in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -15,6 +20,21 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """One file for each table or figure, found by ``-cn``; the folder may not exist yet."""
     return _inside_or_beside("sweeps")
+
+
+@cache
+def shipped(group: str, option: str) -> Mapping[str, Any] | None:
+    """The block of one of our own options, references as they are written; None where there is no such option.
+
+    As its file and the option that it starts from have it (``lws`` from ``crt``): nothing is composed.
+    """
+    path = conf_dir() / group / f"{option}.yaml"
+    if path not in conf_dir().glob(f"{group}/*.yaml"):
+        return None
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    starts = [one for one in content.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
+    base = shipped(group, starts[0]) if starts else None
+    return {**(base or {}), **content.get(group, content)}
 
 
 def _inside_or_beside(name: str) -> Path:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from csa.config.faults import Fault
-from csa.config.locations import conf_dir
+from csa.config.locations import conf_dir, shipped
 
 Rule = Callable[..., Fault | None]
 RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -159,8 +157,8 @@ def files_of_all_sizes_need_a_resized_crop(
 @rule("backbone.name", "backbone.stem")
 def backbone_has_a_stem(backbone: str, stem: str | None) -> Fault | None:
     """A backbone of ours whose own file says ``stem: null`` has but one stem."""
-    shipped = _shipped_backbone(backbone)
-    if shipped is None or (stem is None) == (shipped["stem"] is None):
+    ours = shipped("backbone", backbone)
+    if ours is None or (stem is None) == (ours["stem"] is None):
         return None
     if stem is None:
         return Fault("backbone.stem", "null", f"backbone={backbone} needs a stem", "auto, small, large")
@@ -195,11 +193,3 @@ def deviations_are_positive(std: list[float] | None) -> Fault | None:
 @cache
 def _samplers() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "sampler").glob("*.yaml") if path.stem != "none")
-
-
-@cache
-def _shipped_backbone(name: str) -> Mapping[str, Any] | None:
-    known = {path.stem: path for path in (conf_dir() / "backbone").glob("*.yaml")}
-    if name not in known:
-        return None
-    return cast("Mapping[str, Any]", OmegaConf.to_container(OmegaConf.load(known[name])))

@@ -28,7 +28,10 @@ def neutral(value: Any, **range_: Any) -> Any:
 
 
 def used_when(key: str, test: Callable[[Any], bool], **range_: Any) -> Any:
-    """A field that is ignored, and left out of the identity, unless its neighbour ``key`` passes ``test``."""
+    """A field that is ignored, and left out of the identity, unless its neighbour ``key`` passes ``test``.
+
+    otherwise: a value. The field is used in any case, but left out where the test fails and it has this value.
+    """
     return field(metadata={"used_when": (key, test), **range_})
 
 
@@ -106,7 +109,7 @@ class ListFilesDataset(DatasetConfig):
     validation: bool
     image_size: int = number(at_least=8)
     resize: int | None = number(at_least=8)
-    unreadable: Literal["stop", "skip"]
+    unreadable: Literal["stop", "skip"] = neutral("stop")
     identified_by: Literal["content", "sizes"] = neutral("sizes")
     cache: Literal["none", "memmap"]
     cache_dir: str
@@ -131,15 +134,18 @@ class SamplerConfig:
     rule: Literal["shuffle", "power", "class_aware", "reversed", "none"]
     q: float | None = used_when("rule", "power".__eq__)
     images_per_visit: int | None = used_when("rule", "class_aware".__eq__, at_least=1)
-    draws: Literal["images", "cycle"] = used_when("rule", "shuffle".__ne__)
+    draws: Literal["images", "cycle"] = used_when("rule", "shuffle".__ne__, otherwise="images")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
+    """Settings that a schema of another package adds are given to the class by name, and count in the identity."""
+
     name: str
     target: str
     stem: Literal["auto", "small", "large"] | None
     min_size: int = number(at_least=1)
+    schema: str = "csa.config.schema.BackboneConfig"
 
 
 # --- method ---------------------------------------------------------------------------------
@@ -262,7 +268,7 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int | None = number(at_least=1)
     workers: int | None = number(at_least=0)
-    sync_batch_norm: bool
+    sync_batch_norm: bool = neutral(False)
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
     jobs_per_gpu: int = number(at_least=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from types import NoneType
@@ -63,7 +63,8 @@ def build_block(schema: type, values: Mapping[str, Any]) -> Any:
     """One block, sound by ``check``, as its frozen dataclass."""
     schema = schema_of(schema, values)
     hints = _hints(schema)
-    return schema(**{field.name: _build(hints[field.name], values[field.name]) for field in fields(schema)})
+    given = [field.name for field in fields(schema) if field.name in values]
+    return schema(**{name: _build(hints[name], values[name]) for name in given})
 
 
 def _build(hint: Any, value: Any) -> Any:
@@ -159,7 +160,8 @@ def _block(schema: type, values: Any, at: str) -> Iterator[Fault]:
     for field in fields(schema):
         path, hint = _join(at, field.name), hints[field.name]
         if field.name not in values:
-            yield Fault(path, None, "is missing", expected(hint, field.metadata))
+            if field.default is MISSING:
+                yield Fault(path, None, "is missing", expected(hint, field.metadata))
         elif is_dataclass(hint):
             yield from _block(hint, values[field.name], path)  # type: ignore[arg-type]
         else:

@@ -102,8 +102,8 @@ def describe(split: Split, ratio: float) -> dict[str, Any]:
         "imbalance_ratio": ratio,
         "counts": list(split.counts),
         "total": sum(split.counts),
-        "groups": _plain(split.by_rank),
-        "groups_by_count": _plain(split.by_count),
+        "groups": split.by_rank.as_lists(),
+        "groups_by_count": split.by_count.as_lists(),
         "test": len(split.test_labels),
         "holdout": len(split.holdout_labels),
         "hash": split.hash,
@@ -128,9 +128,10 @@ def print_tables(split: Split) -> None:
     groups = FoldedTable("group")
     for heading in headings:
         groups.add_column(heading, justify="right")
-    for (group, ranked), counted in zip(_plain(split.by_rank).items(), _plain(split.by_count).values(), strict=True):
-        sizes = [str(value) for part in (ranked, counted) for value in (len(part), sum(split.counts[k] for k in part))]
-        groups.add_row(group, *sizes)
+    counted = split.by_count.as_lists()
+    for group, ranked in split.by_rank.as_lists().items():
+        parts = ranked, counted[group]
+        groups.add_row(group, *(str(n) for part in parts for n in (len(part), sum(split.counts[k] for k in part))))
     console.print(groups)
     console.print(f"training images {sum(split.counts)}")
     console.print(f"test images     {len(split.test_labels)}")
@@ -139,12 +140,8 @@ def print_tables(split: Split) -> None:
     console.print(f"hash            {split.hash}")
 
 
-def _plain(groups: Groups) -> dict[str, list[int]]:
-    return {"many": list(groups.many), "medium": list(groups.medium), "few": list(groups.few)}
-
-
 def _group_of(groups: Groups) -> dict[int, str]:
-    return {k: name for name, classes in _plain(groups).items() for k in classes}
+    return {k: name for name, classes in groups.as_lists().items() for k in classes}
 
 
 if __name__ == "__main__":

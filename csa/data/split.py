@@ -38,6 +38,9 @@ class Groups:
     medium: tuple[int, ...]
     few: tuple[int, ...]
 
+    def as_lists(self) -> dict[str, list[int]]:
+        return {name: list(classes) for name, classes in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class Split:

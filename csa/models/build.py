@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
+from csa.config.schema import BackboneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from csa.config.schema import BackboneConfig
     from csa.models.backbone import Backbone
 
 
@@ -41,6 +42,8 @@ def build_backbone(
     if min(height, width) < config.min_size:
         problem = f"cannot take images of {height}x{width} pixels"
         raise UserError(Fault("backbone", config.name, problem, f"sides of at least {config.min_size} pixels"))
+    known = [field.name for field in fields(BackboneConfig)]
+    own = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in known}
     target = import_target("backbone.target", config.target)
-    backbone: Backbone = target(channels, height, width, tuple(mean), tuple(std), config.stem)
+    backbone: Backbone = target(channels, height, width, tuple(mean), tuple(std), config.stem, **own)
     return backbone

@@ -18,7 +18,7 @@ from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.machine import device_fault, output_fault
 from csa.config.preflight import size_faults
 from csa.data.build import inspect, preview
-from csa.summary import let_asked_head_stand
+from csa.summary import let_asked_stand
 from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
@@ -125,12 +125,12 @@ class Plan:
             states[run.state] += 1
         return states
 
-    def let_asked_heads_stand(self) -> None:
-        """For the runs that are done already, whichever head stood for them."""
+    def let_asked_stand(self) -> None:
+        """For the runs that are done already: the heads and shot groups that the cells name."""
         for run in self.runs:
             if run.state == "done":
                 with contextlib.suppress(OldRecordError):  # not of this version: it has no numbers to show
-                    let_asked_head_stand(run.config, run.record)
+                    let_asked_stand(run.config, run.record)
 
 
 def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:

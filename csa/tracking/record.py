@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from csa.config.passwords import without_passwords
-from csa.metrics import SUMMARY, completed, scores
+from csa.metrics import GROUPS, SUMMARY, completed, scores
 from csa.tracking import lease
 from csa.tracking.files import UNREADABLE, read_json, remove_drafts, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from csa.metrics import ShotGroups
 
 SCHEMA = 2
 """2: groups are means of class accuracies, where 1 had the share of right images; ``balanced``, macro F1 and G-mean."""
@@ -133,27 +135,32 @@ class Record:
         (self.folder / "checkpoint.pt.previous").unlink(missing_ok=True)
         (self.folder / "failure.json").unlink(missing_ok=True)
 
-    def let_stand(self, head: str) -> bool:
-        """Let ``head`` stand for this finished run from now on; False where it does already.
+    def let_stand(self, head: str, by_rank: ShotGroups) -> bool:
+        """Let ``head`` stand for this finished run from now on, and these be its shot groups; False where they do.
 
-        Only which of the measured numbers are the run's own changes: of the result those without a
-        head, and the configuration's ``method.primary_head``. What MLflow has been sent stays.
+        Only which of the measured numbers are the run's own changes, and what is a mean over the groups: in the result,
+        and of the configuration ``method.primary_head`` and ``dataset.groups``. The lines of metrics.jsonl stay, and
+        so does what MLflow has been sent.
         """
         from omegaconf import OmegaConf
 
         result = self.result()
-        if result["head"] == head:
+        split = result["split"]
+        if (result["head"], split["by_rank"]) == (head, by_rank):
             return False
-        scores = result["heads"][head]["last"]
-        own = {name: scores[name] for name in SUMMARY}
+        heads = {
+            name: {when: completed(one, by_rank, split["by_count"]) for when, one in evaluations.items()}
+            for name, evaluations in result["heads"].items()
+        }
+        scores = heads[head]["last"]
+        own = {"head": head, "collapsed": scores["predicted_classes"] == 1, **{name: scores[name] for name in SUMMARY}}
         config = OmegaConf.load(self.folder / "config.yaml")
-        OmegaConf.update(config, "method.primary_head", head)
+        if "primary_head" in config.method:
+            config.method.primary_head = head
+        config.dataset.groups = [len(by_rank[name]) for name in GROUPS]
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config))
-        write_json(
-            self.folder / "result.json",
-            result | own | {"head": head, "collapsed": scores["predicted_classes"] == 1},
-        )
-        self.log(f"the head that stood for the run was {result['head']}, now {head}")
+        write_json(self.folder / "result.json", result | own | {"heads": heads, "split": split | {"by_rank": by_rank}})
+        self.log(f"head {head} and shot groups of {config.dataset.groups} classes stand for the run from now on")
         return True
 
     def fail(self, failure: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from csa.training.evaluation import predict
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
-    from csa.data.split import Groups, Split
+    from csa.data.split import Split
     from csa.methods.method import Method
     from csa.training.loop import Outcome
 
@@ -67,13 +67,9 @@ def describe_split(split: Split) -> dict[str, Any]:
         "total": sum(split.counts),
         "test_images": len(split.test_labels),
         "holdout_images": len(split.holdout_labels),
-        "by_rank": _groups(split.by_rank),
-        "by_count": _groups(split.by_count),
+        "by_rank": split.by_rank.as_lists(),
+        "by_count": split.by_count.as_lists(),
     }
-
-
-def _groups(groups: Groups) -> dict[str, list[int]]:
-    return {"many": list(groups.many), "medium": list(groups.medium), "few": list(groups.few)}
 
 
 def test_outputs(method: Method, outcome: Outcome) -> dict[str, np.ndarray]:

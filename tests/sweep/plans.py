@@ -47,7 +47,8 @@ def finish(run: Run, epochs: int = 2, accuracy: float = 50.0) -> None:
     begin(run, epochs)
     result = {
         **dict.fromkeys(SUMMARY, accuracy),
-        "threads": 1, "device": "cpu", "split": {"total": 62}, "run": {"method": run.config.method.name},
+        "threads": 1, "device": "cpu", "run": {"method": run.config.method.name},
+        "split": {"total": 62, "counts": [12, 10, 8, 7, 6, 5, 4, 4, 3, 3], "by_rank": {}, "by_count": {}},
         "seconds": 2.5 * epochs, "training_seconds": 2.0 * epochs,
     }  # fmt: skip
     run.record.finish(result, {"labels": np.zeros(1, dtype=np.int32)})

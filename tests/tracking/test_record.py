@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from test_lease import without_locks
 
-from csa.metrics import SUMMARY
 from csa.tracking import files
 from csa.tracking.lease import Lease
 from csa.tracking.record import OldRecordError, Record
@@ -130,20 +129,35 @@ def test_starting_over_keeps_only_the_log(record):
     assert sorted(path.name for path in record.folder.iterdir()) == ["config.yaml", "identity.json", "log.txt"]
 
 
-def test_another_head_stands_for_a_finished_run(record):
-    record.begin("method: {name: csa, primary_head: uniform}\nseed: 0\n", {"seed": 0}, "abc")
-    summaries = [dict.fromkeys(SUMMARY, value) | {"few": None} for value in (40.0, 10.0)]
-    evaluated = [{"last": summary | {"predicted_classes": n}} for summary, n in zip(summaries, (3, 1), strict=True)]
-    heads = dict(zip(("uniform", "balanced"), evaluated, strict=True))
-    result = {"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, **summaries[0]}
-    record.finish(result, {})
-    assert not record.let_stand("uniform")
-    assert record.result() == {"schema": 2, **result}
-    assert record.let_stand("balanced")
-    assert record.result() == {"schema": 2, **result, **summaries[1], "head": "balanced", "collapsed": True}
+def test_another_head_and_other_groups_stand_for_a_finished_run(record):
+    config = "dataset: {groups: null}\nmethod: {name: csa, primary_head: uniform}\nseed: 0\n"
+    record.begin(config, {"seed": 0}, "abc")
+    by_rank = {"many": [0], "medium": [1, 2], "few": [3]}
+    split = {"by_rank": by_rank, "by_count": {"many": [], "medium": [], "few": [0, 1, 2, 3]}}
+    heads = {
+        name: {"last": {"all": all_, "per_class": per_class, "macro_f1": 1.0, "predicted_classes": number}}
+        for name, all_, per_class, number in (
+            ("uniform", 40.0, [100.0, 50.0, 30.0, None], 3),
+            ("balanced", 10.0, [0.0, 0.0, 0.0, 40.0], 1),
+        )
+    }
+    heads["uniform"]["best_on_test"] = {"all": 41.0, "epoch": 3, "per_class": [90.0, 80.0, 0.0, None]}
+    record.finish({"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, "split": split}, {})
+    assert not record.let_stand("uniform", by_rank)
+    assert record.let_stand("balanced", by_rank)
+    result = record.result()
+    shown = ("head", "collapsed", "all", "balanced", "many", "medium", "few")
+    assert [result[name] for name in shown] == ["balanced", True, 10.0, 10.0, 0.0, 0.0, 40.0]
+    assert record.let_stand("uniform", {"many": [0, 1], "medium": [2], "few": [3]})
+    result = record.result()
+    assert [result[name] for name in shown] == ["uniform", False, 40.0, 60.0, 75.0, 30.0, None]
+    assert result["heads"]["balanced"]["last"]["few"] == 40.0
+    best = result["heads"]["uniform"]["best_on_test"]
+    assert [best[name] for name in ("all", "epoch", "many", "medium", "few")] == [41.0, 3, 85.0, 0.0, None]
     config = (record.folder / "config.yaml").read_text()
-    assert config == "method:\n  name: csa\n  primary_head: balanced\nseed: 0\n"
-    assert "the head that stood for the run was uniform, now balanced" in (record.folder / "log.txt").read_text()
+    told = "dataset:\n  groups:\n  - 2\n  - 1\n  - 1\nmethod:\n  name: csa\n  primary_head: uniform\nseed: 0\n"
+    assert config == told
+    assert "shot groups of [2, 1, 1] classes stand for the run from now on" in (record.folder / "log.txt").read_text()
 
 
 def test_a_number_that_is_not_finite_never_reaches_a_file(record):
