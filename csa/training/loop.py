@@ -21,7 +21,7 @@ from csa.training import checkpoint
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.profiling import Profiling
-from csa.training.single_images import refuse_single_images
+from csa.training.single_images import refuse_single_images, refuse_single_images_of_any_stage
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
 from csa.training.stepping import Stepping, make_optimiser
 
@@ -116,6 +116,8 @@ class Training:
             UserError: the method cannot be trained so.
         """
         self._restore(state)
+        if state is None:
+            refuse_single_images_of_any_stage(self._method, self._data, self._split.image_shape)
         with self._profiling:
             for index in range(self._at.stage, len(self._method.stages)):
                 self._enter(index, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,14 @@ from csa.methods.method import Clock
 if TYPE_CHECKING:
     from csa.data.loader import Loader
     from csa.methods.method import Method
+
+
+def refuse_single_images_of_any_stage(method: Method, loader: Loader, image_shape: tuple[int, int, int]) -> None:
+    """``refuse_single_images`` for all stages of a method that has entered none: before hours go into the first."""
+    probe = deepcopy(method)
+    for stage in range(len(probe.stages)):
+        probe.enter_stage(stage)
+        refuse_single_images(probe, stage, loader, image_shape)
 
 
 def refuse_single_images(method: Method, stage: int, loader: Loader, image_shape: tuple[int, int, int]) -> None:

@@ -208,22 +208,19 @@ def test_options_of_hydra_that_do_not_go_with_our_tree(monkeypatch, capsys, word
 
 
 TORCH_FREE = """
-import sys, time
-start = time.perf_counter()
+import sys
 from csa.config.entry import hydra_main
 try:
     hydra_main(lambda config: None)
 finally:
     heavy = {"torch", "mlflow", "lightning_fabric", "optuna", "sklearn", "pandas"} & set(sys.modules)
-    print(f"\\nheavy: {sorted(heavy)} {time.process_time():.2f}")
+    print(f"\\nheavy: {sorted(heavy)}")
 """
 
 
 @pytest.mark.parametrize("words", [("--help",), ("delta=1.3", "method=cas"), ("dataset=cifar100_lt",)])
-def test_answers_without_heavy_imports_within_a_second_and_a_half(words, tmp_path):
-    last = python(TORCH_FREE, *words).stdout.splitlines()[-1]
-    assert last.startswith("heavy: [] ")
-    assert float(last.split()[-1]) < 1.5
+def test_answers_without_heavy_imports(words, tmp_path):
+    assert python(TORCH_FREE, *words).stdout.splitlines()[-1] == "heavy: []"
     assert list(tmp_path.iterdir()) == []
 
 

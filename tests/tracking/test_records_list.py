@@ -162,13 +162,13 @@ def test_mistakes_are_told_all_at_once(tmp_path, monkeypatch, capsys):
 
 
 FREE = """
-import sys, time
+import sys
 from csa import records
 try:
     records.main(sys.argv[1:])
 finally:
     heavy = {"torch", "mlflow", "lightning_fabric", "sklearn", "pandas"} & set(sys.modules)
-    print(f"\\nheavy: {sorted(heavy)} {time.process_time():.2f}")
+    print(f"\\nheavy: {sorted(heavy)}")
 """
 
 
@@ -176,6 +176,5 @@ finally:
 def test_answers_without_torch(output_root, words):
     done = subprocess.run([sys.executable, "-c", FREE, *words], capture_output=True, text=True, check=True)
     *_, last = done.stdout.splitlines()
-    assert last.startswith("heavy: [] "), done.stdout
-    assert float(last.split()[-1]) < (1.5 if words == ["--help"] else 3)
+    assert last == "heavy: []", done.stdout
     assert ("Housekeeping of recorded runs." in done.stdout) == (words == ["--help"])
