@@ -10,7 +10,7 @@ images   a folder; each image is resized to the model's input, its centre croppe
 to       where the CSV goes (standard output): file, predicted class, the probability of each class (softmax; of a
          sigmoid loss each class's own, which need not add up to 1)
 head     one of the model's classifiers (CSV: the one that stands for the run; tables: all)
-output_root=folder, data_dir=folder, runtime.device=cpu and the like are as in csa.run.
+output_root=folder, data_dir=folder, runtime.device=cpu, --config-dir and the like are as in csa.run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ run      a fingerprint, or how it begins
 state    any, done, failed, interrupted, running
 to       where exports go (reports/records)
 replace  true: an exported record is replaced where the run here differs from it
-output_root=folder and tracking.uri=... are as in csa.run.
+output_root=folder, tracking.uri=... and --config-dir are as in csa.run.
 """
 
 from __future__ import annotations

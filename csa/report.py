@@ -24,7 +24,7 @@ groups    rank (the paper's), count (many > 100, few < 20 training images)
 methods   those that are shown, with commas between them
 records   the folder of exported records (reports/records)
 to        the folder that files go to (outputs/report; of figure=... outputs/figures)
-output_root=folder, data_dir=folder, dataset=name, seed=number and tracking.uri=... are as in csa.run.
+output_root=folder, data_dir=folder, dataset=name, seed=number, tracking.uri=... and --config-dir are as in csa.run.
 """
 
 from __future__ import annotations
@@ -167,12 +167,14 @@ def _add_mlflow(found: Found, order: Order) -> None:
 
 def _frame(found: Found, order: Order) -> pd.DataFrame:
     """Of the runs that are meant: not those on made-up images, nor results that a correction changed since."""
+    from csa.config.preflight import CONFIG_DIR
     from csa.reporting.frame import frame_of
     from csa.reporting.tables import unrecorded
     from csa.sweep.smoke import VARIANT
 
-    frame = frame_of(run for run in found.runs if run.identity.get("variant") != VARIANT)
-    smoke = sum(run.identity.get("variant") == VARIANT for run in found.runs)
+    meant = [run for run in found.runs if run.identity.get("variant") != VARIANT]
+    frame = frame_of(meant, order.own[CONFIG_DIR] or None)
+    smoke = len(found.runs) - len(meant)
     found.notes += [f"{smoke} runs of smoke=true are left out"] if smoke else []
     if len(frame):
         old = frame[frame["outdated"].astype(bool)]

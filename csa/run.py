@@ -27,8 +27,10 @@ def run(config: Config) -> float:
     return objective(recorded(config).result())
 
 
-def train(*words: str) -> Run:
+def train(*words: str, config_dir: str | None = None) -> Run:
     """The run that ``python -m csa.run`` makes of these words, trained now or found finished; with the same record.
+
+    config_dir: as ``--config-dir``, a folder with options of another package.
 
     Raises:
         UserError: with every fault of the words, before anything is written.
@@ -38,7 +40,7 @@ def train(*words: str) -> Run:
     from csa.config.typed import build
     from csa.reporting.run import from_folder
 
-    config = build(preflight(words).config)
+    config = build(preflight(words, config_dir=config_dir).config)
     try:
         record = recorded(config)
     except SystemExit as end:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from csa import report, runs, train
+
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 FILES = re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
 (COMMAND,) = re.findall(r"^python (-m csa\.run --config-dir .*)$", TEXT, flags=re.MULTILINE)
@@ -42,7 +44,7 @@ def test_there_is_an_example_of_each():
     }
 
 
-def test_a_package_outside_this_repository_is_trained_recorded_and_read_again(mine):
+def test_a_package_outside_this_repository_is_trained_recorded_read_again_and_reported(mine, monkeypatch, capsys):
     told = csa(mine, *COMMAND.split(), *QUICK)
     assert "label_smoothing on stripes, seed 1: test accuracy in %" in told
     (path,) = mine.glob("outputs/stripes/label_smoothing/ir4-one_layer-short-uniform-s1-*/result.json")
@@ -54,6 +56,20 @@ def test_a_package_outside_this_repository_is_trained_recorded_and_read_again(mi
     assert "this run is done" in again
     evaluated = csa(mine, "-m", "csa.evaluate", f"run={result['fingerprint']}")
     assert f"{result['all']:.1f}" in evaluated
+
+    monkeypatch.chdir(mine)
+    monkeypatch.syspath_prepend(mine)
+    words = [word for word in COMMAND.split() if "=" in word]
+    train(*words, *QUICK, "method.smoothing=0.3", "protocol.epochs=1", config_dir="mine/conf")
+    capsys.readouterr()
+    known, unknown = runs(config_dir="mine/conf"), runs()
+    assert list(known["recipe"]) == list(unknown["recipe"]) == ["one_layer, 1 epoch", "one_layer, 20 epochs"]
+    assert list(known["settings"]) == ["protocol.epochs=1 method.smoothing=0.3", ""]
+    assert list(known["shortened"]) == [True, False]
+    assert list(unknown["settings"]) == ["", ""]  # without the folder no defaults are known
+    assert report.main(["--config-dir", "mine/conf", "dataset=stripes", "format=csv", "tracking=none"]) == 0
+    line = '"stripes, ratio 4","one_layer, 1 epoch","label_smoothing, smoothing=0.3",label_smoothing,'
+    assert line in capsys.readouterr().out
 
 
 def test_a_mistake_in_it_is_told_like_any_other(mine):

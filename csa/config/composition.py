@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir, sweeps_dir
 
 if TYPE_CHECKING:
@@ -213,7 +214,12 @@ def _asks_for_published(word: Override) -> bool:
 
 @contextmanager
 def tree(config_name: str, config_dir: str | None = None) -> Iterator[Tree]:
-    """Hydra initialised on our folders for a while; config_dir: one that is added before them."""
+    """Hydra initialised on our folders for a while; config_dir: one that is added before them.
+
+    Raises UserError where that is no folder.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
     register_sweep_files()
     added = _added_dir.set(config_dir)
     try:

@@ -6,8 +6,8 @@ value, of a sweep too, is checked against the schema; then the data and the mach
 
 from __future__ import annotations
 
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Inspected = dict[str, tuple[list[Fault], Preview | None]]
 
+CONFIG_DIR = "--config-dir"
+
 
 def preflight(
     words: Sequence[str],
@@ -46,8 +48,6 @@ def preflight(
     Raises:
         UserError: with every fault of the command.
     """
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
     with tree(config_name, config_dir) as tree_:
         read_words, faults = read(tree_, words)
         first, cells = _cells(tree_, read_words, faults, multirun=multirun)
@@ -69,13 +69,14 @@ def configure(
     """The configuration of an entry that makes no run, and its own words.
 
     extra: the entry's own ``key=value`` words with the values they may have, the first being the
-    default; an empty tuple stands for any text, the default being "". Raises UserError with every
-    fault of the configuration and of the data.
+    default; an empty tuple stands for any text, the default being "". ``--config-dir`` is a word of every entry.
+    Raises UserError with every fault of the configuration and of the data.
     """
     extra = extra or {}
+    config_dir, words = added_folder(words)
     own_words = [word for word in words if word.partition("=")[0] in extra]
     own, faults = _own_words(own_words, extra)
-    with tree(config_name) as tree_:
+    with tree(config_name, config_dir) as tree_:
         read_words, more = read(tree_, [word for word in words if word not in own_words])
         faults += more + _sweeps_without_multirun(read_words)
         cell = _first_cell_and_alternatives(tree_, read_words)[0]
@@ -83,7 +84,7 @@ def configure(
     faults += [_with_own_words(fault, extra) for fault in found] + _data_faults(cell, found, {})
     if faults:
         raise UserError(*_each_once(faults))
-    return build(cell.composed.config), own
+    return build(cell.composed.config), own | {CONFIG_DIR: config_dir or ""}
 
 
 # --- cells ----------------------------------------------------------------------------------
@@ -194,6 +195,17 @@ def _address(config: DictConfig) -> str:
 
 
 # --- words of an entry's own ----------------------------------------------------------------
+
+
+def added_folder(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The folder that ``--config-dir`` names, written as Hydra takes it, and the other words."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(CONFIG_DIR, "-cd", dest="folder")
+    try:
+        found, others = parser.parse_known_args(words)
+    except ArgumentError as error:
+        raise UserError(Fault(CONFIG_DIR, None, "needs a folder", "--config-dir mine/conf")) from error
+    return found.folder, others
 
 
 def _own_words(words: Sequence[str], extra: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, str], list[Fault]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GROUPS = ("dataset", "method", "sampler", "backbone", "protocol")
 CHOSEN = ("sampler", "backbone", "protocol")
 """Groups whose option follows from data set and method unless a word names it."""
+CHOOSES = {"dataset": ("backbone", "protocol"), "method": ("sampler",)}
 # Of a data set's block: where its images lie, and what the class of its block is, decide no result.
 NOT_OF_THE_DATA = ("schema", "source", "path", "npz_name", "root", "lists", "cache", "cache_dir")
 IN_A_COLUMN = ("name", "imbalance_ratio")
@@ -47,8 +48,9 @@ class Beyond:
 
 
 @contextmanager
-def defaults() -> Iterator[Defaults]:
-    with tree("config") as composer:
+def defaults(config_dir: str | None = None) -> Iterator[Defaults]:
+    """config_dir: of ``--config-dir``, where options of another package are."""
+    with tree("config", config_dir) as composer:
         yield Defaults(composer)
 
 
@@ -116,9 +118,9 @@ class Defaults:
         usual = self._option("dataset", config["dataset"]["name"]).copy()
         of_method = self._option("method", config["method"]["name"])
         usual.method, usual.sampler = of_method.method.copy(), of_method.sampler.copy()
-        for group in ("dataset", "method"):
+        for group, follows in CHOOSES.items():
             if config[group]["name"] not in self._composer.options(group):
-                usual[group] = config[group]
+                usual[group], chosen = config[group], (*chosen, *follows)
         for group in chosen:
             name = config[group]["name"]
             known = name in self._composer.options(group)

@@ -34,12 +34,13 @@ COLUMNS = (
 )
 
 
-def runs(*places: str | Path, experiment: str = "csa") -> pd.DataFrame:
+def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = None) -> pd.DataFrame:
     """Every finished run, a row for each of its heads.
 
     places: folders of runs, folders of exported records, addresses of MLflow stores
     (``sqlite:///mlflow.db``); else ``outputs``, ``reports/records`` and ``mlflow.db`` here, as far as they
-    are there. A run that lies in several is taken from the first. experiment: MLflow's.
+    are there. A run that lies in several is taken from the first. experiment: MLflow's. config_dir: as
+    ``--config-dir``, for what the options of another package have beyond their defaults.
 
     Columns, one row a run and head:
 
@@ -64,20 +65,20 @@ def runs(*places: str | Path, experiment: str = "csa") -> pd.DataFrame:
     Records that cannot be read are left out with a warning.
 
     Raises:
-        UserError: a store cannot be reached.
+        UserError: a store cannot be reached, or ``config_dir`` is no folder.
     """
     import warnings
 
     found = find(places or there(), experiment)
     for text in (*found.left_out, *found.notes):
         warnings.warn(text, stacklevel=2)
-    return frame_of(found.runs)
+    return frame_of(found.runs, config_dir)
 
 
-def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
+def frame_of(runs: Iterable[Run], config_dir: str | None = None) -> pd.DataFrame:
     """The frame of runs that are at hand, by data set, recipe, method and seed."""
     runs = list(runs)
-    with defaults() as known:
+    with defaults(config_dir) as known:
         beyond = {run.fingerprint: known.beyond(run) for run in runs}
     labels = _labels(runs, beyond)
     lines = [
@@ -209,8 +210,9 @@ def recipe_name(run: Run, words: Sequence[str] = ()) -> str:
     """``ResNet-32, 200 epochs``; a protocol that is not the data set's own, and what of it differs."""
     named = [word.partition("=")[2] for word in words if word.startswith("protocol=")]
     others = [_short(word) for word in words if not word.startswith(("protocol=", "backbone=", "protocol.epochs="))]
-    epochs = run.config["protocol"]["epochs"]
-    return ", ".join([printed(str(run.identity["backbone"]["name"])), *named, f"{epochs} epochs", *others])
+    epochs = int(run.config["protocol"]["epochs"])
+    length = f"{epochs} epoch{'' if epochs == 1 else 's'}"
+    return ", ".join([printed(str(run.identity["backbone"]["name"])), *named, length, *others])
 
 
 def _short(word: str) -> str:

@@ -337,8 +337,22 @@ EXTRA = {"format": ("table", "json"), "run": ()}
 def test_configure_gives_the_configuration_and_the_entrys_own_words():
     config, own = configure(["dataset=cifar100_lt", "dataset.imbalance_ratio=50", "run=abc=d"], extra=EXTRA)
     assert (config.dataset.name, config.dataset.imbalance_ratio) == ("cifar100_lt", 50.0)
-    assert own == {"format": "table", "run": "abc=d"}
-    assert configure(["format=json"], extra=EXTRA)[1] == {"format": "json", "run": ""}
+    assert own == {"format": "table", "run": "abc=d", "--config-dir": ""}
+    assert configure(["format=json"], extra=EXTRA)[1] == {"format": "json", "run": "", "--config-dir": ""}
+
+
+def test_every_entry_takes_options_of_another_package(tmp_path):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "mine.yaml").write_text("name: mine\ntarget: a.B\nstem: null\nmin_size: 12\n")
+    for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+        config, own = configure([*words, "format=json", "backbone=mine"], extra=EXTRA)
+        assert (config.backbone.name, own["--config-dir"], own["format"]) == ("mine", str(tmp_path), "json")
+    for words, told in (
+        (["--config-dir", "nowhere"], "--config-dir=nowhere: there is no such folder"),
+        (["seed=1", "--config-dir"], "--config-dir: needs a folder; allowed: --config-dir mine/conf"),
+    ):
+        with pytest.raises(UserError, match=told):
+            configure(words, extra=EXTRA)
 
 
 def test_configure_tells_all_faults():
