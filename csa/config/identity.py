@@ -113,7 +113,7 @@ def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:
     """The named keys of a block that have an effect."""
     counted = {}
     for field in fields(block):
-        value = canonical(getattr(block, field.name))
+        value = canonical(field.metadata.get("counted_as", canonical)(getattr(block, field.name)))
         neighbour, test = field.metadata.get("used_when", ("", None))
         used = test is None or test(getattr(block, neighbour)) or field.metadata.get("otherwise", value) != value
         neutral = "neutral" in field.metadata and canonical(field.metadata["neutral"]) == value
@@ -142,7 +142,7 @@ def slug(config: Config) -> str:
     parts = [
         {"exp": "ir", "step": "step"}.get(dataset.profile, dataset.profile)
         + (f"{dataset.imbalance_ratio:g}" if dataset.profile in ("exp", "step") else ""),
-        config.backbone.name,
+        getattr(config.backbone, "model", config.backbone.name),
         config.protocol.name,
         *([] if config.method.streams == "own" else [config.sampler.name]),
         *([] if delta is None else [f"delta{canonical(delta)}"]),

@@ -1,7 +1,8 @@
-"""Where the configuration tree and the sweep files lie, and what is shipped in it."""
+"""Where the configuration tree and the sweep files lie, what is shipped in it, and what a named file holds."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,20 @@ def shipped(group: str, option: str) -> Mapping[str, Any] | None:
     starts = [one for one in content.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
     base = shipped(group, starts[0]) if starts else None
     return {**(base or {}), **content.get(group, content)}
+
+
+def content_of(file: Path | None) -> str | None:
+    """SHA-256 of a file, in few digits; None where there is none."""
+    if file is None or not file.is_file():
+        return None
+    status = file.stat()
+    return _content_of(file, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+@cache
+def _content_of(file: Path, *_stamp: int) -> str:
+    with file.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
 
 
 def _inside_or_beside(name: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault
+from csa.config.schema import weights_file
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, RuntimeConfig
@@ -20,6 +21,17 @@ SLACK = 0.25
 
 SYSTEM = Path("/")
 """Where Linux tells of itself; macOS tells nothing there."""
+
+
+def weights_fault(weights: str | None) -> Fault | None:
+    """Whether a file of weights is there."""
+    file = weights_file(weights)
+    if file is None or file.is_file():
+        return None
+    problem = "is a folder" if file.is_dir() else "there is no such file"
+    return Fault(
+        "backbone.weights", weights, problem, "a file of weights, a name that the library has for some, or null"
+    )
 
 
 def cores() -> int:

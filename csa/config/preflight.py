@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from csa.config.address import tracking_fault
 from csa.config.composition import tree
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.machine import device_fault, output_fault
+from csa.config.machine import device_fault, output_fault, weights_fault
 from csa.config.schema import DatasetConfig
 from csa.config.typed import build, build_block, check
 from csa.config.words import Settled, Word, apply, read, settle
@@ -180,7 +180,8 @@ def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:
     output = output_fault(str(config.output_root)) if _sound(cell, found, "output_root") else None
     tracked = config.tracking.mlflow if _sound(cell, found, "tracking") else False
     tracking = tracking_fault(config.tracking.uri) if tracked else None
-    return [fault for fault in (device, output, tracking) if fault]
+    weights = weights_fault(config.backbone.get("weights")) if _sound(cell, found, "backbone") else None
+    return [fault for fault in (device, output, tracking, weights) if fault]
 
 
 def _sound(cell: Settled, found: Sequence[Fault], *keys: str) -> bool:

@@ -2,16 +2,18 @@
 
 Nothing here imports torch: validation must answer within a second. A field's metadata holds its range, what
 a null stands for (``when_null``), and what the identity of a run leaves out (``neutral``,
-``used_when``). A method, sampler or data set
+``used_when``) or counts another way (``counted_as``). A method, sampler or data set
 from another package names its own schema in its YAML (``schema: my_package.settings.MyMethod``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from csa.config.locations import content_of
 from csa.config.switches import scaled, window
 
 
@@ -146,6 +148,31 @@ class BackboneConfig:
     stem: Literal["auto", "small", "large"] | None
     min_size: int = number(at_least=1)
     schema: str = "csa.config.schema.BackboneConfig"
+
+    def without_weights(self) -> BackboneConfig:
+        """The same for a network whose weights come from a checkpoint: it asks for no other file."""
+        return self
+
+
+def weights_file(weights: str | None) -> Path | None:
+    """The file that ``backbone.weights`` names; None where it is a name of the library's, or null."""
+    if weights is None or not ("/" in weights or weights.endswith((".pt", ".pth", ".bin", ".safetensors"))):
+        return None
+    return Path(weights).expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryBackbone(BackboneConfig):
+    """A network of torchvision or timm. A file of ``weights`` counts by its content, wherever it lies."""
+
+    model: str
+    weights: str | None = field(metadata={"counted_as": lambda weights: content_of(weights_file(weights)) or weights})
+    frozen: Literal["nothing", "trunk", "all"]
+    new_last_block: bool
+    drop_path: float | None = number(at_least=0, at_most=0.99)
+
+    def without_weights(self) -> LibraryBackbone:
+        return replace(self, weights=None)
 
 
 # --- method ---------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ def class_maps(model: Model, pixels: np.ndarray, labels: np.ndarray) -> tuple[np
 
     from csa.methods.background_mask import background_mask, gradient_class_map
 
+    model.backbone.need_map("a class map")
     images = as_images(pixels)
     with torch.no_grad():
         feature_map = model.backbone.feature_map(images)

@@ -45,6 +45,7 @@ class ForegroundTransfer(Classifier):
         super().__init__(context)
         assert isinstance(context.config, ForegroundTransferConfig)
         self.config = resolved(context.config, context.protocol)
+        self.backbone.need_map("CAM-BS")
         self.seed, self.counts = context.seed, context.counts
         _, *size = context.image_shape
         self.image_size = size[0], size[1]

@@ -58,6 +58,8 @@ class ContextShift(Method):
         self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)
         self.primary_head = self.config.primary_head
         self.stages = (training_stage(context.protocol),)
+        if self.bank is not None:
+            self.backbone.need_map("CSA's mask")
 
     def enter_stage(self, stage: int) -> None:
         """One stage, everything trains."""
@@ -141,9 +143,12 @@ class ContextShift(Method):
         measures = {}
         if self.own_mask_pass:
             balanced = self.balanced_loss(batches, draws, clock)
-            uniform, _ = self.uniform_loss(batches["uniform"], draws, clock)
+            images, targets = self.uniform_batch(batches["uniform"], draws, clock)
+            uniform = cross_entropy(self.uniform_head(self.backbone(images)), targets)
         else:
-            uniform, feature_map = self.uniform_loss(batches["uniform"], draws, clock)
+            images, targets = self.uniform_batch(batches["uniform"], draws, clock)
+            feature_map = self.backbone.feature_map(images)
+            uniform = cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
             if self.lends(clock):
                 measures = self.lend(batches["uniform"], feature_map.detach())
             balanced = self.balanced_loss(batches, draws, clock)
@@ -154,15 +159,11 @@ class ContextShift(Method):
         # A constant is not added: torch's compiler would take sum and measure for one tensor, which has no gradient.
         return Step(uniform + balanced if balanced.requires_grad else uniform, measures)
 
-    def uniform_loss(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the uniform head on its batch, mixed where mixup is on, and the feature map."""
-        images = batch.images
-        targets: Targets = [(batch.labels, 1.0)]
-        if self.mixes(clock):
-            order = draws["mixup_order"][: len(images)]
-            images, targets = mixup(images, batch.labels, draws["mixup_share"], order)
-        feature_map = self.backbone.feature_map(images)
-        return cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets), feature_map
+    def uniform_batch(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        """What the uniform head learns from: the batch, mixed where mixup is on."""
+        if not self.mixes(clock):
+            return batch.images, [(batch.labels, 1.0)]
+        return mixup(batch.images, batch.labels, draws["mixup_share"], draws["mixup_order"][: len(batch.images)])
 
     def balanced_loss(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Tensor | None:
         """Cross-entropy of the balanced head on its batch, backgrounds blended; None before the start.

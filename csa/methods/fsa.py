@@ -48,9 +48,10 @@ class Fsa(Classifier):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         assert isinstance(context.config, FsaConfig)
+        self.backbone.need_map("FSA")
         if not self.backbone.global_pooling:
             problem = "FSA mixes places of the last feature map, which this backbone does not just average"
-            raise UserError(Fault("backbone", None, problem, "resnet10, resnet32, resnet50"))
+            raise UserError(Fault("backbone", None, problem, "resnet10, resnet32, resnet50, and the like"))
         self.config, self.counts, self.seed = context.config, np.array(context.counts), context.seed
         self.batch_size = context.protocol.batch_size
         self.number = min(self.config.confusing, context.num_classes - 1)

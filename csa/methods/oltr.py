@@ -44,6 +44,7 @@ class Oltr(Method):
             self.backbone = context.build_backbone()
         with initialised_at(context.seed, "init", "head"):
             self.head = linear_head(self.backbone, context.num_classes)
+        self.backbone.need_map("OLTR's attention")
         features = self.backbone.feature_dim
         channels, places = places_of_map(self.backbone, context.image_shape)
         with initialised_at(context.seed, "init", "memory"):

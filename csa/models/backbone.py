@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from csa.config.faults import Fault, UserError
+
 
 class Normalize(nn.Module):
     """(x - mean) / std per channel: the network's first layer, so that a saved model takes plain images."""
@@ -30,11 +32,20 @@ class Backbone(nn.Module):
     global_pooling: whether ``embed`` is global average pooling, so that Grad-CAM under a linear
     classifier has a closed form (METHOD: CSA 3). initial_weights: the rule that drew the weights, by
     which a classifier on this backbone is drawn too (``library``: torch's and torchvision's defaults).
+    has_map: false of a network that has a feature and no map. random: whether training passes draw (drop path).
     """
 
     feature_dim: int
     global_pooling: bool
     initial_weights: Literal["kaiming_normal", "library"]
+    has_map: bool = True
+    random: bool = False
+
+    def need_map(self, who: str) -> None:
+        """Raises UserError where there is no feature map, which ``who`` reads."""
+        if not self.has_map:
+            problem = f"has no convolutional feature map that is pooled, which {who} reads"
+            raise UserError(Fault("backbone.model", getattr(self, "model", None), problem, "a convolutional network"))
 
     @abstractmethod
     def trunk(self, images: Tensor) -> Tensor:

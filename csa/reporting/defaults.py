@@ -80,6 +80,8 @@ class Defaults:
         now = OmegaConf.merge(usual, OmegaConf.create({**config, "seed": run.seed}))
         assert isinstance(now, DictConfig)
         recorded = _flat(run.identity, config["dataset"])
+        if "weights" in run.identity["backbone"]:  # by their content, wherever they lie now
+            now.backbone.weights = run.identity["backbone"]["weights"]
         meant = usual.copy()
         meant.protocol.merge_with(config["protocol"])  # what a method takes from its protocol is no setting of its own
         differing = _differences(recorded, _expected(meant))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from csa.methods.method import Clock
-from csa.randomness import torch_generator
+from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
 from csa.training.interruption import StoppedError
@@ -232,6 +232,9 @@ class Training:
         return {name: rows.to(self._machine.device) for name, rows in draws.items()}
 
     def _step(self, epoch: Epoch, step: int, rows: Mapping[str, Tensor], clock: Clock) -> None:
+        if self._stepping.random:  # drop path and its like draw from torch's own generators
+            address = ("network", clock.stage, clock.epoch, step, self._together.share.rank)
+            torch.manual_seed(seed_at(self._config.seed, *address))
         loss, measures = self._stepping.step(epoch, step, rows, clock)
         self._open.losses[step] = loss / self._together.share.processes
         for name, value in measures.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,7 @@ def load_method(folder: Path) -> tuple[Method, Config]:
     split = record.result()["split"]
     config = read_recorded(folder / "config.yaml")
     channels, height, width = split["image_shape"]
+    config = replace(config, backbone=config.backbone.without_weights())
     method = build_method(config, (channels, height, width), split["mean"], split["std"], split["counts"])
     for stage in range(len(method.stages)):
         method.enter_stage(stage)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from csa.methods.method import WITHIN, Step
+from csa.models.backbone import Backbone
 from csa.training.evaluation import plain_logits
 from csa.training.graphs import Graphs, NotCapturedError
 
@@ -73,19 +74,22 @@ class Stepping:
     """Of one stage: its method, and the optimiser that trains it.
 
     mode: how its steps are launched, ``graph`` only once one was; trouble: why they are not, though they should be.
+    random: whether the network itself draws in a step, which is then no graph: the step's own seed is set before it.
     """
 
     def __init__(self, method: Method, optimiser: torch.optim.Optimizer, machine: Machine) -> None:
         self._method, self._optimiser, self._machine = method, optimiser, machine
         self.mode = "compiled" if machine.step_mode == "compiled" else "eager"
-        self.trouble = ""
+        self.random = any(isinstance(module, Backbone) and module.random for module in method.modules())
+        as_graph = machine.step_mode == "graph" and not self.random
+        self.trouble = "the network draws random numbers" if machine.step_mode == "graph" and self.random else ""
         self._parts: tuple[Callable[..., Any], ...] = method.opening, machine.together.wrapped(method, machine.device)
         self._first_clocks: dict[Hashable, Clock] = {}  # of each variant
         if machine.step_mode == "compiled":
             torch._dynamo.config.recompile_limit = MOST_VARIANTS
             self._compiled = tuple(torch.compile(part, dynamic=False) for part in self._parts)
         self._plain_logits = plain_logits(method, machine)
-        self._graphs = Graphs() if machine.step_mode == "graph" else None
+        self._graphs = Graphs() if as_graph else None
         for group in optimiser.param_groups:
             rate = float(group["lr"])
             # A graph reads the rate of its step from the device; eager steps there round it as a graph does.

@@ -146,7 +146,17 @@ NOT_COUNTED = {
     MACHINE: {
         *("device", "threads", "workers", "checkpoint_seconds", "progress", "jobs_per_gpu", "step_mode", "profile"),
         *("data_dir", "download", "output_root", "rerun", "plan", "smoke"),
-        *("mlflow", "uri", "experiment", "model", "slots", "on_error", "retry_failed", "calibrate", "sweep.name"),
+        *(
+            "mlflow",
+            "uri",
+            "experiment",
+            "tracking.model",
+            "slots",
+            "on_error",
+            "retry_failed",
+            "calibrate",
+            "sweep.name",
+        ),
     },
     "a finished run is scored anew": {"dataset.groups", "method.primary_head"},
 }
@@ -236,6 +246,23 @@ def test_settings_that_a_backbone_of_another_package_has_count(tmp_path, monkeyp
     words = ("backbone=resnet10", "+backbone.schema=their_backbone.Theirs")
     theirs = [config_of(*words, f"+backbone.weights={weights}") for weights in ("a.pt", "b.pt")]
     assert [identity(config, "ab")["backbone"]["weights"] for config in theirs] == ["a.pt", "b.pt"]
+
+
+def test_a_file_of_weights_counts_by_its_content_wherever_it_lies(tmp_path):
+    here, there = tmp_path / "a.pt", tmp_path / "moved/b.pt"
+    there.parent.mkdir()
+    here.write_bytes(b"first")
+    there.write_bytes(b"first")
+    words = ("backbone=torchvision", "method=ce")
+    named = [config_of(*words, f"backbone.weights={file}") for file in (here, there)]
+    first, same = map(fingerprint_of, named)
+    assert first == same
+    here.write_bytes(b"other")
+    assert fingerprint_of(named[0]) != first
+    assert identity(named[1], "ab")["backbone"]["weights"] == "sha256:a7937b64b8caa58f"
+    published = config_of(*words, "backbone.weights=IMAGENET1K_V1")
+    assert identity(published, "ab")["backbone"]["weights"] == "IMAGENET1K_V1"
+    assert slug(published) == "ir10-resnet18-digits-uniform-s0"
 
 
 DRS, LDAM, CMO = (config_of("dataset=cifar100_lt", f"method={name}") for name in ("ce_drs", "ldam_drw", "cmo"))

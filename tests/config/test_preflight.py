@@ -311,6 +311,12 @@ def test_a_gpu_that_is_not_there(device, problem, monkeypatch):
     assert fault == f"runtime.device={device}: {problem}; allowed: auto, cpu"
 
 
+def test_weights_that_are_not_there(tmp_path):
+    (fault,) = faults_of("backbone=timm", f"backbone.weights={tmp_path}/lost.pt")
+    assert fault.startswith(f"backbone.weights={tmp_path}/lost.pt: there is no such file; allowed: a file of weights, ")
+    assert faults_of("backbone=timm", "backbone.weights=a1_in1k") == []
+
+
 def test_output_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (fault,) = faults_of(f"output_root={tmp_path}/file/outputs")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from test_class_weights import CIFAR10
-from tiny import COUNTS, compose_config, copied, optimiser, random_batch, take_step
+from tiny import COUNTS, METHODS, compose_config, copied, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
+from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data.samplers import epoch_indices
 from csa.methods.class_weights import class_weights, log_prior
@@ -30,6 +31,34 @@ def outputs_and_loss(method, epoch: int = 0):
     method.train()
     step = method({"train": batch}, {}, clock(epoch))
     return method.head(method.backbone(batch.images)), batch.labels, step.loss
+
+
+NEED_MORE = {
+    "csa": "CSA's mask",
+    "csa_mixup": "CSA's mask",
+    "cam_bs": "CAM-BS",
+    "fsa": "FSA",
+    "oltr": "OLTR",
+    "bbn": "no last block",
+}
+NO_MAP = ("backbone=timm", "backbone.model=test_vit")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [f"method={name}" for name in METHODS if name not in NEED_MORE] + ["method=csa method.bank=false"],
+)
+def test_a_network_without_a_map_trains_with_every_method_that_reads_none(build, words):
+    method = build(*words.split(), *NO_MAP, image_shape=(1, 16, 16))
+    method.enter_stage(0)
+    step = take_step(method, clock(20), optimiser(method), image_shape=(1, 16, 16))
+    assert step.loss.isfinite()
+
+
+@pytest.mark.parametrize(("name", "told"), NEED_MORE.items())
+def test_the_others_say_so(build, name, told):
+    with pytest.raises(UserError, match=told):
+        build(f"method={name}", *NO_MAP, image_shape=(1, 16, 16))
 
 
 # --- focal ----------------------------------------------------------------------------------

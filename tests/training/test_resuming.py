@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from same_run import assert_same, contents
 from shaped_tree import write_tree
@@ -18,6 +19,7 @@ from csa.console import PlainConsole
 from csa.data.build import load_split
 from csa.tracking.record import Record
 from csa.training import loop, machine, shared_stages
+from csa.training.recorded import load_method
 from csa.training.session import train_and_record
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
@@ -88,6 +90,27 @@ def test_images_that_stay_in_their_files_are_resumed_in_an_epoch_s_middle(config
     )
     assert starts == 4
     assert_same(contents(disturbed), undisturbed)
+
+
+def test_a_network_that_draws_is_resumed_and_needs_its_file_of_weights_no_more(configuration, tmp_path, monkeypatch):
+    file = tmp_path / "vit.pt"
+    torch.save(timm.create_model("test_vit", in_chans=1, img_size=16).state_dict(), file)
+    words = (
+        "method=ce",
+        "backbone=timm",
+        "backbone.model=test_vit",
+        f"backbone.weights={file}",
+        "backbone.drop_path=0.3",
+    )
+    undisturbed = start(configuration(*words))
+    Stopper(monkeypatch, 2, 5)
+    disturbed, starts = start_until_done(configuration(*words, f"output_root={tmp_path / 'disturbed'}"))
+    assert starts == 3
+    assert_same(contents(disturbed), contents(undisturbed))
+    file.unlink()
+    method, _ = load_method(disturbed.folder)
+    weights = contents(disturbed)["weights"]
+    assert all(torch.equal(value, weights[name]) for name, value in method.state_dict().items())
 
 
 def test_a_damaged_checkpoint_costs_time_not_truth(configuration, tmp_path, monkeypatch):
