@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.figures.panel import GROUPS, shade_groups
-from csa.figures.style import COLOURS, canvas, percent_axis, plain_numbers, wrapped
+from csa.figures.panel import shade_groups
+from csa.figures.style import COLOURS, canvas, legend_above, percent_axis, plain_numbers, wrapped
+from csa.reporting.run import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ MOST_MARKED = 20  # more classes than that are a running mean over their neighbo
 WINDOW = 9
 HATCHES = ("", "////", "\\\\\\\\", "xxxx")
 ROOM = 0.8  # share of a class's room that bars take
+PLAIN = "#555555"  # of no method
 SPREAD = {"elinewidth": 0.7, "capsize": 1.5}
 
 
@@ -38,13 +40,18 @@ def spread(values: np.ndarray) -> np.ndarray:
     return np.stack([np.minimum(deviation, centre), np.minimum(deviation, 100 - centre)])
 
 
+def as_differences(shown: Panel) -> bool:
+    """Whether there are too many classes to tell methods apart by their accuracies."""
+    return len(shown.order) > MOST_MARKED and shown.has_baseline and len(shown.lines) > 1
+
+
 def per_class(shown: Panel) -> Figure:
     """A point a class, mean and deviation over seeds; of many classes a running mean of differences to the baseline."""
     figure, axes = canvas(2.6)
     one, order = axes[0, 0], shown.order
-    shade_groups(one, shown)
+    shade_groups(one, shown.order, shown.split["by_rank"])
     many = len(order) > MOST_MARKED
-    base = _means(shown.lines[0].per_class(order)) if many and shown.has_baseline and len(shown.lines) > 1 else None
+    base = _means(shown.lines[0].per_class(order)) if as_differences(shown) else None
     for place, line in enumerate(shown.lines if base is None else shown.lines[1:]):
         values, x = line.per_class(order), np.arange(len(order))
         if many:
@@ -61,7 +68,7 @@ def per_class(shown: Panel) -> Figure:
         one.axhline(0, color="#666666", linewidth=0.8)
         one.set_ylabel(f"accuracy minus {shown.lines[0].name}\n(points)")
     _name_classes(one, shown)
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure, one)
     return figure
 
 
@@ -90,12 +97,12 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 def bars(panels: Sequence[Panel]) -> Figure:
     """Figure 4: a panel a data set; a bar a line, its whisker the sample standard deviation over seeds."""
-    figure, axes = canvas(0.5 + 1.8 * len(panels), len(panels))
+    figure, axes = canvas(0.3 + 1.95 * len(panels), len(panels))
     for one, shown in zip(axes[:, 0], panels, strict=True):
-        shade_groups(one, shown)
+        shade_groups(one, shown.order, shown.split["by_rank"])
         width, order = ROOM / len(shown.lines), shown.order
         for place, line in enumerate(shown.lines):
-            values = line.per_class(order)
+            values, colour = line.per_class(order), line.look["color"]
             x = np.arange(len(order)) - ROOM / 2 + (place + 0.5) * width
             one.bar(
                 x,
@@ -103,16 +110,16 @@ def bars(panels: Sequence[Panel]) -> Figure:
                 width,
                 yerr=np.nan_to_num(spread(values)),
                 label=line.label,
-                color=line.look["color"],
-                hatch=HATCHES[place % len(HATCHES)],
+                color=colour,
+                hatch=HATCHES[COLOURS.index(colour) % len(HATCHES)],
                 edgecolor="white",
                 linewidth=0.3,
                 error_kw=SPREAD,
             )
-        one.set_title(wrapped(shown.title, 86), loc="left", pad=12)
+        one.set_title(wrapped(shown.title, 86), loc="left", pad=25)
         _name_classes(one, shown)
         percent_axis(one, "accuracy (%)")
-        one.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=len(shown.lines))
+        one.legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=len(shown.lines), borderaxespad=0)
     return figure
 
 
@@ -120,7 +127,7 @@ def confusion(shown: Panel) -> Figure:
     """A panel a line: of the images of each class (rows) the share that is taken for each class, mean over seeds."""
     columns = min(3, len(shown.lines))
     rows = -(-len(shown.lines) // columns)
-    figure, axes = canvas(0.4 + 2.0 * rows, rows, columns)
+    figure, axes = canvas(0.3 + rows * (0.4 + 3.9 / max(columns, 2)), rows, columns)
     for one, line in zip(axes.flat, shown.lines, strict=False):
         image = one.imshow(mean_confusion(line), cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
         one.set_title(line.label, loc="left")
@@ -146,34 +153,21 @@ def mean_confusion(line: Line) -> np.ndarray:
     return found
 
 
-def counts(title: str, numbers: Sequence[int], groups: Mapping[str, Sequence[int]]) -> Figure:
-    """Training images of each class [K] by shot group, the class indices of which are given."""
+def counts(title: str, names: Sequence[str], numbers: Sequence[int], groups: Mapping[str, Sequence[int]]) -> Figure:
+    """Training images of each class [K]; groups: of each shot group the class indices."""
     figure, axes = canvas(2.0)
-    one = axes[0, 0]
-    order = sorted(range(len(numbers)), key=lambda k: (-numbers[k], k))
-    rank, few = {k: place for place, k in enumerate(order)}, len(order) <= FEW_CLASSES
-    for place, group in enumerate(GROUPS):
-        members = groups[group]
-        drawn = one.bar(
-            [rank[k] for k in members],
-            [numbers[k] for k in members],
-            ROOM if few else 1.0,
-            label=group,
-            color=COLOURS[place],
-            hatch=HATCHES[place] if few else "",
-            edgecolor="white",
-            linewidth=0.3,
-        )
-        if few:
-            one.bar_label(drawn, fontsize=6, padding=1)
+    one, order = axes[0, 0], by_size(numbers)
+    few = len(order) <= FEW_CLASSES
+    shade_groups(one, order, groups)
+    drawn = one.bar(range(len(order)), [numbers[k] for k in order], ROOM if few else 1.0, color=PLAIN)
     one.set_yscale("log")
     plain_numbers(one.yaxis)
     one.set_ylim(bottom=0.7, top=2.5 * max(numbers))
     one.set_ylabel("training images\n(log scale)")
     one.set_xlabel("class, most training images first")
     one.grid(axis="x", visible=False)
-    one.set_title(wrapped(f"{title}: {sum(numbers):,} images of {len(numbers)} classes", 86), loc="left")
+    one.set_title(wrapped(f"{title}: {sum(numbers):,} images of {len(numbers)} classes", 86), loc="left", pad=12)
     if few:
-        one.set_xticks(range(len(order)), [str(k) for k in order])
-    one.legend(loc="upper right", ncols=3)
+        one.bar_label(drawn, fontsize=6, padding=1)
+        one.set_xticks(range(len(order)), [short(names[k]) for k in order])
     return figure

@@ -42,18 +42,27 @@ OF_POINTS = ("2", "10")
 MOST_CONFUSED = 20  # more classes have no readable matrix in a report
 FEWEST_THRESHOLDS = 2
 CAPTIONS = {
-    "4": "Accuracy of each class; bars are means over seeds (number in brackets), whiskers sample standard deviations.",
-    "forest": "Difference in accuracy to the baseline: pairs of runs of the same seed (points), their mean and its "
-    "95 % interval (from three pairs on).",
-    "per_class": "Accuracy of each class at the last epoch, mean and sample standard deviation over seeds (number in "
-    "brackets). Of many classes the difference to the baseline, as a running mean over nine classes.",
-    "curves": "Test accuracy after every epoch: mean and range of the seeds (their number in brackets).",
-    "confusion": "Of the test images of each class (rows) the share taken for each class (columns), mean over seeds.",
-    "reliability": "Share of right test images over confidence in 15 bins, all seeds together; below, images of each "
-    "bin. ECE in percent, mean over seeds.",
+    "4": "Accuracy of each class at the last epoch.",
+    "forest": "Difference in accuracy to the baseline, runs of the same seed being a pair.",
+    "per_class": "Accuracy of each class at the last epoch.",
+    "curves": "Test accuracy after every epoch. A first stage that runs share is drawn once; the picture begins where "
+    "curves come near their end.",
+    "confusion": "Of the test images of each class (rows) the share taken for each class (columns).",
+    "reliability": "Share of right test images over confidence in 15 bins; below, images of each bin. ECE in percent.",
     "counts": "Training images of each class by shot group (class rank).",
-    "delta": "Test accuracy of CSA over its threshold; points are seeds.",
+    "delta": "Test accuracy of CSA over its threshold.",
 }
+OF_SEEDS = {
+    "4": "Bars are means over seeds (their number in brackets), whiskers sample standard deviations.",
+    "forest": "Small points are pairs, large ones their mean with its 95 % interval (from three pairs on).",
+    "per_class": "Mean and sample standard deviation over seeds (their number in brackets).",
+    "curves": "Mean and range of the seeds (their number in brackets).",
+    "confusion": "Mean over seeds (their number in brackets).",
+    "reliability": "All seeds together, of ECE the mean.",
+    "delta": "Points are seeds.",
+}
+"""What a caption says as well where a line has several."""
+OF_MANY_CLASSES = "A running mean over nine classes in order of size{}."
 NEEDED = {
     "reliability": "run folders, whose logits it is drawn from",
     "curves": "runs whose head is trained, not computed afterwards",
@@ -122,7 +131,9 @@ def _of_table(shown: Panel, names: Sequence[str]) -> Iterator[Drawn]:
         "curves": results.curves,
         "confusion": lambda one: classes.confusion(one) if len(names) == 1 or len(one.order) <= MOST_CONFUSED else None,
         "reliability": results.reliability,
-        "counts": lambda one: classes.counts(one.data["data"].iloc[0], one.split["counts"], one.split["by_rank"]),
+        "counts": lambda one: classes.counts(
+            one.data["data"].iloc[0], one.split["classes"], one.split["counts"], one.split["by_rank"]
+        ),
         "delta": _delta,
     }
     for name in names:
@@ -130,9 +141,21 @@ def _of_table(shown: Panel, names: Sequence[str]) -> Iterator[Drawn]:
             figure = drawers[name](shown)
             if figure is not None:
                 content = files(figure)
-                caption = f"{shown.title}. {CAPTIONS[name]}" + ("" if name == "counts" else f" {shown.seeds()}")
+                caption = _caption(name, shown)
                 prints = tuple(run.fingerprint for run in shown.runs)
                 yield Drawn(f"{name}_{shown.name}", caption, caption, content, prints, section=shown.name)
+
+
+def _caption(name: str, shown: Panel) -> str:
+    parts = [f"{shown.title}.", CAPTIONS[name]]
+    if name == "per_class" and len(shown.order) > classes.MOST_MARKED:
+        parts.append(OF_MANY_CLASSES.format(", as difference to the baseline" if classes.as_differences(shown) else ""))
+    return " ".join([*parts, *_of_seeds(name, shown), *([] if name == "counts" else [shown.seeds()])])
+
+
+def _of_seeds(name: str, *panels: Panel) -> list[str]:
+    several = any(len(line.runs) > 1 for one in panels for line in one.lines)
+    return [OF_SEEDS[name]] if several and name in OF_SEEDS else []
 
 
 def _delta(shown: Panel) -> Figure | None:
@@ -154,10 +177,13 @@ def _figure_4(panels: Sequence[Panel], wanted: Wish | None = None) -> Drawn | No
     chosen = []
     for dataset in datasets:
         for one in panels:
-            lines = {
-                row["line"] for row in one.data.to_dict("records") if row["method"] in methods and not row["settings"]
+            plain = {
+                row["line"]: row["method"]
+                for row in one.data.to_dict("records")
+                if row["method"] in methods and not row["settings"]
             }
-            shown = tuple(line for line in one.lines if line.name in lines)
+            known = [line for line in one.lines if line.name in plain]
+            shown = tuple(sorted(known, key=lambda line: methods.index(plain[line.name])))
             if one.runs[0].dataset == dataset and shown:
                 chosen.append(replace(one, lines=shown))
     if not chosen:
@@ -166,7 +192,8 @@ def _figure_4(panels: Sequence[Panel], wanted: Wish | None = None) -> Drawn | No
         content = files(classes.bars(chosen))
     name = f"figure4_{wanted.dataset}" if wanted and wanted.dataset else "figure4"
     prints = tuple(run.fingerprint for one in chosen for run in one.runs)
-    return Drawn(name, CAPTIONS["4"], CAPTIONS["4"], content, prints)
+    caption = " ".join([CAPTIONS["4"], *_of_seeds("4", *chosen)])
+    return Drawn(name, caption, caption, content, prints)
 
 
 def of_data_set(config: Config) -> Drawn:
@@ -176,7 +203,7 @@ def of_data_set(config: Config) -> Drawn:
     split = load_split(config.dataset, config.data_dir, config.download)
     groups = {name: getattr(split.by_rank, name) for name in ("many", "medium", "few")}
     with style():
-        content = files(classes.counts(printed(split.name), split.counts, groups))
+        content = files(classes.counts(printed(split.name), split.classes, split.counts, groups))
     return Drawn(f"counts_{split.name}", CAPTIONS["counts"], CAPTIONS["counts"], content)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import and_, eq
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.figures.style import canvas, look, plain_numbers
+from csa.figures.style import canvas, legend_above, look, plain_numbers
 from csa.metrics import PARTS, calibration_bins
 from csa.reporting.run import FolderEvidence
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from csa.figures.panel import Line, Panel
     from csa.reporting.run import Run
 
-FEW_EPOCHS = 20  # up to so many every epoch has its marker
+MOST_MARKERS = 12  # on a curve
 BESIDE = 3.6  # inches: it stands beside its table
-CROP = 0.25  # share of the epochs, the first ones, that do not decide what is in view
+LATE = 0.2  # share of a run's epochs, the last ones, that decide what is in view
 
 
 def forest(shown: Panel) -> Figure:
@@ -61,9 +63,13 @@ def has_curve(run: Run, head: str) -> bool:
     return all(head in line["heads"] for line in run.evidence.metrics())
 
 
-def accuracy_curve(run: Run, head: str) -> list[float]:
-    """Accuracy of all classes after each epoch, in percent."""
-    return [float(line["heads"][head]["all"]) for line in run.evidence.metrics()]
+Courses = dict[tuple[int, str], list[tuple[float, float]]]
+"""Of each run of a line, by seed and split, training loss and test accuracy of every epoch."""
+
+
+def course(run: Run, head: str) -> list[tuple[float, float]]:
+    """The loss tells which epochs two runs share: accuracies are equal by chance."""
+    return [(line["loss"], float(line["heads"][head]["all"])) for line in run.evidence.metrics()]
 
 
 def curves(shown: Panel) -> Figure | None:
@@ -71,45 +77,55 @@ def curves(shown: Panel) -> Figure | None:
     drawn once. None where no run has a curve.
     """
     figure, axes = canvas(2.4)
-    one, drawn = axes[0, 0], list[np.ndarray]()
+    one, drawn, values = axes[0, 0], list[Courses](), list[np.ndarray]()
     for line in shown.lines:
-        found = [accuracy_curve(run, head) for run, head in line.with_heads() if has_curve(run, head)]
+        found = {(run.seed, run.split): course(run, head) for run, head in line.with_heads() if has_curve(run, head)}
         if not found:
             continue
-        length = min(map(len, found))
-        values = np.array([curve[:length] for curve in found])
-        start = max((_shared(values.mean(0), other.mean(0)) for other in drawn), default=0)
-        start = start - 1 if 0 < start < length else 0
-        drawn.append(values)
-        epochs = np.arange(start + 1, length + 1)
-        every = 1 if length <= FEW_EPOCHS else length // 10
-        one.plot(epochs, values.mean(0)[start:], label=line.label, markevery=every, **line.look)
-        if len(values) > 1:
-            one.fill_between(
-                epochs, values.min(0)[start:], values.max(0)[start:], color=line.look["color"], alpha=0.12, linewidth=0
-            )
+        length = min(map(len, found.values()))
+        shared = max((_shared(found, other) for other in drawn), default=0)
+        start = shared - 1 if 0 < shared < length else 0
+        drawn.append(found)
+        values.append(np.array([epochs[:length] for epochs in found.values()], dtype=np.float64)[:, :, 1])
+        _curve(one, line, values[-1], start)
     if not drawn:
         return None
-    _crop(one, drawn)
+    _crop(one, values)
     one.set_xlabel("epoch (of all stages)")
     one.set_ylabel("test accuracy (%)")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure, one)
     return figure
 
 
-def _shared(first: np.ndarray, second: np.ndarray) -> int:
-    """How many epochs both begin with are the same."""
-    length = min(len(first), len(second))
-    differing = np.flatnonzero(first[:length] != second[:length])
-    return int(differing[0]) if len(differing) else length
+def _curve(axes: Axes, line: Line, values: np.ndarray, start: int) -> None:
+    """values: [seeds, epochs], drawn from the epoch at ``start`` on."""
+    seeds, length = values.shape
+    epochs, later = np.arange(start + 1, length + 1), values[:, start:]
+    every = max(1, len(epochs) // MOST_MARKERS)
+    axes.plot(epochs, later.mean(0), label=line.label, markevery=every, **line.look)
+    if seeds > 1:
+        colour = line.look["color"]
+        axes.fill_between(epochs, later.min(0), later.max(0), color=colour, alpha=0.12, linewidth=0)
 
 
-def _crop(axes: Axes, drawn: list[np.ndarray]) -> None:
-    """To where the curves differ: the rise of the first epochs may leave the picture below."""
-    late = np.concatenate([values[:, int(CROP * values.shape[1]) :].ravel() for values in drawn])
-    room = max(1.0, 0.06 * float(late.max() - late.min()))
-    axes.set_ylim(max(-2, late.min() - room), min(102, late.max() + room))
-    axes.set_xlim(left=0.5)
+def _shared(ours: Courses, theirs: Courses) -> int:
+    """How many epochs each of our runs begins with as theirs of the same seed does; 0 where such a run is missing."""
+    if not ours.keys() <= theirs.keys():
+        return 0
+    return min(sum(accumulate(map(eq, course, theirs[key]), and_)) for key, course in ours.items())
+
+
+def _crop(axes: Axes, values: list[np.ndarray]) -> None:
+    """To where the curves end: what lies far below leaves the picture, with the epochs before a mean stays in it."""
+    late = [one[:, int((1 - LATE) * one.shape[1]) :] for one in values]
+    ends = np.concatenate([one.mean(0) for one in late])
+    room = max(1.0, float(np.ptp(ends)))
+    low = max(-2.0, float(ends.min()) - room / 2)
+    axes.set_ylim(low, min(102, max(float(one.max()) for one in late) + room / 10))
+    below = [np.flatnonzero(one.mean(0) < low) for one in values]
+    first = min(int(one[-1]) + 1 if len(one) else 0 for one in below)
+    axes.set_xlim(first + 0.5, max(one.shape[1] for one in values) + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 # --- calibration ----------------------------------------------------------------------------
@@ -146,7 +162,7 @@ def reliability(shown: Panel) -> Figure | None:
     below.set_yscale("log")
     plain_numbers(below.yaxis)
     below.set_xlabel("confidence (%)")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure, one)
     return figure if drawn else None
 
 
@@ -199,5 +215,5 @@ def delta(shown: Panel, published: pd.DataFrame) -> Figure:
         one.scatter(*zip(*points, strict=True), s=8, color=look(place)["color"], alpha=0.45, linewidths=0)
     one.set_xlabel("threshold δ (probability)")
     one.set_ylabel("test accuracy (%)")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend_above(figure, one)
     return figure

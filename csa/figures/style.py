@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -25,7 +25,7 @@ DOTS_PER_INCH = 200
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", "-.", ":")
-MOST_SHARED = len(COLOURS)
+LEGEND_LINE, LEGEND_COLUMNS = 0.15, 3  # inches a line, labels in it
 
 SETTINGS: Any = {  # the keys are matplotlib's
     "font.family": "DejaVu Sans",
@@ -94,21 +94,15 @@ def look(place: int) -> dict[str, Any]:
     }
 
 
-def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    return {label: look(place) for place, label in enumerate(labels)}
-
-
 def percent_axis(axes: Axes, label: str = "test accuracy (%)") -> None:
     axes.set_ylim(-2, 102)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel(label)
 
 
-def shared_legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
-    """One legend above all panels, of every label that any of them has."""
-    found: dict[str, Any] = {}
-    for one in axes:
-        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if found:
-        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(columns, len(found)))
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """The labels of ``axes``; the figure grows by the lines that they take beyond the first."""
+    handles, labels = axes.get_legend_handles_labels()
+    more = (len(labels) - 1) // LEGEND_COLUMNS
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * more)
+    figure.legend(handles, labels, loc="outside upper center", ncols=LEGEND_COLUMNS)

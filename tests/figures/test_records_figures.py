@@ -29,7 +29,7 @@ from csa.figures.representation import (
     sample,
     shown_classes,
 )
-from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, files, style
+from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, canvas, files, style
 from csa.metrics import PARTS, calibration_bins, calibration_error
 from csa.reporting.frame import frame_of
 from csa.reporting.layout import Drawn
@@ -211,10 +211,24 @@ def test_curves_are_the_recorded_ones(shown):
 
 
 def test_a_first_stage_that_two_lines_share_is_drawn_once():
-    first, second = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0, 5.0])
-    assert results._shared(first, second) == 2
-    assert results._shared(first, first) == 3
-    assert results._shared(first, second[1:]) == 0
+    base = {(seed, "images"): [(1.0 + seed, 10.0), (0.2, 10.0), (0.1, 30.0)] for seed in range(3)}
+    later = {(seed, "images"): [(1.0 + seed, 10.0), (0.2, 10.0), (0.3, 30.0), (0.2, 5.0)] for seed in range(1, 3)}
+    assert results._shared(later, base) == 2  # whatever other seeds the first line has
+    assert results._shared(base, later) == 0
+    assert results._shared(base, base) == 3
+    assert results._shared(later | {(2, "images"): [(9.0, 10.0), (0.2, 10.0)]}, base) == 0  # equal accuracies alone
+
+
+def test_curves_begin_where_they_come_near_their_end():
+    with style():
+        axes = canvas(2)[1][0, 0]
+    rising = np.array([[5.0, 10, 40, 50, 60, 61, 62, 63, 64, 64], [5.0, 10, 40, 50, 60, 61, 62, 63, 64, 66]])
+    results._crop(axes, [rising, np.full((1, 4), 50.0)])
+    assert axes.get_ylim() == (42.5, 67.5)  # ends from 50 to 65, half of that below, a tenth above the best seed
+    assert axes.get_xlim() == (0.5, 10.5)  # the flat curve is in view from its first epoch on
+    results._crop(axes, [rising])
+    assert axes.get_ylim() == (63.5, 66.1)
+    assert axes.get_xlim() == (8.5, 10.5)
 
 
 def test_a_head_that_training_did_not_evaluate_has_no_curve(frame):
@@ -254,9 +268,11 @@ def test_the_confusion_is_the_mean_over_seeds(shown):
 
 def test_class_counts_by_size_whatever_the_numbers_of_the_classes():
     with style():
-        figure = classes.counts("three", [5, 50, 500], {"many": [2], "medium": [1], "few": [0]})
+        figure = classes.counts("three", ["a", "b", "c"], [5, 50, 500], {"many": [2], "medium": [1], "few": [0]})
     heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
     assert heights == [500, 50, 5]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["c", "b", "a"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["many", "medium", "few", "500", "50", "5"]
     assert figure.axes[0].get_title(loc="left") == "three: 555 images of 3 classes"
 
 
@@ -323,6 +339,6 @@ def test_two_dimensional_features_stay_what_they_are():
 
 def test_a_dollar_sign_in_a_name_is_a_dollar_sign():
     with style():
-        figure = classes.counts("$x_1 & <b>", [3, 2], {"many": [0], "medium": [], "few": [1]})
+        figure = classes.counts("$x_1 & <b>", ["a", "b"], [3, 2], {"many": [0], "medium": [], "few": [1]})
         assert isinstance(figure, Figure)
         assert b"<svg" in files(figure)["svg"]
