@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser  # Hydra's own options, so that none is misread
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import open_dict
 
 from csa.cli import reporting_faults
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
     from csa.config.composition import Composed
     from csa.config.schema import Config
-    from csa.sweep.search import Search
 
 PRIMARY = "config"
 
@@ -40,56 +37,56 @@ PRIMARY = "config"
 def hydra_main(task: Callable[[Config], float | None]) -> None:
     """Run ``task`` on what the words of the command line say; under ``-m`` on each cell.
 
-    Mistakes are listed, all of them, before anything is run or written (exit status 2). What only
-    shows (``--help``, ``--cfg``, ``--info``, shell completion) is Hydra's, of the words as they are meant. An
-    exception of the task that is no such mistake is a bug and keeps its traceback.
+    Mistakes are listed, all of them, before anything is run or written (exit status 2). A single run starts from
+    what the pre-flight composed. A sweep is Hydra's, and what only shows (``--help``, ``--cfg``, ``--info``, shell
+    completion), of the words as they are meant. An exception of the task that is no mistake of the user is a bug
+    and keeps its traceback.
     """
     end_with_sweep()
     with reporting_faults():
         options = get_args_parser().parse_intermixed_args()
-        search = None if options.hydra_help or options.shell_completion else _settle(options)
-        if search is not None and search.is_over:
-            search.tell()
+        if options.hydra_help or options.shell_completion:
+            _through_hydra(task)
             return
-        register_sweep_files()
-        try:
-            _call(task)
-        finally:
-            if search is not None:
-                search.tell()
+        _refuse_other_trees(options)
+        words = _words_meant(options.overrides)
+        shows = options.help or options.cfg is not None or options.info is not None
+        first = preflight(
+            words, options.config_name or PRIMARY,
+            config_dir=options.config_dir, multirun=options.multirun, to_run=not shows,
+        )  # fmt: skip
+        if shows:
+            _rewrite_arguments(options, first.words)
+            _through_hydra(task)
+        elif _sweeps(options, first):
+            _sweep(task, options, words, first)
+        else:
+            task(build(first.config))
 
 
-def _call(task: Callable[[Config], float | None]) -> None:
-    """Through Hydra, which reads the command line."""
+def _sweep(task: Callable[[Config], float | None], options: Namespace, words: list[str], first: Composed) -> None:
+    search = prepare_search(first)
+    more = search.words if search else []
+    _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(words)), *more])
+    try:
+        if search is None or not search.is_over:
+            register_plugins()
+            _through_hydra(task)
+    finally:
+        if search is not None:
+            search.tell()
+
+
+def _through_hydra(task: Callable[[Config], float | None]) -> None:
+    """Hydra reads the command line, and a launcher of its own calls the task in this process or another."""
+    register_sweep_files()
 
     def job(config: DictConfig) -> float | None:
         with open_dict(config):
             config.pop("cells", None)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return task(build(config))  # the sweep tells what is wrong among its failures
-        with reporting_faults():  # before Hydra prints a traceback
-            return task(build(config))
+        return task(build(config))  # the sweep tells what is wrong among its failures
 
     hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
-
-
-def _settle(options: Namespace) -> Search | None:
-    """Judge the command, and put its words on the command line as they are meant; the search that it starts."""
-    _refuse_other_trees(options)
-    words = _words_meant(options.overrides)
-    shows = options.help or options.cfg is not None or options.info is not None
-    first = preflight(
-        words, options.config_name or PRIMARY,
-        config_dir=options.config_dir, multirun=options.multirun, to_run=not shows,
-    )  # fmt: skip
-    if shows or not _sweeps(options, first):
-        _rewrite_arguments(options, first.words)
-        return None
-    search = prepare_search(first)
-    more = search.words if search else []
-    _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(words)), *more])
-    register_plugins()
-    return search
 
 
 def _refuse_other_trees(options: Namespace) -> None:

@@ -83,17 +83,12 @@ def test_a_mistake_found_by_the_task_is_listed_too(monkeypatch, capsys):
     assert "  dataset.path=x.npz: is torn; allowed: a whole file" in capsys.readouterr().err.splitlines()
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
+def test_a_bug_keeps_its_traceback(monkeypatch):
     def task(config):
         raise ZeroDivisionError("a bug")
 
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(ZeroDivisionError, match="a bug"):
         command(monkeypatch, task)
-    error = capsys.readouterr().err
-    assert stopped.value.code == 1
-    assert "Traceback" in error
-    assert "ZeroDivisionError: a bug" in error
-    assert "HYDRA_FULL_ERROR" not in error
 
 
 def test_the_tasks_own_exit_status_and_ctrl_c(monkeypatch, capsys):

@@ -53,10 +53,11 @@ def test_a_record_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["tracking.uri=http://me:secret@host", "+tracking.uri='http://me:secret@host'"])
-def test_words_with_one_reach_other_processes_by_the_environment(word, monkeypatch):
+def test_words_with_one_reach_other_processes_by_the_environment(word, monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, "CSA_HIDDEN_TRACKING_URI", "")
     key = word.partition("=")[0]
     assert hidden(["seed=3", word]) == ["seed=3", f"{key}=${{oc.env:CSA_HIDDEN_TRACKING_URI}}"]
     assert os.environ["CSA_HIDDEN_TRACKING_URI"] == "http://me:secret@host"
-    run = SimpleNamespace(words=("seed=3", word), config=SimpleNamespace(tracking=SimpleNamespace(model=False)))
-    assert "secret" not in " ".join(command_of(run, [], 1))  # type: ignore[arg-type]
+    config = SimpleNamespace(rerun=False, tracking=SimpleNamespace(model=False))
+    run = SimpleNamespace(words=("seed=3", word), config=config, record=Record(tmp_path))
+    assert "secret" not in " ".join(command_of(run, []))  # type: ignore[arg-type]
