@@ -143,25 +143,17 @@ def test_a_folder_that_cannot_be_written_is_a_clear_fault(tmp_path):
 
 
 def test_a_full_disk_ends_in_one_line_and_is_continued(tmp_path):
-    """/dev/full stands for the disk: the checkpoint's temporary name leads there."""
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full on this system")
-    first = csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path)
-    assert first.returncode == 0
-    folder = only_run(tmp_path)
-    (folder / "result.json").unlink()
-    for path in folder.glob("checkpoint.pt*"):
-        path.unlink()
-    (folder / "checkpoint.pt.writing").symlink_to(full)
-    for stage in (tmp_path / "outputs").rglob("stages/*.pt"):
-        stage.unlink()
-    process = csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path)
+    """A limit on the size of files stands for the disk: the checkpoint of 4 MB does not fit."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**19}, {2**19}))\n"
+    (tmp_path / "small_disk.py").write_text(
+        f"{limit}from csa.run import run\nfrom csa.config.entry import hydra_main\nhydra_main(run)\n"
+    )
+    process = csa(*WORDS, "protocol.epochs=1", cwd=tmp_path, module="small_disk")
     assert process.returncode == 1
-    assert "No space left on device" in process.stdout
+    assert "File too large" in process.stdout
     assert "Traceback" not in process.stderr
-    (folder / "checkpoint.pt.writing").unlink()
-    assert csa(*WORDS, "protocol.epochs=1", "variant=disk", cwd=tmp_path).returncode == 0
+    assert not list(only_run(tmp_path).glob("checkpoint.pt*"))
+    assert csa(*WORDS, "protocol.epochs=1", cwd=tmp_path).returncode == 0
 
 
 def test_the_data_entry_prints_json(tmp_path):
