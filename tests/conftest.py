@@ -35,3 +35,9 @@ def configuration(tmp_path) -> Callable[..., Config]:
             return build(composer.compose(every).config)
 
     return compose
+
+
+@pytest.fixture(autouse=True)
+def _no_store_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow leaves the address that it was last given in the environment, where csa looks for one."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

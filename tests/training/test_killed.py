@@ -24,7 +24,8 @@ KILLS = ("step 3", "write 6", "step 13")
 # run takes, counted by its checkpoints, or in the n-th checkpoint that this process writes, half of it written.
 KILLED = """
 import os, signal, sys
-from csa.run import hydra_main, run
+from csa.config.entry import hydra_main
+from csa.run import run
 from csa.training import checkpoint, loop
 what, count = sys.argv.pop(1).split()
 taken = 0
@@ -43,7 +44,7 @@ def counted(function, before):
         return done
     return call
 def half(path, state):
-    path.with_name(path.name + ".writing").write_bytes(b"half")
+    path.with_name(path.name + ".half.writing").write_bytes(b"half")
     die()
 if what in ("step", "ctrl-c"):
     loop.Training._step = counted(loop.Training._step, None)
@@ -81,7 +82,7 @@ def test_killed_and_continued_is_the_same_run(tmp_path, words):
         assert record.state == "interrupted"
         state, damaged = checkpoint.load_newest(record.checkpoint)
         assert damaged == []
-        found.append((tuple(state["at"].values()), record.checkpoint.with_name("checkpoint.pt.writing").exists()))
+        found.append((tuple(state["at"].values()), record.checkpoint.with_name("checkpoint.pt.half.writing").exists()))
     stages = [at[0] for at, _ in found]
     assert stages[0] == 0
     assert stages[-1] == 1
