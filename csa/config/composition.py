@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csa.config.faults import Fault, UserError
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published"
 """``protocol=published``: that of the method's paper, or of whoever ran its published row (its file says whose)."""
+
+SETTINGS = ("sweeper", "launcher")
+"""Parts of Hydra's own that a command may set."""
 
 
 def _tuned(default: float, known: Mapping[str, Mapping[float, float]], *, _root_: DictConfig) -> float:
@@ -92,33 +95,39 @@ def register_sweep_files() -> None:
 class Composed:
     """A composed configuration without Hydra's own part and without what a sweep file varies.
 
-    words: those that make it; hydra: Hydra's part, which may refer to keys of ours; cells: the grids of a sweep file.
+    words: those that make it; hydra: Hydra's part, which may refer to keys of ours; cells: the grids of a sweep file;
+    multirun: whether it asks to be swept.
     """
 
     words: tuple[str, ...]
     config: DictConfig
     hydra: DictConfig
     cells: list[Any]
+    multirun: bool
 
     @property
-    def multirun(self) -> bool:
-        """Whether it asks to be swept."""
-        return bool(self.hydra.mode == RunMode.MULTIRUN)
-
-    @property
-    def sweeper(self) -> dict[str, Any]:
-        """The settings of Hydra's sweeper, under the values that ours have now. Raises OmegaConfBaseException."""
+    def whole(self) -> DictConfig:
+        """With Hydra's part, under the values that ours have now."""
         whole = self.config.copy()
         with open_dict(whole):
             whole["hydra"] = self.hydra
-        resolved: Any = OmegaConf.to_container(whole.hydra.sweeper, resolve=True)
+        return whole
+
+    @property
+    def sweeper(self) -> dict[str, Any]:
+        """The settings of Hydra's sweeper. Raises CompositionError where they refer to what is not there."""
+        with composition_errors():
+            resolved: Any = OmegaConf.to_container(self.whole.hydra.sweeper, resolve=True)
         return resolved  # type: ignore[no-any-return]
 
     @property
     def varied(self) -> list[str]:
-        """The words by which a sweeper's own settings vary keys (``hydra.sweeper.params``)."""
-        params = self.hydra.sweeper.get("params") or {}
-        return [f"{key}={value}" for key, value in params.items()]
+        """The words by which a sweeper's own settings vary keys (``hydra.sweeper.params``). Raises as ``sweeper``."""
+        with composition_errors():
+            params = self.whole.hydra.sweeper.get("params") or {}
+            if not isinstance(params, Mapping):
+                raise TypeError("is not a group of keys")
+            return [f"{key}={value}" for key, value in params.items()]
 
     def with_value(self, word: Override) -> Composed:
         """This with one plain value set, as composing anew would give it (25 times faster); as ``Tree.compose``."""
@@ -189,13 +198,16 @@ class Tree:
         lines = [str(word.input_line) for word in self.published_spelt_out(words)]
         with composition_errors():
             config = compose(self.config_name, lines, return_hydra_config=True)
-            for part in ("sweeper", "launcher"):
+            for part in SETTINGS:
                 if not isinstance(config.hydra[part], DictConfig):
                     raise TypeError(f"hydra.{part} is not a group of keys")
-        with open_dict(config):
-            own, grids = config.pop("hydra"), config.pop("cells", None)
-        cells: Any = [] if grids is None else OmegaConf.to_container(grids)
-        return Composed(tuple(lines), config, own, cells)
+            multirun = config.hydra.mode == RunMode.MULTIRUN
+            with open_dict(config):
+                own, grids = config.pop("hydra"), config.pop("cells", None)
+            if not isinstance(grids, ListConfig | None):
+                raise TypeError("cells is not a list of grids")
+            cells: Any = [] if grids is None else OmegaConf.to_container(grids)
+        return Composed(tuple(lines), config, own, cells, multirun)
 
 
 def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:

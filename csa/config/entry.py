@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from hydra._internal.utils import get_args_parser  # Hydra's own options, so tha
 from omegaconf import open_dict
 
 from csa.cli import reporting_faults
-from csa.config.composition import left_to_cells, register_sweep_files
+from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.passwords import hidden
@@ -78,7 +80,11 @@ def _sweep(task: Callable[[Config], float | None], options: Namespace, words: li
 
 
 def _through_hydra(task: Callable[[Config], float | None]) -> None:
-    """Hydra reads the command line, and a launcher of its own calls the task in this process or another."""
+    """Hydra reads the command line, and a launcher of its own calls the task in this process or another.
+
+    Raises:
+        UserError: Hydra refuses a setting of its own part.
+    """
     register_sweep_files()
 
     def job(config: DictConfig) -> float | None:
@@ -86,7 +92,20 @@ def _through_hydra(task: Callable[[Config], float | None]) -> None:
             config.pop("cells", None)
         return task(build(config))  # the sweep tells what is wrong among its failures
 
-    hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises then, where it would print
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=PRIMARY)(job)()
+    except Exception as error:
+        if not _is_of_hydra(error):
+            raise
+        raise UserError(Fault("hydra", None, f"cannot be set up ({CompositionError(error)})")) from error
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether it is raised by Hydra's code or by what that calls, not by ours."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    callers = [name.partition(".")[0] for name in modules]
+    return [name for name in callers if name in ("csa", "hydra", "hydra_plugins")][-1] != "csa"
 
 
 def _refuse_other_trees(options: Namespace) -> None:

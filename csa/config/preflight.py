@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import OmegaConf
 
 from csa.config.address import tracking_fault
-from csa.config.composition import tree
+from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.machine import device_fault, output_fault, weights_fault
 from csa.config.schema import DatasetConfig
-from csa.config.typed import build, build_block, check
+from csa.config.typed import build, build_block, check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def preflight(
         if to_run:
             faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
             faults += _machine_faults(cell, found)
+    if not faults and (multirun or first.multirun):
+        faults += [fault for part in SETTINGS for fault in unresolved(first.whole, f"hydra.{part}")]
     if faults:
         raise UserError(*_each_once(faults))
     return first
@@ -98,7 +100,10 @@ def _cells(tree_: Tree, words: list[Word], faults: list[Fault], *, multirun: boo
         faults += _sweeps_without_multirun(words)
         return first, cells
     named = {word.key for word in words}
-    varied, more = read(tree_, [text for text in first.varied if text.partition("=")[0] not in named])
+    try:
+        varied, more = read(tree_, [text for text in first.varied if text.partition("=")[0] not in named])
+    except CompositionError as error:
+        varied, more = [], [Fault("hydra.sweeper.params", None, str(error))]
     faults += more
     return first, _first_cell_and_alternatives(tree_, [*words, *varied]) if varied else cells
 

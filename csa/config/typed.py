@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
-from importlib import import_module
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from csa.config.classes import named_class
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.rules import broken_rules
 from csa.config.schema import WIRING, Config
 
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+REFERENCE, REFERENCE_SIGN = re.compile(r"\$\{([\w.]+)\}"), "${"
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 PLURAL = {int: "integers", float: "numbers", str: "texts"}
 
@@ -47,8 +47,10 @@ def resolve_and_check(
         # A value that is copied from another key is told once, at the key that the user can set.
         sources = _sources(config)
         found = [fault for fault in found if faulty.isdisjoint(_chain(fault.key, sources))]
-    flat = {key: value for key, value in _flat(values, "") if key.split(".")[0] not in doubtful}
-    return values, found + broken_rules(flat, faulty)
+        raw = dict(flat(OmegaConf.to_container(config, resolve=False), ""))
+        found = [_without_secrets(fault, raw.get(fault.key)) for fault in found]
+    known = {key: value for key, value in flat(values, "") if key.split(".")[0] not in doubtful}
+    return values, found + broken_rules(known, faulty)
 
 
 def build(config: DictConfig | dict[str, Any]) -> Config:
@@ -81,9 +83,14 @@ def _build(hint: Any, value: Any) -> Any:
 # --- values and where they come from --------------------------------------------------------
 
 
+def _without_secrets(fault: Fault, raw: Any) -> Fault:
+    """What the environment holds is not printed: told is the word that refers to it."""
+    return replace(fault, value=raw) if isinstance(raw, str) and "${oc.env:" in raw else fault
+
+
 def _sources(config: DictConfig) -> dict[str, str]:
     """Keys whose value is another key's: ``method.delta`` is ``delta``."""
-    raw = _flat(OmegaConf.to_container(config, resolve=False), "")
+    raw = flat(OmegaConf.to_container(config, resolve=False), "")
     matches = {key: REFERENCE.fullmatch(value) for key, value in raw if isinstance(value, str)}
     return {key: match[1] for key, match in matches.items() if match}
 
@@ -107,6 +114,12 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
     return values, []  # type: ignore[return-value]
 
 
+def unresolved(config: DictConfig, block: str) -> list[Fault]:
+    """A fault for each reference in one block that leads nowhere."""
+    raw = OmegaConf.to_container(OmegaConf.select(config, block), resolve=False)
+    return _resolve_one_by_one(config, raw, block)[1]
+
+
 def _resolve_one_by_one(config: DictConfig, raw: Any, at: str) -> tuple[dict[str, Any], list[Fault]]:
     values: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -127,11 +140,12 @@ def _resolve_one_by_one(config: DictConfig, raw: Any, at: str) -> tuple[dict[str
     return values, faults
 
 
-def _flat(block: Any, at: str) -> Iterator[tuple[str, Any]]:
+def flat(block: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by dotted key."""
     for key, value in block.items():
         path = _join(at, key)
         if isinstance(value, dict):
-            yield from _flat(value, path)
+            yield from flat(value, path)
         else:
             yield path, value
 
@@ -148,9 +162,9 @@ def _block(schema: type, values: Any, at: str) -> Iterator[Fault]:
         yield Fault(at, shown(values), "is not a group of keys")
         return
     try:
-        schema = schema_of(schema, values)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        yield Fault(_join(at, "schema"), values["schema"], f"is not a schema ({error})", f"a {schema.__name__}")
+        schema = schema_of(schema, values, at)
+    except UserError as error:
+        yield from error.faults
         return
     hints = _hints(schema)
     for key in (key for key in values if key not in hints):
@@ -257,12 +271,11 @@ def _without_null(hint: Any) -> tuple[Any, bool]:
     return (kinds[0], True) if NoneType in get_args(hint) else (hint, False)
 
 
-def schema_of(schema: type, values: Mapping[str, Any]) -> type:
-    """The schema that a block names for itself (``schema: package.module.Class``), else the given one."""
+def schema_of(schema: type, values: Mapping[str, Any], at: str = "") -> type:
+    """The schema that a block names for itself (``schema: package.module.Class``), else the given one.
+
+    at: where the block stands. Raises UserError where there is no such schema.
+    """
     if "schema" not in _hints(schema) or not isinstance(values.get("schema"), str):
         return schema
-    module, _, name = values["schema"].rpartition(".")
-    named = getattr(import_module(module), name)
-    if not (is_dataclass(named) and isinstance(named, type) and issubclass(named, schema)):
-        raise TypeError(f"not a dataclass derived from {schema.__name__}")
-    return named
+    return named_class(_join(at, "schema"), values["schema"], schema)

@@ -46,7 +46,12 @@ def read(tree: Tree, words: Iterable[str]) -> tuple[list[Word], list[Fault]]:
     read_words, faults = [], []
     for text in words:
         try:
-            read_words.append(_read(tree, text))
+            word = _read(tree, text)
+            if word.values[0].key_or_group.split(".")[0] == "cells":
+                allowed = "cells: in a file, as in those of sweeps/; -m key=a,b varies a key"
+                faults.append(Fault("cells", word.text.partition("=")[2], "is no word of a command", allowed))
+            else:
+                read_words.append(word)
         except (CompositionError, ValueError) as error:
             faults.append(unreadable(text, error))
     return read_words, faults

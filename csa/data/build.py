@@ -6,12 +6,12 @@ import hashlib
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csa.config.classes import named_class
 from csa.config.faults import Fault, UserError, printable
 from csa.data.cache_folder import room_faults
 from csa.data.class_names import name_faults
@@ -170,14 +170,7 @@ def content_hash(arrays: tuple[Images, ...], classes: tuple[str, ...]) -> str:
 
 
 def source_of(config: DatasetConfig) -> Source[Any]:
-    """The source that ``config.source`` names; from any package that is installed."""
-    module, _, name = config.source.rpartition(".")
-    try:
-        source: Source[Any] = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, ValueError) as error:
-        fault = Fault("dataset.source", config.source, f"cannot be imported ({error})", "the dotted path of a class")
-        raise UserError(fault) from error
-    return source
+    return named_class("dataset.source", config.source, Source)()
 
 
 def _folder(data_dir: str | Path) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from csa.config.classes import named_class
 from csa.methods.method import Context, Method
-from csa.models.build import build_backbone, import_target
+from csa.models.build import build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,5 +36,4 @@ def build_method(
         build_backbone=partial(build_backbone, config.backbone, image_shape, mean, std),
         seed=config.seed,
     )
-    method: Method = import_target("method.target", config.method.target)(context)
-    return method
+    return named_class("method.target", config.method.target, Method)(context)

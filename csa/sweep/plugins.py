@@ -25,7 +25,7 @@ def register_plugins() -> None:
 
 def prepare_search(first: Composed) -> Search | None:
     """What is known of the study, where the sweep is one of Optuna's; raises UserError where it may not run."""
-    if "optuna" not in first.sweeper["_target_"]:
+    if "optuna" not in str(first.sweeper.get("_target_")):
         return None
     from hydra.core.plugins import Plugins
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from csa.config.composition import Composed
     from csa.sweep.machine import Slot
 
-SMOKE_TRIALS = 3
+SMOKE_TRIALS, MOST_TRIALS = 3, 100_000
 DIRECTIONS = ("maximize", "minimize")
 SEEDS = 2**32  # of the samplers
 SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
@@ -109,10 +109,10 @@ def prepare(first: Composed) -> Search:
     ]
     if storage != sweeper["storage"]:
         words.append(f"hydra.sweeper.storage={shown(storage)}")
-    seed = (sweeper.get("sampler") or {}).get("seed")
+    seed = sweeper["sampler"].get("seed")
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
-        words.append(f"hydra.sweeper.sampler.seed={(int(seed) + drawn) % SEEDS}")
+        words.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
     return Search(words, storage, name, budget, left, lock)
 
 
@@ -143,6 +143,9 @@ def _faults(first: Composed) -> list[Fault]:
     ]
     if sweeper["direction"] not in DIRECTIONS:
         faults.append(Fault("hydra.sweeper.direction", sweeper["direction"], "is none", ", ".join(DIRECTIONS)))
+    if not 1 <= sweeper["n_trials"] <= MOST_TRIALS:
+        allowed = f"an integer from 1 to {MOST_TRIALS}"
+        faults.append(Fault("hydra.sweeper.n_trials", sweeper["n_trials"], "is out of range", allowed))
     if not 0 <= sweeper["max_failure_rate"] <= 1:
         rate = sweeper["max_failure_rate"]
         faults.append(Fault("hydra.sweeper.max_failure_rate", rate, "is out of range", "a number from 0 to 1"))

@@ -22,9 +22,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from csa.config.faults import Fault, UserError
+from csa.config.recorded import recorded_values
 from csa.tracking.files import UNREADABLE, read_json, write_bytes
 from csa.tracking.record import OtherPredictionsError, scored_anew
 
@@ -193,7 +193,7 @@ def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
     """The record's ``.json``, and what belongs into each of its files; the ``.json``, which stands for it, last."""
     try:
         who = read_json(record.folder / "identity.json")
-        config = OmegaConf.to_container(OmegaConf.load(record.folder / "config.yaml"), resolve=True)
+        config = recorded_values(record.folder / "config.yaml")
         result, lines = record.result(), record.metrics()
         classes = len(result["split"]["classes"])
         with np.load(record.folder / "test_outputs.npz", allow_pickle=False) as outputs:
@@ -201,6 +201,8 @@ def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
             predictions = {head: outputs[f"predictions_{head}"] for head in result["heads"]}
     except UNREADABLE as error:
         raise NotExportableError(f"{record.folder}: {type(error).__name__}: {error}") from error
+    except UserError as error:
+        raise NotExportableError(str(error)) from error
     try:
         result = scored_anew(result, lambda head: _confusion(labels, predictions[head], classes))
     except OtherPredictionsError as error:

@@ -194,9 +194,16 @@ def test_values_that_a_configuration_varies_are_checked(monkeypatch, capsys):
         (("--config-dir", "nowhere"), "--config-dir=nowhere: there is no such folder"),
         (("--config-path", "conf"), "--config-path=conf: is Hydra's, and csa has a configuration tree of its own"),
         (("-m", "hydra.sweep.dir=a,b"), "hydra.sweep.dir=a,b: cannot be read (Hydra's own settings are the same"),
+        (("-m", "+hydra.launcher.x=${nope}"), "hydra.launcher.x=${nope}: Interpolation key 'nope' not found"),
+        (("-m", "hydra.sweeper._target_=os"), "hydra: cannot be set up (Unknown plugin class : 'os')"),
+        (
+            ("-m", *BASIC[1:], "hydra.sweep.subdir=${nope}"),
+            "hydra: cannot be set up (Interpolation key 'nope' not found)",
+        ),
+        (("--run", "--multirun"), "hydra: cannot be set up (Only one of --run, --multirun"),
     ],
 )
-def test_options_of_hydra_that_do_not_go_with_our_tree(monkeypatch, capsys, words, fault):
+def test_what_hydra_does_not_take(monkeypatch, capsys, words, fault):
     with pytest.raises(SystemExit, match="2"):
         command(monkeypatch, pytest.fail, *words)
     assert fault in capsys.readouterr().err

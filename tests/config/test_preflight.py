@@ -93,13 +93,34 @@ SAMPLERS = "class_aware, class_balanced, power, reversed, square_root, uniform"
         ("data_dir=~/x", "data_dir=~/x: cannot be read; allowed: quote special characters: \"data_dir='...'\""),
         ("delta=0,1", "delta=0,1: has several values; allowed: one value; -m runs them all; a list is written [a,b]"),
         ("hydra.foo=1", "hydra.foo=1: unknown key"),
-        ("method.schema=os.path", "method.schema=os.path: is not a schema"),
-        ("method.schema=nowhere.Schema", "method.schema=nowhere.Schema: is not a schema (No module named 'nowhere')"),
+        ("hydra.mode=${nope}", "hydra.mode=${nope}: Interpolation key 'nope' not found"),
+        (
+            "cells=3",
+            (
+                "cells=3: is no word of a command; allowed: cells: in a file, as in those of sweeps/; "
+                "-m key=a,b varies a key"
+            ),
+        ),
     ],
 )
 def test_one_mistake(word, message):
-    (fault,) = faults_of(word)
-    assert fault.startswith(message) if "schema" in word else fault == message
+    assert faults_of(word) == [message]
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("method.schema=os.path", "is no such class"),
+        ("method.schema=csa.config.schema.DatasetConfig", "is no such class"),
+        ("method.schema=nowhere.Schema", "cannot be imported (No module named 'nowhere')"),
+        ("dataset.source=../..", "cannot be imported (ValueError: invalid format: '../..')"),
+        ("dataset.source=builtins.exit", "is no such class"),
+        ("dataset.source=csa.data.sources.Source", "is a base class, without inspect, load"),
+    ],
+)
+def test_code_that_cannot_be_used_is_not_called(word, problem):
+    base = "MethodConfig" if "schema" in word else "Source"
+    assert faults_of(word) == [f"{word}: {problem}; allowed: package.module.Class, derived from {base}"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +229,12 @@ def test_a_copied_value_is_told_once_at_the_key_that_was_set():
 )
 def test_rules_between_keys(words, message):
     assert faults_of(*words.split()) == [message]
+
+
+def test_what_the_environment_holds_is_not_printed(monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    (fault,) = faults_of("delta=${oc.env:SECRET}")
+    assert fault == "delta=${oc.env:SECRET}: is not a number; allowed: a number from 0 to 1"
 
 
 def test_conflicting_group_words_name_the_word():

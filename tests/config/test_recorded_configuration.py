@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from omegaconf import OmegaConf
 
+from csa.config.faults import UserError
 from csa.config.recorded import read_recorded
 
 
@@ -42,3 +44,21 @@ def test_a_method_of_another_package_keeps_its_own_keys(configuration, tmp_path)
     config = configuration("method=ce", "method.name=elsewhere")
     write(config, tmp_path / "config.yaml")
     assert read_recorded(tmp_path / "config.yaml").method.name == "elsewhere"
+
+
+def test_what_refers_to_something_was_not_recorded_by_us(configuration, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    write(configuration("method=ce", "variant=x"), tmp_path / "config.yaml")
+    sound = (tmp_path / "config.yaml").read_text()
+    for text, told in (
+        (sound.replace("variant: x", "variant: ${oc.env:SECRET}"), "refers to something at variant"),
+        (sound.replace("name: ce", "name: ['${']"), "refers to something at method.name"),
+        ("a: [", "cannot be read (while parsing"),
+        ("3", "is no configuration"),
+        ("seed: 3", "lacks dataset.name"),
+    ):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError) as caught:
+            read_recorded(tmp_path / "config.yaml")
+        assert f"config.yaml: {told}" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
