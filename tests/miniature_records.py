@@ -183,7 +183,7 @@ def stored_runs(folder: Path = RECORDS) -> list[Run]:
 
 
 def outputs(runs: list[Run]) -> dict[str, str]:
-    """Every rendering of the stored records by file name: a table a data set, and Tables 1 and 5 of the paper."""
+    """Every rendering of the stored records by file name: a table a data set, and Tables 1, 3 and 5 of the paper."""
     from csa.console import PlainConsole
     from csa.reporting.frame import frame_of
     from csa.reporting.paper_layout import paper_sections
@@ -191,7 +191,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     from csa.reporting.sections import sections
 
     frame = frame_of(runs)
-    found, papers = sections(frame), paper_sections(frame, (1, 5))
+    found, papers = sections(frame), paper_sections(frame, (1, 3, 5))
     endings = {"markdown": "md", "latex": "tex", "csv": "csv"}
     texts = {f"report.{end}": as_text(form, [*found, *papers], full=True) for form, end in endings.items()}
     console = PlainConsole(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

@@ -69,6 +69,14 @@ class Grid:
     rows: tuple[tuple[Cell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def stacked(self) -> list[list[str]]:
+        """Of each column the lines of its heading, that of its group among them."""
+        if not self.groups:
+            return [[heading] for heading in self.headings]
+        of = [name.split(", ") for name, width in self.groups for _ in range(width)]
+        return [[*lines, heading] for lines, heading in zip([[], *of], self.headings, strict=True)]
+
 
 @dataclass(frozen=True)
 class Section:

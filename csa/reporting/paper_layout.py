@@ -42,7 +42,7 @@ def _paper_section(number_: int, cells: pd.DataFrame) -> Section:
         found = [by_key.get((row, place, metric)) for place, metric in columns]
         rows.append((Cell(row, row), *(_pair(cell) for cell in found)))
     spans_ = [(place, sum(other == place for other, _ in columns)) for place in places]
-    name, title = f"table{number_}", f"Table {number_}"
+    name, title = f"table{number_}", f"Table {number_} of the paper"
     headings = ("method", *(printed(metric) for _, metric in columns))
     grid = Grid(name, title, headings, tuple(rows), tuple((_heading(place), width) for place, width in spans_))
     return Section(name, title, f"{TITLES[number_]}.", grid, tuple(_paper_legend(cells)), (), cells)

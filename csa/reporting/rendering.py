@@ -9,6 +9,7 @@ import base64
 import html
 import re
 from collections import defaultdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from csa.reporting.layout import Grid, Section, as_csv
 from csa.reporting.notes import legend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -43,7 +44,7 @@ DOCUMENT = r"""\documentclass{article}
 \begin{document}
 %s\end{document}
 """
-MOST_COLUMNS = 6  # of a paper's layout on a terminal, beside the method
+MOST_COLUMNS = 6  # of a paper's layout on a page, beside the method
 
 
 # --- every text safe ------------------------------------------------------------------------
@@ -63,6 +64,11 @@ def latex(text: str) -> str:
     return "".join(LATEX.get(char, char if ord(char) < LAST_LATIN else "?") for char in plain(text))
 
 
+def _shortstack(lines: Sequence[str]) -> str:
+    text = r"\\".join(map(latex, lines))
+    return text if len(lines) == 1 else rf"\shortstack[r]{{{text}}}"
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -74,6 +80,8 @@ def _environment() -> Environment:
     environment.filters |= {
         "markdown": markdown,
         "latex": latex,
+        "broken": lambda lines: "<br>".join(map(markdown, lines)),
+        "shortstack": _shortstack,
         "base64": lambda content: base64.b64encode(content).decode("ascii"),
         "bold": lambda text, kind: f"**{text}**" if kind in ("main", "baseline") and text else text,
         "bolder": lambda text, kind: rf"\textbf{{{text}}}" if kind in ("main", "baseline") and text else text,
@@ -106,19 +114,23 @@ def _legend(sections: Sequence[Section]) -> tuple[str, ...]:
 
 
 def _grids(section: Section, full: bool) -> list[Grid]:
-    """Of a grid with groups of columns one for each group, so that it fits a page."""
+    """A grid with groups of columns in pieces that fit a page."""
     pieces = list(_pieces(section.grid)) if section.grid.groups else [section.grid]
     return pieces + (list(section.details) if full else [])
 
 
-def _pieces(grid: Grid) -> list[Grid]:
-    found, start = [], 1
-    for place, (name, width) in enumerate(grid.groups):
-        part = slice(start, start + width)
+def _pieces(grid: Grid) -> Iterator[Grid]:
+    """As many groups side by side as have room; a piece of one group has its name in the corner."""
+    groups, start = list(grid.groups), 1
+    while groups:
+        widths = list(accumulate(width for _, width in groups))
+        number = max(1, sum(width <= MOST_COLUMNS for width in widths))
+        these, groups = groups[:number], groups[number:]
+        part = slice(start, start := start + widths[number - 1])
         rows = tuple((row[0], *row[part]) for row in grid.rows if any(cell.text for cell in row[part]))
-        found.append(Grid(f"{grid.name}_{place + 1}", name, (name, *grid.headings[part]), rows))
-        start += width
-    return found
+        (name, _), alone = these[0], number == 1
+        headings = (name if alone else grid.headings[0], *grid.headings[part])
+        yield Grid(grid.name, name if alone else grid.title, headings, rows, () if alone else tuple(these))
 
 
 def page(
@@ -174,8 +186,8 @@ def _in_terminal(grid: Grid) -> FoldedTable:
     from csa.console import FoldedTable
 
     table = FoldedTable(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for place, heading in enumerate(grid.headings):
-        table.add_column(plain(heading), justify="right" if place else "left")
+    for place, heading in enumerate(grid.stacked):
+        table.add_column("\n".join(map(plain, heading)), justify="right" if place else "left")
     for row in grid.rows:
         table.add_row(*(Text(plain(cell.text), style=STYLES.get(cell.kind, "")) for cell in row))
     return table
