@@ -259,7 +259,7 @@ def test_the_page_is_whole_and_asks_for_nothing(rendered, frame):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "@import" not in page
     assert "url(" not in page
-    assert page.count("<table") == page.count("</table>") == 2 * len(sections(frame)) + 2
+    assert page.count("<table") == page.count("</table>") == 2 * len(sections(frame)) + 3
     assert page.index('class="verdicts"') < page.index("<table")
     assert "<sons>" not in page
     assert "&lt;sons&gt;" in page
