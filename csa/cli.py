@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -21,6 +23,9 @@ EXIT_FAULTS = 2
 HELD_STATUS = 3
 REQUEUE_STATUS = 75  # EX_TEMPFAIL: a scheduler may start the same command again
 CTRL_C_STATUS = 130
+SWEEP_PROCESS = "CSA_SWEEP_PROCESS"
+"""The environment's name for the sweep that started this process."""
+LOOK_SECONDS = 0.5
 DISK_TROUBLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
@@ -102,6 +107,21 @@ def queue_again_on_sigterm() -> None:
 def _stopped(*_: object) -> NoReturn:
     say("csa: stopped; the same command starts it again", aside=True)
     raise SystemExit(REQUEUE_STATUS)
+
+
+def end_with_sweep() -> None:
+    """A run does not outlive the sweep that started it: SIGTERM to oneself once that is gone."""
+    parent = os.environ.pop(SWEEP_PROCESS, None)
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), name="csa-sweep-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    while True:  # what comes before training does not listen to signals yet, so it is said again
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LOOK_SECONDS)
 
 
 class _Stream(io.TextIOWrapper):

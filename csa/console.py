@@ -1,4 +1,4 @@
-"""The one way in which texts and tables are shown to people."""
+"""The one way in which texts, tables, spans of time and numbers of things are shown to people."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ class FoldedTable(Table):
 
     def add_column(self, header: Any = "", *more: Any, **settings: Any) -> None:
         super().add_column(header, *more, **{"overflow": "fold", **settings})
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def counting(count: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

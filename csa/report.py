@@ -170,9 +170,9 @@ def _frame(found: Found, order: Order) -> pd.DataFrame:
     from csa.config.preflight import CONFIG_DIR
     from csa.reporting.frame import frame_of
     from csa.reporting.tables import unrecorded
-    from csa.sweep.smoke import VARIANT
+    from csa.sweep.shorthand import SMOKE
 
-    meant = [run for run in found.runs if run.identity.get("variant") != VARIANT]
+    meant = [run for run in found.runs if run.identity.get("variant") != SMOKE]
     frame = frame_of(meant, order.own[CONFIG_DIR] or None)
     smoke = len(found.runs) - len(meant)
     found.notes += [f"{smoke} runs of smoke=true are left out"] if smoke else []

@@ -12,12 +12,12 @@ from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data.build import load_split
-from csa.sweep.smoke import WORDS
+from csa.sweep.shorthand import SMOKE_WORDS
 from csa.tracking.record import Record
 from csa.training.session import train_and_record
 
 CONF = Path(__file__).parents[1] / "conf"
-COMMON = (*WORDS, "tracking=none", "runtime.threads=1", "runtime.device=cpu", "runtime.progress=false")
+COMMON = (*SMOKE_WORDS, "tracking=none", "runtime.threads=1", "runtime.device=cpu", "runtime.progress=false")
 
 
 def options(group: str, *without: str) -> list[str]:

@@ -12,7 +12,7 @@ import hydra
 from hydra._internal.utils import get_args_parser  # Hydra's own options, so that none is misread
 from omegaconf import open_dict
 
-from csa.cli import reporting_faults
+from csa.cli import end_with_sweep, reporting_faults
 from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
@@ -20,10 +20,8 @@ from csa.config.passwords import hidden
 from csa.config.preflight import preflight
 from csa.config.processes import started_together
 from csa.config.typed import build
-from csa.sweep.dots import fill_words
-from csa.sweep.orphan import end_with_sweep
 from csa.sweep.plugins import prepare_search, register_plugins
-from csa.sweep.smoke import WORDS as SMOKE_WORDS
+from csa.sweep.shorthand import spelt
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -51,7 +49,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             _through_hydra(task)
             return
         _refuse_other_trees(options)
-        words = _words_meant(options.overrides)
+        words = spelt(options.overrides)
         shows = options.help or options.cfg is not None or options.info is not None
         first = preflight(
             words, options.config_name or PRIMARY,
@@ -124,12 +122,6 @@ def _sweeps(options: Namespace, first: Composed) -> bool:
         problem = f"a sweep starts a process a run by itself, and {count} processes were started to sweep"
         raise UserError(Fault("-m", None, problem, "one process for a sweep; torchrun or srun for a single run"))
     return sweeps
-
-
-def _words_meant(words: list[str]) -> list[str]:
-    """Dots filled in, ``smoke=true`` spelt out."""
-    words = fill_words(words)
-    return [*words, *(SMOKE_WORDS if "smoke=true" in map(str.lower, words) else ())]
 
 
 def _rewrite_arguments(options: Namespace, words: Sequence[str]) -> None:

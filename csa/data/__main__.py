@@ -62,7 +62,7 @@ def check_files(split: Split) -> None:
     from rich.progress import track
 
     from csa.console import PlainConsole
-    from csa.data.file_check import decoding_faults
+    from csa.data.pictures import decoding_faults
 
     console = PlainConsole(stderr=True)
     faults, skipped = [], []

@@ -1,19 +1,25 @@
-"""The folder of what is computed once: decoded squares, and hashes of files. Imports no torch."""
+"""The folder of what is computed once: decoded squares, and hashes of what files hold. Imports no torch."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from csa.config.faults import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
+
+    import numpy as np
 
 GIGABYTE = 10**9
 
@@ -58,3 +64,62 @@ def write_memory(path: Path, known: dict[str, Any], **layout: Any) -> None:
     draft = path.with_name(f"{path.name}.{uuid4().hex}")
     draft.write_text(json.dumps(known, **layout))
     draft.replace(path)
+
+
+UNREADABLE = "unreadable"
+READERS = 8
+SETTLED_NS = 2 * 10**9
+"""A file that was changed a moment ago may be changed again within the same tick of the clock."""
+
+
+def content_hashes(root: Path, names: Sequence[str], stamps: np.ndarray, cache: Path) -> list[str]:
+    """SHA-256 (hex) of each file [N], or ``unreadable``.
+
+    Remembered in the folder ``cache`` (where it can be written) for as long as a file's stamp stays the same.
+    stamps: int64 [N, 4], see ``ImageFiles``.
+    """
+    memory = cache / f"content-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.json"
+    told = dict(zip(names, stamps.tolist(), strict=True))
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(alone(memory.with_suffix(".lock")))
+        known = read_memory(memory)  # of each name [hash, *stamp]
+        missing = [name for name, stamp in told.items() if _stamp(known.get(name)) != stamp]
+        if missing:
+            now = time.time_ns()
+            fresh = _hashes(root, missing, sum(told[name][0] for name in missing))
+            known |= {name: [value, *told[name]] for name, value in zip(missing, fresh, strict=True)}
+            with suppress(OSError):
+                write_memory(memory, {name: entry for name, entry in known.items() if _settled(entry, now)})
+    return [known[name][0] for name in names]
+
+
+def _stamp(entry: Any) -> list[int] | None:
+    return entry[1:] if isinstance(entry, list) else None
+
+
+def _settled(entry: list[Any], now: int) -> bool:
+    value, _, changed, renewed, _ = entry
+    return bool(value != UNREADABLE and now - max(changed, renewed) > SETTLED_NS)
+
+
+def _hashes(root: Path, names: Sequence[str], size: int) -> Iterator[str]:
+    from rich.progress import track
+
+    from csa.console import PlainConsole
+
+    console = PlainConsole(stderr=True)
+    what = f"reading {len(names):,} files ({size / GIGABYTE:,.1f} GB) once, for their hashes"
+    if size > GIGABYTE and not console.is_terminal:
+        console.print(what)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda name: _hash(root / name), names)
+        yield from track(found, what, len(names), console=console, transient=True, disable=not console.is_terminal)
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return UNREADABLE

@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from csa.data.content import content_hashes
+from csa.data.cache_folder import content_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

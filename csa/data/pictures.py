@@ -6,16 +6,25 @@ Of several frames or pages the first is read, and transparency is passed over, a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from csa.config.faults import Fault, UserError
+from csa.config.machine import cores
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
+
+    from csa.data.image_files import ImageFiles
+
 
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF's and TIFF's tags."""
@@ -158,3 +167,28 @@ def _opened(file: Path) -> Iterator[Image]:
                 yield image
     except Exception as error:  # decoders of damaged files raise anything; whatever it is, the file is named
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+AT_ONCE = 64
+
+
+def decoding_faults(images: ImageFiles) -> Iterator[str]:
+    """Of each file why it is no readable image, or nothing; by as many processes as there are cores.
+
+    Raises:
+        UserError: such a process was ended, as by a system that runs out of memory.
+    """
+    paths = [images.path(position) for position in range(len(images))]
+    try:
+        with ProcessPoolExecutor(cores()) as pool:
+            yield from pool.map(_reason, paths, chunksize=AT_ONCE)
+    except BrokenProcessPool as error:
+        raise UserError(Fault("dataset", images.root, "a process that decoded its images was ended")) from error
+
+
+def _reason(path: Path) -> str:
+    try:
+        decode(path)
+    except UnreadableImageError as error:
+        return str(error)
+    return ""

@@ -15,9 +15,8 @@ from csa.config.switches import resolved
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
 from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
-from csa.methods.method import WITHIN, Clock, Context, Method, Step
+from csa.methods.method import WITHIN, Clock, Context, Method, Step, evaluating
 from csa.methods.mixing import blend_context, mixup, mixup_draws
-from csa.methods.modes import evaluating
 from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM, class_aware, class_balanced
 from csa.models.heads import linear_head

@@ -11,11 +11,11 @@ from csa.config.faults import Fault, UserError
 from csa.config.method_schema import FsaConfig
 from csa.data.samplers import ClassSequence
 from csa.methods.background_mask import linear_class_map
-from csa.methods.class_sums import class_sums
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.feature_mixing import confusing_classes, head_classes, mixed_feature, picked, scaled_map
 from csa.methods.losses import cross_entropy
+from csa.methods.memory import class_sums
 from csa.methods.method import Stage, Step
 from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM

@@ -12,8 +12,7 @@ from csa.config.switches import resolved
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.losses import cross_entropy
-from csa.methods.method import Stage, Step
-from csa.methods.modes import evaluating
+from csa.methods.method import Stage, Step, evaluating
 from csa.methods.schedules import learning_rate, training_stage
 from csa.methods.streams import UNIFORM, class_balanced
 from csa.methods.translation import choose, limited, seed_weights, towards_target, translate

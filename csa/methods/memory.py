@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from csa.methods.class_sums import class_sums
-
 REACH = 10.0
 SCALE = 16.0
 MARGIN = 10.0
@@ -106,3 +104,13 @@ class _Attract(torch.autograd.Function):
         summed, counts = class_sums(difference, labels, ctx.classes)
         of_features = -gradients[0] * difference / len(labels)
         return of_features, summed / (1 + counts[:, None]) / len(labels), None
+
+
+def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The sum of ``values`` [B, F] over the images of each class, [K, F] float32, and their number, int64 [K].
+
+    labels: [B]. A product with ones and zeros: ``index_add`` adds atomically on a GPU, in another order every time.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        members = F.one_hot(labels, num_classes)
+        return members.T.float() @ values.float(), members.sum(0)

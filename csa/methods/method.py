@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from csa.config.schema import MethodConfig, ProtocolConfig, SamplerConfig
@@ -170,3 +173,16 @@ class Method(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each class, [B, K], from the logits of a head: softmax, unless the loss takes them for something else."""
         return logits.softmax(1)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each part's own mode again outside."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

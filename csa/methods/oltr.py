@@ -10,9 +10,8 @@ from torch import nn
 
 from csa.config.method_schema import OltrConfig
 from csa.config.switches import resolved
-from csa.methods.class_sums import class_sums
 from csa.methods.losses import cross_entropy
-from csa.methods.memory import MemoryClassifier, ModulatedAttention, centroid_loss
+from csa.methods.memory import MemoryClassifier, ModulatedAttention, centroid_loss, class_sums
 from csa.methods.method import Method, Stage, Step
 from csa.methods.schedules import learning_rate
 from csa.methods.streams import UNIFORM, class_aware

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.text import Text
 
-from csa.console import FoldedTable
+from csa.console import FoldedTable, counting, duration
 from csa.sweep.progress import Progress, Watch
-from csa.sweep.spans import counting, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

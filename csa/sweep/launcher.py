@@ -15,10 +15,10 @@ from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.cells import Cell, of_the_sweep
 from csa.sweep.display import Display
-from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.processes import Ending, Processes, reason
 from csa.sweep.settings import Settings, settings_of
+from csa.sweep.slots import slots
 from csa.sweep.summary import print_failures
 from csa.sweep.tracking import Tracking, sweep_name, sweep_title
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, HELD_STATUS, REQUEUE_STATUS, disk_trouble
+from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, HELD_STATUS, REQUEUE_STATUS, SWEEP_PROCESS, disk_trouble
 from csa.config.passwords import hidden
 from csa.config.processes import SLOT_THREADS
-from csa.sweep.machine import GPUS, Slot
-from csa.sweep.orphan import PARENT
+from csa.sweep.slots import GPUS, Slot
 from csa.tracking.files import write_json
 from csa.tracking.lease import holder, is_held
 
@@ -134,7 +133,7 @@ class Processes:
         (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
         threads, command = str(slot.threads), command_of(run, self._tree)  # which puts passwords into the environment
-        environment = os.environ | {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {SWEEP_PROCESS: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         environment |= {SLOT_THREADS: threads, "OMP_NUM_THREADS": threads}
         if slot.gpu is not None:
             environment[GPUS] = slot.gpu

@@ -19,12 +19,11 @@ from csa.config.address import sqlite_file
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.typed import build
-from csa.console import PlainConsole
+from csa.console import PlainConsole, duration
 from csa.sweep.cells import Cell, shown
 from csa.sweep.estimate import estimate
-from csa.sweep.machine import slots, where
 from csa.sweep.plan import Run
-from csa.sweep.spans import duration
+from csa.sweep.slots import slots, where
 from csa.tracking.files import try_lock
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from csa.config.composition import Composed
-    from csa.sweep.machine import Slot
+    from csa.sweep.slots import Slot
 
 SMOKE_TRIALS, MOST_TRIALS = 3, 100_000
 DIRECTIONS = ("maximize", "minimize")

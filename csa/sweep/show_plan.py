@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from csa.console import FoldedTable
+from csa.console import FoldedTable, counting, duration
 from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
-from csa.sweep.machine import slots, where
-from csa.sweep.spans import counting, duration
+from csa.sweep.slots import slots, where
 from csa.sweep.summary import SEED
 
 if TYPE_CHECKING:
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.cells import Cell
-    from csa.sweep.machine import Slot
     from csa.sweep.plan import Plan, Run
     from csa.sweep.settings import Settings
+    from csa.sweep.slots import Slot
 
 NOT_AVAILABLE = "not available"
 BLANK = "blank in the paper"

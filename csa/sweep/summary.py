@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from csa.console import FoldedTable
+from csa.console import FoldedTable, counting
 from csa.sweep.cells import swept_keys
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
-from csa.sweep.spans import counting
 from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:

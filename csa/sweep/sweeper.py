@@ -21,11 +21,11 @@ from csa.console import PlainConsole
 from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
 from csa.sweep.launcher import LocalLauncher
-from csa.sweep.machine import slots
 from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
+from csa.sweep.slots import slots
 from csa.sweep.summary import has_failed, means, print_summary
 from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name, sweep_title

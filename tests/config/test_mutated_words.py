@@ -11,7 +11,7 @@ from csa.config.faults import UserError
 from csa.config.preflight import configure, preflight
 from csa.sweep.cells import apply, expand
 from csa.sweep.composing import Composer, NotThereError
-from csa.sweep.dots import fill_words
+from csa.sweep.shorthand import fill_words
 
 KEYS = (
     *("method", "protocol", "seed", "protocol.lr", "variant", "dataset.groups", "dataset.profile", "download"),

@@ -10,8 +10,8 @@ import pytest
 
 from csa.config.faults import UserError
 from csa.data.build import content_hash, inspect, load_split, measure, preview, subset_faults
-from csa.data.known_hashes import split_hash
 from csa.data.sources import Preview
+from csa.sweep.splits import split_hash
 
 
 def test_the_default_data_set(dataset_config, tmp_path):
@@ -122,7 +122,7 @@ def test_hashes_are_remembered_until_the_file_changes(dataset_config, write_npz,
     value = split_hash(config, tmp_path, False, cache)
     assert value == load_split(config, tmp_path, False).hash
     loads = []
-    monkeypatch.setattr("csa.data.known_hashes.load_split", lambda *a: loads.append(a) or load_split(*a))
+    monkeypatch.setattr("csa.sweep.splits.load_split", lambda *a: loads.append(a) or load_split(*a))
     assert split_hash(config, tmp_path, False, cache) == value
     assert not loads
     other = split_hash(dataset_config("npz", path=str(path), holdout=0, split_seed=1), tmp_path, False, cache)
@@ -137,6 +137,6 @@ def test_hashes_are_remembered_until_the_file_changes(dataset_config, write_npz,
 
 
 def test_nothing_of_the_data_room_imports_torch_early():
-    modules = "csa.data.build, csa.data.known_hashes, csa.data.samplers, csa.data.sources, csa.data.long_tail"
+    modules = "csa.data.build, csa.sweep.splits, csa.data.samplers, csa.data.sources, csa.data.long_tail"
     program = f"import {modules}, sys; assert not {{'torch', 'PIL', 'sklearn'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,14 +14,14 @@ from PIL import Image
 from shaped_tree import write_tree
 
 from csa.config.faults import UserError
-from csa.data import content
+from csa.data import cache_folder
 from csa.data.__main__ import main
 from csa.data.build import inspect, load_split
 from csa.data.image_files import ImageFiles
-from csa.data.known_hashes import split_hash
 from csa.data.long_tail import groups_by_count, groups_by_rank
 from csa.data.pictures import decode
 from csa.data.sources.list_files import by_size, leaves_root
+from csa.sweep.splits import split_hash
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +130,12 @@ def test_the_digest_by_lengths_is_that_of_earlier_versions(decoded_once, digest)
 
 def test_contents_are_read_once_and_where_nothing_can_be_remembered_again(few, tmp_path, monkeypatch):
     config, read = few(), []
-    plain = content._hash
-    monkeypatch.setattr(content, "_hash", lambda path: read.append(path.name) or plain(path))
+    plain = cache_folder._hash
+    monkeypatch.setattr(cache_folder, "_hash", lambda path: read.append(path.name) or plain(path))
     every = [f"{k}.png" for k in range(8)]
 
     def hashes_of(settled):
-        monkeypatch.setattr(content, "SETTLED_NS", settled)
+        monkeypatch.setattr(cache_folder, "SETTLED_NS", settled)
         read.clear()
         value = load_split(config, "unused", False).hash
         return value, sorted(read)

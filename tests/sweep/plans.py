@@ -12,7 +12,7 @@ from csa.config.composition import tree
 from csa.metrics import SUMMARY
 from csa.sweep.cells import apply, expand
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.smoke import WORDS as SMOKE_WORDS
+from csa.sweep.shorthand import SMOKE_WORDS
 
 KNOWN: dict[str, str] = {}
 SMOKE = ("smoke=true", *SMOKE_WORDS)

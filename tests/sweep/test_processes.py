@@ -19,8 +19,8 @@ from plans import begin, plan_of
 
 from csa.config.faults import UserError
 from csa.sweep import processes, splits
-from csa.sweep.machine import Slot
 from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, SweepStopped, command_of
+from csa.sweep.slots import Slot
 from csa.tracking import follower
 from csa.tracking.lease import Lease
 from csa.tracking.record import Record

@@ -1,4 +1,4 @@
-"""``0,0.1,...,0.9`` filled in: an arithmetic row, in decimal arithmetic."""
+"""Words as a person may shorten them: ``0,0.1,...,0.9`` (in decimal arithmetic) and ``smoke=true``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,27 @@ DOTS = "..."
 MOST = 10_000
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 ALLOWED = "two or more values in equal steps, dots, the last value: 0,0.1,...,0.9"
+
+
+SMOKE = "smoke"
+SMOKE_WORDS = (
+    f"variant={SMOKE}",
+    "dataset.source=csa.data.sources.tiny.TinySource",
+    "dataset.profile=balanced",
+    "dataset.max_per_class=2",
+    "dataset.cap=false",
+    "protocol.epochs=2",
+    "protocol.batch_size=100",
+    "protocol.stage_two.epochs=1",
+    "protocol.stage_two.scales_epochs=1",
+)
+"""Images of the data set's real shape and number of classes, so that backbones and heads are the real ones."""
+
+
+def spelt(words: Sequence[str]) -> list[str]:
+    """The words of a command as they are meant: dots filled in, ``smoke=true`` spelt out."""
+    words = fill_words(words)
+    return [*words, *(SMOKE_WORDS if "smoke=true" in map(str.lower, words) else ())]
 
 
 def fill_words(words: Sequence[str]) -> list[str]:

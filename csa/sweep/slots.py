@@ -1,4 +1,4 @@
-"""What of this machine a run gets: a slot's threads and GPU. Found out without torch."""
+"""The slots of a sweep: what of this machine each run gets, threads and GPU. Found out without torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from csa.config.machine import cores, free_memory
+from csa.console import counting
 from csa.data.build import preview
-from csa.sweep.spans import counting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csa.config.faults import UserError
-from csa.sweep.dots import fill_words
+from csa.sweep.shorthand import fill_words
 
 
 @pytest.mark.parametrize(
