@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from csa.tracking.record import Record
 
 WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "head": ()}
+TAKES = ("output_root", "dataset", "data_dir", "download", "runtime")
 
 
 def main(words: list[str]) -> None:
@@ -43,7 +44,7 @@ def main(words: list[str]) -> None:
     from csa.tracking.finding import find_run
 
     with reporting_faults():
-        config, own = configure(words, extra=WORDS)
+        config, own = configure(words, extra=WORDS, takes=TAKES)
         record = find_run(Path(config.output_root).expanduser(), own["run"])
         result = finished(record)
         elsewhere = any(word.startswith(("dataset=", "dataset.")) for word in words)

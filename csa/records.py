@@ -43,6 +43,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "run": (),
     "to": (),
 }
+TAKES = ("output_root", "tracking")
 USED = {
     "list": ("run", "state", "format"),
     "remove": ("run", "state", "yes"),
@@ -58,7 +59,7 @@ def main(words: list[str]) -> int:
     from csa.config.preflight import configure
 
     with reporting_faults():
-        config, own = configure(words, extra=WORDS)
+        config, own = configure(words, extra=WORDS, takes=TAKES)
         _refuse_unused(words, own["mode"])
         output_root = Path(config.output_root).expanduser()
         if not output_root.is_dir():

@@ -62,6 +62,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "records": (),
     "to": (),
 }
+TAKES = ("output_root", "data_dir", "download", "dataset", "seed", "tracking")
 RECORDS, REPORT = "reports/records", "report"
 MOST_NOTES = 5
 
@@ -93,7 +94,7 @@ def main(words: list[str]) -> int:
     from csa.config.preflight import configure
 
     with reporting_faults():
-        config, own = configure(words, extra=WORDS)
+        config, own = configure(words, extra=WORDS, takes=TAKES)
         order = Order(config, own, frozenset(word.partition("=")[0] for word in words))
         _check(order)
         found = collect(order)

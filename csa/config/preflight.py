@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
@@ -16,7 +17,7 @@ from csa.config.address import tracking_fault
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.machine import device_fault, output_fault, weights_fault
-from csa.config.schema import DatasetConfig
+from csa.config.schema import Config, DatasetConfig
 from csa.config.typed import build, build_block, check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from csa.config.composition import Composed, Tree
-    from csa.config.schema import Config
     from csa.data.sources.source import Preview
 
     Inspected = dict[str, tuple[list[Fault], Preview | None]]
 
 CONFIG_DIR = "--config-dir"
+KEYS = tuple(field.name for field in fields(Config))
+OUTPUT, OTHERWISE_OUTPUT = "to", ("output", "out", "output_dir", "outdir", "out_dir")
+"""The word for where an entry's files go, and what other programs call it."""
 
 
 def preflight(
@@ -66,12 +69,19 @@ def preflight(
 
 
 def configure(
-    words: Sequence[str], *, config_name: str = "config", extra: Mapping[str, tuple[str, ...]] | None = None
+    words: Sequence[str],
+    *,
+    config_name: str = "config",
+    extra: Mapping[str, tuple[str, ...]] | None = None,
+    takes: Sequence[str] = KEYS,
+    passes_over: Sequence[str] = (),
 ) -> tuple[Config, dict[str, str]]:
     """The configuration of an entry that makes no run, and its own words.
 
     extra: the entry's own ``key=value`` words with the values they may have, the first being the
-    default; an empty tuple stands for any text, the default being "". ``--config-dir`` is a word of every entry.
+    default; an empty tuple stands for any text, the default being "". takes: those of csa.run, by their first part,
+    that it reads as well; passes_over: those that may stand there, and change nothing. ``--config-dir`` is a word of
+    every entry.
     Raises UserError with every fault of the configuration and of the data.
     """
     extra = extra or {}
@@ -80,10 +90,11 @@ def configure(
     own, faults = _own_words(own_words, extra)
     with tree(config_name, config_dir) as tree_:
         read_words, more = read(tree_, [word for word in words if word not in own_words])
-        faults += more + _sweeps_without_multirun(read_words)
-        cell = _first_cell_and_alternatives(tree_, read_words)[0]
+        taken, others = _taken(read_words, [*extra, *takes], passes_over)
+        faults += more + _sweeps_without_multirun(taken) + others
+        cell = _first_cell_and_alternatives(tree_, taken)[0]
     found = cell.faults + check(cell.composed.config, cell.doubtful)
-    faults += [_with_own_words(fault, extra) for fault in found] + _data_faults(cell, found, {})
+    faults += found + _data_faults(cell, found, {})
     if faults:
         raise UserError(*_each_once(faults))
     return build(cell.composed.config), own | {CONFIG_DIR: config_dir or ""}
@@ -227,12 +238,18 @@ def _own_words(words: Sequence[str], extra: Mapping[str, tuple[str, ...]]) -> tu
     return own, faults
 
 
-def _with_own_words(fault: Fault, extra: Mapping[str, tuple[str, ...]]) -> Fault:
-    """An unknown key may have been meant as one of the entry's own words."""
-    meant = nearest(fault.key, extra)
-    if fault.problem != "unknown key" or not meant:
-        return fault
-    return Fault(fault.key, fault.value, fault.problem, fault.allowed, meant)
+def _taken(words: Sequence[Word], keys: Sequence[str], passes_over: Sequence[str]) -> tuple[list[Word], list[Fault]]:
+    """The words that an entry takes, by the first part of their keys, and a fault for each other."""
+    taken, faults = [], []
+    for word in words:
+        key = word.values[0].key_or_group
+        if key.split(".")[0] in (*keys, *passes_over):
+            taken.append(word)
+            continue
+        meant = OUTPUT if key in OTHERWISE_OUTPUT and OUTPUT in keys else nearest(key, keys)
+        value = word.text.partition("=")[2] or None
+        faults.append(Fault(key, value, "unknown key", ", ".join(keys), meant))
+    return taken, faults
 
 
 def _each_once(faults: Sequence[Fault]) -> list[Fault]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
-from csa.config.preflight import configure
+from csa.config.preflight import KEYS, configure
 from csa.data.build import cache_faults, load_split
 from csa.data.split import TRAIN
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.data.split import Groups, Split
 
-FORMATS = ("table", "json")
-CHECKS = ("images", "lists")
+WORDS: dict[str, tuple[str, ...]] = {"format": ("table", "json"), "check": ("images", "lists")}
+TAKES = ("dataset", "data_dir", "download", "output_root")
 MOST_TOLD = 20
 
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
     with reporting_faults():
-        config, extra = configure(words, extra={"format": FORMATS, "check": CHECKS})
+        # All words of csa.run may stand there: what would that command train on?
+        config, extra = configure(words, extra=WORDS, takes=TAKES, passes_over=KEYS)
         show(config, extra["format"], decode=extra["check"] == "images")
 
 

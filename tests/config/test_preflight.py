@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from csa import evaluate, records, report
 from csa.config import composition
 from csa.config.address import how_to_browse
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.preflight import configure, preflight
+from csa.data import __main__ as data
 
 
 @pytest.fixture(autouse=True)
@@ -397,6 +399,28 @@ def test_configure_tells_all_faults():
         ("fromat", "format"),
         ("seed", ""),
     ]
+
+
+OF_DATA = "format, check, dataset, data_dir, download, output_root"
+
+
+@pytest.mark.parametrize(
+    ("entry", "word", "told"),
+    [
+        (report, "output=x", "unknown key; did you mean 'to'? Allowed: table, figure, compare, "),
+        (report, "method=csa", "unknown key; did you mean 'methods'? Allowed: table, figure, compare, "),
+        (records, "outdir=x", "unknown key; did you mean 'to'? Allowed: mode, state, format, yes, "),
+        (records, "delta=1", "unknown key; allowed: mode, state, format, yes, replace, run, to, output"),
+        (evaluate, "image=x", "unknown key; did you mean 'images'? Allowed: run, images, to, head, "),
+        (evaluate, "hydra.mode=RUN", "unknown key; allowed: run, images, to, head, output_root, data"),
+        (data, "fromat=x", f"unknown key; did you mean 'format'? Allowed: {OF_DATA}."),
+    ],
+)
+def test_an_entry_names_its_own_words(entry, word, told, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        entry.main([word])
+    (_, fault) = capsys.readouterr().err.splitlines()
+    assert fault.startswith(f"  {word}: {told}")
 
 
 @pytest.mark.parametrize(
