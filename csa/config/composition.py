@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csa.config.faults import Fault, UserError
-from csa.config.locations import conf_dir, sweeps_dir
+from csa.config.locations import conf_dir, shipped, sweeps_dir
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
@@ -45,7 +45,15 @@ def _tuned(default: float, known: Mapping[str, Mapping[float, float]], *, _root_
     return next((value for ratio, value in values.items() if ratio == dataset.imbalance_ratio), default)
 
 
+def _recipe(with_weights: str, without: str, key: str, *, _root_: DictConfig) -> Any:
+    """``${recipe:finetune,small,lr}``: a key of the one protocol where the backbone has weights, else of the other."""
+    pretrained = _root_.backbone.get("weights") is not None
+    block = shipped("protocol", with_weights if pretrained else without)
+    return OmegaConf.select(OmegaConf.create(dict(block or {})), key)
+
+
 OmegaConf.register_resolver("tuned", _tuned, replace=True)
+OmegaConf.register_resolver("recipe", _recipe, replace=True)
 
 
 class CompositionError(Exception):

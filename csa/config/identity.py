@@ -61,6 +61,7 @@ PROTOCOL = (
     *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov", "schedule"),
     *("warmup_epochs", "warmup_from", "warmup_each_step", "milestones", "factors", "drop_last", "crop_padding"),
     *("flip", "precision", "resized_crop", "colour_jitter"),
+    *("optimizer", "layer_decay", "clip_norm", "ema", "label_smoothing"),
 )
 RUNTIME = ("sync_batch_norm",)
 

@@ -35,7 +35,8 @@ def shipped(group: str, option: str) -> Mapping[str, Any] | None:
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     starts = [one for one in content.pop("defaults", []) if isinstance(one, str) and one != "_self_"]
     base = shipped(group, starts[0]) if starts else None
-    return {**(base or {}), **content.get(group, content)}
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(base or {}, content.get(group, content)))
+    return merged  # type: ignore[no-any-return]
 
 
 def content_of(file: Path | None) -> str | None:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault
-from csa.config.schema import weights_file
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, RuntimeConfig

@@ -57,11 +57,13 @@ class LdamConfig(ReweightedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitAdjustmentConfig(MethodConfig):
+    smooths: ClassVar[bool] = True
     tau: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixupConfig(MethodConfig):
+    smooths: ClassVar[bool] = True
     mixup_alpha: float = number(above=0)
     mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
 
@@ -102,6 +104,7 @@ class PostHocConfig(MethodConfig):
     """tau: null is tuned on the validation images."""
 
     starts_from: ClassVar[str | None] = "ce"
+    smooths: ClassVar[bool] = True
     correction: Literal["tau_norm", "logit_adjustment"]
     tau: float | None
 

@@ -124,6 +124,13 @@ def nesterov_has_momentum(nesterov: bool, momentum: float) -> Fault | None:
     return Fault("protocol.nesterov", "true", "needs momentum", "false, or protocol.momentum above 0")
 
 
+@rule("protocol.nesterov", "protocol.optimizer")
+def nesterov_is_of_sgd(nesterov: bool, optimizer: str) -> Fault | None:
+    if not nesterov or optimizer == "sgd":
+        return None
+    return Fault("protocol.nesterov", "true", f"is not of {optimizer}", "false, or protocol.optimizer=sgd")
+
+
 @rule("protocol.resized_crop", "protocol.crop_padding")
 def one_kind_of_crop(shares: list[float] | None, padding: int) -> Fault | None:
     if shares is None:

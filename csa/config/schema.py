@@ -9,11 +9,9 @@ from another package names its own schema in its YAML (``schema: my_package.sett
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from csa.config.locations import content_of
 from csa.config.switches import scaled, window
 
 
@@ -154,27 +152,6 @@ class BackboneConfig:
         return self
 
 
-def weights_file(weights: str | None) -> Path | None:
-    """The file that ``backbone.weights`` names; None where it is a name of the library's, or null."""
-    if weights is None or not ("/" in weights or weights.endswith((".pt", ".pth", ".bin", ".safetensors"))):
-        return None
-    return Path(weights).expanduser()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LibraryBackbone(BackboneConfig):
-    """A network of torchvision or timm. A file of ``weights`` counts by its content, wherever it lies."""
-
-    model: str
-    weights: str | None = field(metadata={"counted_as": lambda weights: content_of(weights_file(weights)) or weights})
-    frozen: Literal["nothing", "trunk", "all"]
-    new_last_block: bool
-    drop_path: float | None = number(at_least=0, at_most=0.99)
-
-    def without_weights(self) -> LibraryBackbone:
-        return replace(self, weights=None)
-
-
 # --- method ---------------------------------------------------------------------------------
 
 
@@ -184,12 +161,14 @@ class MethodConfig:
 
     starts_from: the method whose finished training is stage one of this method, taken where it is there;
     start_settings: which settings of this method are that method's.
+    smooths: whether its losses are cross-entropies that know ``protocol.label_smoothing``.
     published: protocols of the method's paper, or of whoever ran its published row, by which
     ``protocol=published`` chooses: the one whose name is, or begins with, that of the data set's own protocol.
     """
 
     starts_from: ClassVar[str | None] = None
     start_settings: ClassVar[tuple[str, ...]] = ()
+    smooths: ClassVar[bool] = False
     name: str
     schema: str
     target: str
@@ -203,12 +182,13 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig(MethodConfig):
-    pass
+    smooths: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRetrainingConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
+    smooths: ClassVar[bool] = True
     epochs: int | None = number(at_least=1, when_null=lambda protocol: protocol.stage_two.epochs)
     lr: float = number(above=0)
     cosine_share: float = neutral(1.0, above=0, at_most=1)
@@ -224,6 +204,7 @@ class ClassifierRetrainingConfig(MethodConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextShiftConfig(MethodConfig):
+    smooths: ClassVar[bool] = True
     delta: float = used_when("bank", bool, at_least=0, at_most=1)
     start_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(10, protocol))
     bank: bool
@@ -268,6 +249,11 @@ class ProtocolConfig:
     momentum: float = number(at_least=0, at_most=1)
     weight_decay: float = number(at_least=0)
     nesterov: bool
+    optimizer: Literal["sgd", "adamw"] = neutral("sgd")
+    layer_decay: float = neutral(1.0, above=0, at_most=1)
+    clip_norm: float | None = neutral(None, above=0)
+    ema: float | None = neutral(None, above=0, at_most=0.99999)
+    label_smoothing: float = neutral(0.0, at_least=0, at_most=0.99)
     schedule: Literal["constant", "cosine", "multistep"]
     warmup_epochs: int = number(at_least=0)
     warmup_from: float | None = neutral(None, at_least=0, at_most=1)

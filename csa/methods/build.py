@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from csa.config.classes import named_class
+from csa.config.faults import Fault, UserError
 from csa.methods.method import Context, Method
 from csa.models.build import build_backbone
 
@@ -25,8 +26,12 @@ def build_method(
     """The method for a data set: images [channels, height, width], ``counts`` training images of each class.
 
     Raises:
-        UserError: the class of the method or backbone cannot be imported, or the images are too small for it.
+        UserError: the class of the method or backbone cannot be imported, the images are too small for it, or the
+            protocol smooths labels of a loss that knows nothing of it.
     """
+    if config.protocol.label_smoothing and not config.method.smooths:
+        problem = f"method={config.method.name} has a loss that it is not defined for"
+        raise UserError(Fault("protocol.label_smoothing", config.protocol.label_smoothing, problem, "0"))
     context = Context(
         config=config.method,
         sampler=config.sampler,

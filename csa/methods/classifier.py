@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from csa.methods.criteria import Criterion
+from csa.methods.losses import plain
 from csa.methods.method import Clock, Context, Method, Step
 from csa.methods.schedules import training_stage
 from csa.models.heads import linear_head
@@ -41,7 +43,7 @@ class Classifier(Method):
             self.backbone = context.build_backbone()
         with initialised_at(context.seed, "init", "head"):
             self.head = new_head(self.backbone, context.num_classes)
-        self.criterion = criterion or Criterion()
+        self.criterion = criterion or Criterion(partial(plain, smoothing=context.protocol.label_smoothing))
         self.sampler = context.sampler
         self.stages = (training_stage(context.protocol),)
 

@@ -6,6 +6,7 @@ their backgrounds, through a bank, to the class-balanced batches that the balanc
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +57,7 @@ class ContextShift(Method):
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
         self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)
         self.primary_head = self.config.primary_head
+        self.cross_entropy = partial(cross_entropy, smoothing=context.protocol.label_smoothing)
         self.stages = (training_stage(context.protocol),)
         if self.bank is not None:
             self.backbone.need_map("CSA's mask")
@@ -143,11 +145,11 @@ class ContextShift(Method):
         if self.own_mask_pass:
             balanced = self.balanced_loss(batches, draws, clock)
             images, targets = self.uniform_batch(batches["uniform"], draws, clock)
-            uniform = cross_entropy(self.uniform_head(self.backbone(images)), targets)
+            uniform = self.cross_entropy(self.uniform_head(self.backbone(images)), targets)
         else:
             images, targets = self.uniform_batch(batches["uniform"], draws, clock)
             feature_map = self.backbone.feature_map(images)
-            uniform = cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
+            uniform = self.cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
             if self.lends(clock):
                 measures = self.lend(batches["uniform"], feature_map.detach())
             balanced = self.balanced_loss(batches, draws, clock)
@@ -178,7 +180,7 @@ class ContextShift(Method):
         if self.bank is not None:
             contexts, masks = self.bank.sample(draws["context_order"], len(images))
             images = blend_context(images, contexts, masks, draws["lambda"])
-        return cross_entropy(self.balanced_head(self.backbone(images)), [(labels, 1.0)])
+        return self.cross_entropy(self.balanced_head(self.backbone(images)), [(labels, 1.0)])
 
     def idle_loss(self, decision: str) -> Tensor:
         """Zero, and zeros as gradients where the head decays: ``zero_grad`` of the released code's torch left them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -82,5 +83,5 @@ def ldam_drw(config: LdamConfig, counts: Sequence[int]) -> Criterion:
     return criterion
 
 
-def logit_adjustment(counts: Sequence[int], tau: float) -> Criterion:
-    return Criterion(WithConstant(logit_adjusted, log_prior(counts), tau))
+def logit_adjustment(counts: Sequence[int], tau: float, smoothing: float = 0.0) -> Criterion:
+    return Criterion(WithConstant(partial(logit_adjusted, smoothing=smoothing), log_prior(counts), tau))

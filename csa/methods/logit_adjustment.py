@@ -15,4 +15,5 @@ if TYPE_CHECKING:
 class LogitAdjustment(Classifier):
     def __init__(self, context: Context) -> None:
         assert isinstance(context.config, LogitAdjustmentConfig)
-        super().__init__(context, logit_adjustment(context.counts, context.config.tau))
+        smoothing = context.protocol.label_smoothing
+        super().__init__(context, logit_adjustment(context.counts, context.config.tau, smoothing))

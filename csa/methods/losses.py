@@ -18,13 +18,15 @@ PerImage = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "weighted_mean"]
 
 
-def cross_entropy(logits: Tensor, targets: Targets, reduction: Literal["none", "mean"] = "mean") -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Targets, reduction: Literal["none", "mean"] = "mean", smoothing: float = 0.0
+) -> Tensor:
     """Sum over the terms of weight times cross-entropy, in float32.
 
     ``none`` gives one loss an image, [B]; ``mean`` divides their sum by B, whatever the weights.
     """
     logits = _wide(logits)  # once: gradients of the terms are to meet in float32
-    losses = sum(weight * plain(logits, labels) for labels, weight in targets)
+    losses = sum(weight * plain(logits, labels, smoothing) for labels, weight in targets)
     assert not isinstance(losses, int), "no targets"
     return losses.mean() if reduction == "mean" else losses
 
@@ -53,8 +55,9 @@ def class_weighted(
 # --- one loss an image ----------------------------------------------------------------------
 
 
-def plain(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(_wide(logits), labels, reduction="none")
+def plain(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """smoothing: share of a label that all classes get, each the same (Szegedy et al. 2016)."""
+    return F.cross_entropy(_wide(logits), labels, reduction="none", label_smoothing=smoothing)
 
 
 def softmax_focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -87,12 +90,12 @@ def margin_loss(cosines: Tensor, labels: Tensor, margins: Tensor, scale: float) 
     return plain(scale * torch.where(own, cosines - margins, cosines), labels)
 
 
-def logit_adjusted(logits: Tensor, labels: Tensor, log_prior: Tensor, tau: float) -> Tensor:
+def logit_adjusted(logits: Tensor, labels: Tensor, log_prior: Tensor, tau: float, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of ``z + tau log pi`` (Menon et al. 2021); with tau 1 this is Balanced Softmax.
 
     log_prior: [K].
     """
-    return plain(_wide(logits) + tau * log_prior, labels)
+    return plain(_wide(logits) + tau * log_prior, labels, smoothing)
 
 
 def _focused(losses: Tensor, gamma: float) -> Tensor:

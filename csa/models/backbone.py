@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from typing import Literal
 
@@ -67,6 +68,14 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.embed(self.feature_map(images))
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Its weights from the first layer to the last: names of one layer are alike up to the first number."""
+        layers: dict[str, list[nn.Parameter]] = {}
+        for name, weights in self.named_parameters():
+            numbered = re.match(r"(.*?\d+)(\.|$)", name)
+            layers.setdefault(numbered[1] if numbered else name.rpartition(".")[0], []).append(weights)
+        return list(layers.values())
 
 
 class StagedBackbone(Backbone):

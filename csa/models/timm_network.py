@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.schema import weights_file
 from csa.models.library import (
     TO_CHANNELS_FIRST,
     TO_CHANNELS_LAST,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 class TimmNetwork(LibraryBackbone):
     """Its feature map is what timm pools, where that is one; a network of tokens has none."""
+
+    network: Any  # with timm's own methods
 
     def __init__(
         self,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.schema import weights_file
 from csa.models.library import LibraryBackbone, does_not_suit, not_at_hand, read_weights
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _built(model: str, side: int, drop_path: float | None) -> nn.Module:
 
 def _take_off_head(network: nn.Module, model: str) -> str:
     """Put an identity in the place of the classifier; returns its name."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear or network.get_submodule(linear[-1]).out_features != CLASSES:
         raise UserError(Fault("backbone.model", model, "does not end in a linear layer", "another network"))
     network.set_submodule(linear[-1], nn.Identity())

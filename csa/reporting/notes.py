@@ -122,9 +122,10 @@ def _without_runs(lines: pd.DataFrame) -> list[str]:
 
 def _recipe(runs: Sequence[Run]) -> list[str]:
     protocol, backbone = runs[0].config["protocol"], printed(str(runs[0].identity["backbone"]["name"]))
+    name = "AdamW" if protocol.get("optimizer") == "adamw" else "SGD"
     told = (
         f"Protocol {protocol.get('name', '')}: {backbone}, {protocol['epochs']} epochs, batch "
-        f"{protocol['batch_size']}, SGD with learning rate {protocol['lr']:g}, momentum {protocol['momentum']:g}, "
+        f"{protocol['batch_size']}, {name} with learning rate {protocol['lr']:g}, momentum {protocol['momentum']:g}, "
         f"weight decay {protocol['weight_decay']:g}, {protocol['schedule']} schedule."
     )
     return [told]

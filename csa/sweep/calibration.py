@@ -105,11 +105,15 @@ def _stage(
     import torch
 
     from csa.methods.method import Clock
-    from csa.training.stepping import Stepping, make_optimiser
+    from csa.training.optimisation import WeightAverage, make_optimiser
+    from csa.training.stepping import Stepping
 
     method.enter_stage(index)
     method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stepping = Stepping(method, make_optimiser(method, index, config.protocol), machine)
+    protocol = config.protocol
+    average = None if protocol.ema is None else WeightAverage(method, protocol.ema)
+    optimiser = make_optimiser(method, index, protocol)
+    stepping = Stepping(method, optimiser, machine, clip_norm=protocol.clip_norm, average=average)
     stepping.set_rate(RATE)
     epochs = method.stages[index].epochs
     places = sorted({(2 * part + 1) * epochs // (2 * PARTS) for part in range(PARTS)})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
 from csa.training.interruption import StoppedError
+from csa.training.optimisation import WeightAverage, make_optimiser
 from csa.training.profiling import Profiling
 from csa.training.single_images import refuse_single_images, refuse_single_images_of_any_stage
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
-from csa.training.stepping import Stepping, make_optimiser
+from csa.training.stepping import Stepping
+from csa.training.together import batch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,6 +103,7 @@ class Training:
         self._at = Position()
         self._loader: Loader  # of the stage: the data, and what the method adds to it
         self._optimiser: torch.optim.Optimizer
+        self._average: WeightAverage | None = None  # of the stage's weights
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
         self._together = machine.together
@@ -125,6 +129,8 @@ class Training:
                 stage = self._method.stages[index]
                 for number in range(self._at.epoch, stage.epochs):
                     self._epoch(stage, Clock(index, number, stage.epochs))
+                if self._average is not None:
+                    self._average.adopt()
                 if stage.shared is not None or index + 1 == len(self._method.stages):
                     self._save()  # first: killed behind ``keep`` and without it, it would take its own for another's
                 if self._together.first:
@@ -142,7 +148,8 @@ class Training:
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
         """Scores on all processes' images; logits and labels of this one's."""
-        logits, labels = head_logits(self._method, self._stepping.logits, batches)
+        with nullcontext() if self._average is None else self._average.in_place():
+            logits, labels = head_logits(self._method, self._stepping.logits, batches)
         groups = vars(self._split.by_rank), vars(self._split.by_count)
         try:
             return head_scores(self._method, logits, labels, *groups, self._together), logits, labels
@@ -169,10 +176,16 @@ class Training:
         added = self._method.added_images(index, self._data)
         self._loader = self._data if added is None else self._data.with_images(*added)
         refuse_single_images(self._method, index, self._loader, self._split.image_shape)
-        self._optimiser = make_optimiser(self._method, index, self._config.protocol)
+        protocol = self._config.protocol
+        self._optimiser = make_optimiser(self._method, index, protocol)
+        self._average = None if protocol.ema is None else WeightAverage(self._method, protocol.ema)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
-        self._stepping = Stepping(self._method, self._optimiser, self._machine)
+            if self._average is not None:
+                self._average.load_state_dict(state["average"][self._together.share.rank])
+        self._stepping = Stepping(
+            self._method, self._optimiser, self._machine, clip_norm=protocol.clip_norm, average=self._average
+        )
 
     def _reuse(self, index: int) -> None:
         """Start from another run's finished stage where there is one."""
@@ -243,7 +256,8 @@ class Training:
 
     def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
         self._check_losses(losses)
-        self._together.average_statistics(self._method)
+        averaged = [] if self._average is None else self._average.averaged_statistics
+        self._together.average([*batch_statistics(self._method), *averaged])
         started = time.monotonic()
         scores, _, _ = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         line = {
@@ -315,6 +329,8 @@ class Training:
         self._check_standing()
         standing = Standing(self._at, self._history, self._open)
         state = standing.packed(self._method, self._optimiser, self._together)
+        if self._average is not None:
+            state["average"] = self._together.everyones(self._average.state_dict())
         if self._together.first:
             checkpoint.save(self._record.checkpoint, state | arithmetic(self._machine, self._config))
         self._saved_at = time.monotonic()

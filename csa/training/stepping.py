@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from csa.config.schema import ProtocolConfig
     from csa.data.batch import Batch
     from csa.data.loader import Epoch
     from csa.methods.method import Clock, Method
     from csa.training.graphs import Tensors
     from csa.training.machine import Machine
+    from csa.training.optimisation import WeightAverage
 
 LOSS = ""
 """The name of the loss among the measures that a part of a step returns; no measure has it."""
@@ -33,24 +33,6 @@ Part = Literal["opening", "rest", "whole"]
 """Of a step: ``Method.opening``; what follows it, with gradients and update; both in one launch."""
 MOST_VARIANTS = 64
 """Of a function that is compiled; beyond, torch runs it eagerly. Four phases of two batch sizes are past its own 8."""
-
-
-def make_optimiser(method: Method, stage: int, protocol: ProtocolConfig) -> torch.optim.Optimizer:
-    """The optimiser of a stage at its first learning rate."""
-    optimiser = torch.optim.SGD(
-        [{"lr_factor": 1.0, **group} for group in method.parameter_groups(stage)],
-        lr=method.stages[stage].lr(0),
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-        nesterov=protocol.nesterov,
-        fused=True,
-    )
-    if protocol.momentum:
-        # The fused update wants all buffers of a group or none, but a head may get its first gradient
-        # late. A zero buffer gives the same first step as no buffer.
-        for parameter in (p for group in optimiser.param_groups for p in group["params"]):
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimiser
 
 
 @dataclass
@@ -74,11 +56,21 @@ class Stepping:
     """Of one stage: its method, and the optimiser that trains it.
 
     mode: how its steps are launched, ``graph`` only once one was; trouble: why they are not, though they should be.
+    average: of the weights, moved by every update. clip_norm: to which gradients are scaled down.
     random: whether the network itself draws in a step, which is then no graph: the step's own seed is set before it.
     """
 
-    def __init__(self, method: Method, optimiser: torch.optim.Optimizer, machine: Machine) -> None:
+    def __init__(
+        self,
+        method: Method,
+        optimiser: torch.optim.Optimizer,
+        machine: Machine,
+        *,
+        clip_norm: float | None = None,
+        average: WeightAverage | None = None,
+    ) -> None:
         self._method, self._optimiser, self._machine = method, optimiser, machine
+        self._clip_norm, self._average = clip_norm, average
         self.mode = "compiled" if machine.step_mode == "compiled" else "eager"
         self.random = any(isinstance(module, Backbone) and module.random for module in method.modules())
         as_graph = machine.step_mode == "graph" and not self.random
@@ -186,11 +178,17 @@ class Stepping:
 
     def _update(self, loss: Tensor) -> None:
         self._machine.fabric.backward(loss)
+        if self._clip_norm is not None:
+            trained = [p for group in self._optimiser.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self._clip_norm)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update()
         self._optimiser.zero_grad(set_to_none=True)
 
     def _state(self) -> list[Tensor]:
         """All that a step changes."""
         momentum = (value for state in self._optimiser.state.values() for value in state.values())
-        tensors = chain(self._method.parameters(), self._method.buffers(), momentum)
+        average = () if self._average is None else (self._average.count, *self._average.values)
+        tensors = chain(self._method.parameters(), self._method.buffers(), momentum, average)
         return [tensor.detach() for tensor in tensors if isinstance(tensor, torch.Tensor)]

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from csa.data.share import ALONE, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lightning_fabric import Fabric
 
@@ -61,6 +61,13 @@ def _part() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
     gc.collect()
+
+
+def batch_statistics(method: nn.Module) -> list[Tensor]:
+    """Batch-norm's running means and variances."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+    found = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    return [statistic for statistic in found if statistic is not None]
 
 
 class Together:
@@ -124,13 +131,10 @@ class Together:
         """Until all are here."""
         self.greatest(0)
 
-    def average_statistics(self, method: nn.Module) -> None:
-        """Batch-norm's running means and variances, the mean over the processes."""
-        for module in method.modules() if not self.alone else ():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                for statistic in (module.running_mean, module.running_var):
-                    assert statistic is not None
-                    statistic.copy_(self.summed(statistic) / self.share.processes)
+    def average(self, values: Sequence[Tensor]) -> None:
+        """Each becomes its mean over the processes."""
+        for value in values if not self.alone else ():
+            value.copy_(self.summed(value) / self.share.processes)
 
     def own_state(self, method: nn.Module) -> list[dict[str, Tensor]]:
         """What differs between the processes, of each; empty for a process alone."""

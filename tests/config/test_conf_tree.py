@@ -16,7 +16,7 @@ FILES = sorted(conf_dir().glob("*/*.yaml"))
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    return sorted(path.stem for path in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,25 @@ def test_a_data_set_brings_its_protocol_and_backbone_and_the_command_line_wins(c
     assert composed(conf, "dataset=mnist_lt", "backbone=resnet32").backbone.name == "resnet32"
 
 
+OWN = {"image_folder": "path", "npz": "path", "list_files": "root"}
+
+
+@pytest.mark.parametrize(("dataset", "key"), OWN.items())
+def test_own_images_are_fine_tuned_where_the_backbone_has_weights(conf, dataset, key):
+    words = (f"dataset={dataset}", f"dataset.{key}=x", "method=ce")
+    pretrained = (*words, "backbone=torchvision", "backbone.weights=IMAGENET1K_V1")
+    finetune, others = (build(composed(conf, f"protocol={name}")).protocol for name in ("finetune", "small"))
+    if dataset == "list_files":
+        others = build(composed(conf, "protocol=imagenet")).protocol
+    assert build(composed(conf, *words)).protocol == others
+    assert build(composed(conf, *words, "backbone=torchvision")).protocol == others
+    assert build(composed(conf, *pretrained)).protocol == finetune
+    assert build(composed(conf, *pretrained, "protocol.lr=0.3")).protocol.lr == 0.3
+    assert composed(conf, *pretrained, "protocol=cifar").protocol.name == "cifar"
+    quick = conf.compose([conf.parse(word) for word in pretrained[:-1]]).with_value(conf.parse(pretrained[-1]))
+    assert build(quick.config).protocol == finetune
+
+
 def test_a_schema_from_another_package(conf, tmp_path, monkeypatch):
     (tmp_path / "their_settings.py").write_text(
         "from dataclasses import dataclass\n"
@@ -103,7 +122,7 @@ SELF_EXPLAINED = re.compile(
     r" *(defaults|method|dataset|name|schema|source|target|streams|rule|std|weight_decay|nesterov"
     r"|milestones|factors|stem: null|lambda_max|mlflow: false|uri|experiment|model: false"
     r"|q: null|images_per_visit: null|q: -?\d|q: 0.5|images_per_visit: 4|draws: images"
-    r"|mixup_alpha: \$)"
+    r"|mixup_alpha: \$|[a-z_]+: \$\{recipe:)"
 )
 
 

@@ -204,7 +204,7 @@ WORDS = {"npz": ["dataset.path=x"], "image_folder": ["dataset.path=x"], "list_fi
 OPTIONS = [
     (group, path.stem)
     for group in ("dataset", "method", "backbone", "protocol", "sampler", "tracking")
-    for path in sorted((conf_dir() / group).glob("*.yaml"))
+    for path in sorted((conf_dir() / group).glob("[!_]*.yaml"))
 ]
 
 

@@ -31,7 +31,8 @@ from csa.methods.method import Method
 from csa.metrics import CALIBRATION_BINS
 from csa.training.evaluation import counts
 from csa.training.machine import Machine
-from csa.training.stepping import Stepping, make_optimiser
+from csa.training.optimisation import WeightAverage, make_optimiser
+from csa.training.stepping import Stepping
 from csa.training.together import Together
 
 BATCH = 6
@@ -63,7 +64,7 @@ class OnDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        update = name == "_fused_sgd_"  # changes its arguments; it has no meta kernel
+        update = name in ("_fused_sgd_", "_fused_adamw_")  # changes its arguments; it has no meta kernel
         result = None if update else func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         if name == "lift_fresh" or any(tensor.device != META for tensor in tensors):
@@ -76,18 +77,21 @@ class OnDevice(TorchDispatchMode):
 @pytest.fixture
 def on_device(monkeypatch) -> OnDevice:
     """``with on_device:`` autocast and the fused update take meta tensors too."""
-    autocast, update = torch.autocast, sys.modules[torch.optim.SGD.__module__]
+    autocast = torch.autocast
     monkeypatch.setattr(
         torch, "autocast", lambda kind, **how: contextlib.nullcontext() if kind == "meta" else autocast(kind, **how)
     )
-    monkeypatch.setattr(update, "_device_dtype_check_for_fused", lambda *_, **__: None)
+    for optimiser in (torch.optim.SGD, torch.optim.Adam):
+        module = sys.modules[optimiser.__module__]
+        monkeypatch.setattr(module, "_device_dtype_check_for_fused", lambda *_, **__: None)
     return OnDevice()
 
 
 def stepping_of(method: Method, stage: int, protocol: ProtocolConfig) -> Stepping:
     machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), Together(), "eager")
     update = make_optimiser(method, stage, protocol)
-    stepping = Stepping(method, update, machine)
+    average = None if protocol.ema is None else WeightAverage(method, protocol.ema)
+    stepping = Stepping(method, update, machine, clip_norm=protocol.clip_norm, average=average)
     for group in update.param_groups:
         group["lr"] = torch.tensor(0.0, device=META)  # as on a GPU
     return stepping
@@ -160,6 +164,11 @@ def test_but_for_one_look_into_a_bank_that_fills(backbone, lent, on_device, monk
     monkeypatch.setattr(ContextBank, "look", lambda bank: looks.append(bank) or lent)
     assert train_on_device(on_device, "method=csa", f"backbone={backbone}") == ["uniform", "both"]
     assert len(looks) == 1
+
+
+def test_so_do_the_updates_of_fine_tuning(on_device):
+    update = ("protocol.optimizer=adamw", "protocol.layer_decay=0.7", "protocol.clip_norm=1", "protocol.ema=0.99")
+    assert train_on_device(on_device, "method=csa", "backbone=resnet10", *update) == ["uniform", "both"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

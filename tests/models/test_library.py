@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from csa.config.backbone_schema import LibraryBackbone
 from csa.config.faults import UserError
-from csa.config.schema import LibraryBackbone
 from csa.methods.background_mask import background_mask, class_map, gradient_class_map
 from csa.models.build import build_backbone
 from csa.models.heads import linear_head

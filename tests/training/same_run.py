@@ -24,6 +24,7 @@ def contents(record: Record) -> dict[str, Any]:
     return {
         "weights": state["method"],
         "momentum": state["optimiser"]["state"],
+        "average": [value for own in state.get("average", []) for value in (own["count"], *own["values"])],
         "lines": lines,
         "outputs": {name: outputs[name].tobytes() for name in outputs},
         "heads": result["heads"],
@@ -35,8 +36,10 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name
     assert first["momentum"].keys() == second["momentum"].keys()
-    for name, value in first["momentum"].items():
-        assert torch.equal(value["momentum_buffer"], second["momentum"][name]["momentum_buffer"])
+    for name, state in first["momentum"].items():
+        assert all(torch.equal(value, second["momentum"][name][key]) for key, value in state.items()), name
+    for mine, other in zip(first["average"], second["average"], strict=True):
+        assert torch.equal(mine, other)
     assert first["lines"] == second["lines"]
     assert first["outputs"] == second["outputs"]
     assert first["heads"] == second["heads"]

@@ -78,6 +78,17 @@ def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, t
     assert_same(contents(disturbed), expected)
 
 
+def test_so_are_the_state_of_adamw_and_the_average_of_the_weights(configuration, tmp_path, monkeypatch):
+    update = ("protocol.optimizer=adamw", "protocol.layer_decay=0.7", "protocol.clip_norm=1", "protocol.ema=0.9")
+    undisturbed = contents(start(configuration("method=crt", *update)))
+    assert undisturbed["momentum"][0].keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert float(undisturbed["average"][0]) > 0
+    Stopper(monkeypatch, 2, 8, 13)
+    disturbed, starts = start_until_done(configuration("method=crt", *update, f"output_root={tmp_path / 'disturbed'}"))
+    assert starts == 4
+    assert_same(contents(disturbed), undisturbed)
+
+
 def test_images_that_stay_in_their_files_are_resumed_in_an_epoch_s_middle(configuration, tmp_path, monkeypatch):
     write_tree(tmp_path / "images", classes=4, largest=12, smallest=3, of_each=2, side=32)
     lists = [f"dataset.{part}_list=ImageNet_LT_{part}.txt" for part in ("train", "test")]
