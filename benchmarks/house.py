@@ -47,7 +47,7 @@ def sizes() -> list[str]:
 
 def way(words: list[str]) -> list[str]:
     """What of csa is called for these words until the run begins; the command's own output is not changed."""
-    from csa.config.entry import hydra_main
+    from csa.entry import hydra_main
 
     calls: Counter[tuple[str, str]] = Counter()
     moves = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.config.schema import Config, TorchvisionDataset
-from csa.data.build import inspect, load_split
+from csa.data.dataset import inspect, load_split
 from csa.data.sources.source import Preview, Source
 from csa.data.sources.torchvision_archive import TorchvisionSource
 from csa.data.split import Arrays

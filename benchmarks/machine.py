@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.table import Row
-from csa.config.machine import cores
+from csa.config.host import cores
 from csa.tracking.environment import software
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.machine import cores, output_fault
-from csa.config.preflight import configure
+from csa.config.host import cores, output_fault
+from csa.preflight import configure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

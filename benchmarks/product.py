@@ -14,7 +14,7 @@ from benchmarks.table import Row
 from csa.config.identity import identity
 from csa.console import PlainConsole
 from csa.data.loader import ResidentEpoch, ResidentLoader
-from csa.methods.build import build_method
+from csa.methods.method import build_method
 from csa.tracking.record import Record
 from csa.training.interruption import Interruption
 from csa.training.loop import EVALUATION_BATCH, Training

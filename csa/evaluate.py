@@ -40,7 +40,7 @@ TAKES = ("output_root", "dataset", "data_dir", "download", "runtime")
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
-    from csa.config.preflight import configure
+    from csa.preflight import configure
     from csa.tracking.finding import find_run
 
     with reporting_faults():
@@ -96,7 +96,7 @@ def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None
 def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test set of the run itself, and whether the recorded accuracies came out again."""
     from csa.console import PlainConsole
-    from csa.data.build import load_split
+    from csa.data.dataset import load_split
     from csa.summary import print_accuracies
 
     dataset = _recorded_dataset(record)
@@ -119,7 +119,7 @@ def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: s
 def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test part of the data set that the command names."""
     from csa.console import PlainConsole
-    from csa.data.build import load
+    from csa.data.dataset import load
     from csa.summary import print_accuracies
 
     dataset = config.dataset

@@ -91,7 +91,7 @@ class Order:
 def main(words: list[str]) -> int:
     """The exit status: 1 where a record had to be left out."""
     answer_help(words, __doc__)
-    from csa.config.preflight import configure
+    from csa.preflight import configure
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)
@@ -168,7 +168,7 @@ def _add_mlflow(found: Found, order: Order) -> None:
 
 def _frame(found: Found, order: Order) -> pd.DataFrame:
     """Of the runs that are meant: not those on made-up images, nor results that a correction changed since."""
-    from csa.config.preflight import CONFIG_DIR
+    from csa.preflight import CONFIG_DIR
     from csa.reporting.frame import frame_of
     from csa.reporting.tables import unrecorded
     from csa.sweep.shorthand import SMOKE

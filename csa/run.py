@@ -36,8 +36,8 @@ def train(*words: str, config_dir: str | None = None) -> Run:
         UserError: with every fault of the words, before anything is written.
         RuntimeError: training ended early; what was trained is kept, and the same words continue it.
     """
-    from csa.config.preflight import preflight
     from csa.config.typed import build
+    from csa.preflight import preflight
     from csa.reporting.run import from_folder
 
     config = build(preflight(words, config_dir=config_dir).config)
@@ -55,7 +55,7 @@ def recorded(config: Config) -> Record:
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
     from csa.console import PlainConsole
-    from csa.data.build import cache_faults, load_split
+    from csa.data.dataset import cache_faults, load_split
     from csa.summary import let_asked_stand, print_result
     from csa.tracking.record import Record
 
@@ -83,6 +83,6 @@ def recorded(config: Config) -> Record:
 
 if __name__ == "__main__":
     queue_again_on_sigterm()
-    from csa.config.entry import hydra_main
+    from csa.entry import hydra_main
 
     hydra_main(run)

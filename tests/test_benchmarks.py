@@ -23,7 +23,7 @@ from benchmarks.reference import ClassAware, ContextShift
 from benchmarks.reference_network import Network
 from benchmarks.table import Row, measured
 from csa.config.faults import UserError
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.methods.background_mask import background_mask, linear_class_map
 from csa.methods.mixing import blend_context
 from csa.models.resnet_cifar import ResNet32

@@ -17,7 +17,7 @@ from recorded_runs import WORDS, begin, train
 from csa import evaluate
 from csa.config.composition import tree
 from csa.config.typed import build
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.tracking.record import Record
 from csa.training.application import probabilities, scores_on

@@ -146,7 +146,7 @@ def test_a_full_disk_ends_in_one_line_and_is_continued(tmp_path):
     """A limit on the size of files stands for the disk: the checkpoint of 4 MB does not fit."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**19}, {2**19}))\n"
     (tmp_path / "small_disk.py").write_text(
-        f"{limit}from csa.run import run\nfrom csa.config.entry import hydra_main\nhydra_main(run)\n"
+        f"{limit}from csa.run import run\nfrom csa.entry import hydra_main\nhydra_main(run)\n"
     )
     process = csa(*WORDS, "protocol.epochs=1", cwd=tmp_path, module="small_disk")
     assert process.returncode == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from csa.config.faults import Fault
-from csa.config.machine import unwritable
+from csa.config.host import unwritable
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlflow.db"

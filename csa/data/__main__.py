@@ -14,9 +14,9 @@ import numpy as np
 
 from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
-from csa.config.preflight import KEYS, configure
-from csa.data.build import cache_faults, load_split
+from csa.data.dataset import cache_faults, load_split
 from csa.data.split import TRAIN
+from csa.preflight import KEYS, configure
 
 if TYPE_CHECKING:
     from csa.config.schema import Config

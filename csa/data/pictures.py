@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from csa.config.faults import Fault, UserError
-from csa.config.machine import cores
+from csa.config.host import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -198,7 +198,7 @@ def _figure_4(panels: Sequence[Panel], wanted: Wish | None = None) -> Drawn | No
 
 def of_data_set(config: Config) -> Drawn:
     """``figure=counts`` of any data set, trained on or not."""
-    from csa.data.build import load_split
+    from csa.data.dataset import load_split
 
     split = load_split(config.dataset, config.data_dir, config.download)
     groups = {name: getattr(split.by_rank, name) for name in ("many", "medium", "few")}

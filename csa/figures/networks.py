@@ -145,7 +145,7 @@ def _load(run: Run) -> Model:
 
 def split_of(model: Model, data_dir: str, download: bool) -> Split:
     """The images of the run. Raises UserError where they are not what they were."""
-    from csa.data.build import load_split
+    from csa.data.dataset import load_split
 
     split = load_split(model.config.dataset, data_dir, download)
     if split.hash != model.run.split:

@@ -7,6 +7,7 @@ from operator import and_, eq
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from csa.figures.style import canvas, legend_above, look, plain_numbers
 from csa.metrics import PARTS, calibration_bins
@@ -112,7 +113,7 @@ def _shared(ours: Courses, theirs: Courses) -> int:
     """How many epochs each of our runs begins with as theirs of the same seed does; 0 where such a run is missing."""
     if not ours.keys() <= theirs.keys():
         return 0
-    return min(sum(accumulate(map(eq, course, theirs[key]), and_)) for key, course in ours.items())
+    return min(sum(map(int, accumulate(map(eq, course, theirs[key]), and_))) for key, course in ours.items())
 
 
 def _crop(axes: Axes, values: list[np.ndarray]) -> None:
@@ -125,7 +126,7 @@ def _crop(axes: Axes, values: list[np.ndarray]) -> None:
     below = [np.flatnonzero(one.mean(0) < low) for one in values]
     first = min(int(one[-1]) + 1 if len(one) else 0 for one in below)
     axes.set_xlim(first + 0.5, max(one.shape[1] for one in values) + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 # --- calibration ----------------------------------------------------------------------------

@@ -10,16 +10,21 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from csa.config.classes import named_class
+from csa.config.faults import Fault, UserError
+from csa.models.build import build_backbone
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
-    from csa.config.schema import MethodConfig, ProtocolConfig, SamplerConfig
+    from csa.config.schema import Config, MethodConfig, ProtocolConfig, SamplerConfig
     from csa.data.batch import Batch
     from csa.data.loader import Loader
     from csa.models.backbone import Backbone
@@ -186,3 +191,31 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def build_method(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    counts: Sequence[int],
+) -> Method:
+    """The method for a data set: images [channels, height, width], ``counts`` training images of each class.
+
+    Raises:
+        UserError: the class of the method or backbone cannot be imported, the images are too small for it, or the
+            protocol smooths labels of a loss that knows nothing of it.
+    """
+    if config.protocol.label_smoothing and not config.method.smooths:
+        problem = f"method={config.method.name} has a loss that it is not defined for"
+        raise UserError(Fault("protocol.label_smoothing", config.protocol.label_smoothing, problem, "0"))
+    context = Context(
+        config=config.method,
+        sampler=config.sampler,
+        protocol=config.protocol,
+        counts=counts,
+        image_shape=image_shape,
+        build_backbone=partial(build_backbone, config.backbone, image_shape, mean, std),
+        seed=config.seed,
+    )
+    return named_class("method.target", config.method.target, Method)(context)

@@ -14,6 +14,7 @@ from csa.tracking.files import read_json
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -159,7 +160,7 @@ class Run:
         )
 
 
-def by_size(counts: list[int]) -> list[int]:
+def by_size(counts: Sequence[int]) -> list[int]:
     """Classes, that of most training images first."""
     return sorted(range(len(counts)), key=lambda k: (-counts[k], k))
 

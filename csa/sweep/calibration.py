@@ -79,9 +79,9 @@ def main() -> None:
 
 def measure(config: Config, threads: int) -> dict[str, Any]:
     """Steps as in training, at several places of each stage; every image is made to fit, so that CSA's bank fills."""
-    from csa.data.build import load_split
+    from csa.data.dataset import load_split
     from csa.data.opening import open_loader
-    from csa.methods.build import build_method
+    from csa.methods.method import build_method
     from csa.training.machine import choose
 
     began = time.perf_counter()

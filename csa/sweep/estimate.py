@@ -126,7 +126,7 @@ def _epochs(run: Run, first_is_taken: bool) -> list[int]:
 
 def _images(run: Run) -> int | None:
     """Of the training set; None where the data is not here to tell."""
-    from csa.data.build import preview
+    from csa.data.dataset import preview
     from csa.data.long_tail import wanted_counts
 
     known = preview(run.config.dataset, run.config.data_dir)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from csa.config.composition import spelt_out
 from csa.config.faults import Fault, UserError
+from csa.config.host import device_fault, output_fault
 from csa.config.identity import fingerprint, identity, run_folder
-from csa.config.machine import device_fault, output_fault
-from csa.config.preflight import size_faults
-from csa.data.build import inspect, preview
+from csa.data.dataset import inspect, preview
+from csa.preflight import size_faults
 from csa.summary import let_asked_stand
 from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError

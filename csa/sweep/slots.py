@@ -7,9 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from csa.config.machine import cores, free_memory
+from csa.config.host import cores, free_memory
 from csa.console import counting
-from csa.data.build import preview
+from csa.data.dataset import preview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
-from csa.data.build import load_split, source_of
 from csa.data.cache_folder import read_memory, write_memory
+from csa.data.dataset import load_split, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.machine import cores, device_fault, idle_cores
+from csa.config.host import cores, device_fault, idle_cores
 from csa.config.processes import Processes, slot_threads, started_together
 from csa.data.share import Share
 from csa.training.together import Together, meet

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from csa.config.recorded import read_recorded
-from csa.methods.build import build_method
+from csa.methods.method import build_method
 from csa.tracking.record import Record
 from csa.training import checkpoint
 

@@ -18,7 +18,7 @@ from csa.console import PlainConsole
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import LostWorkerError, telling_lost_workers
-from csa.methods.build import build_method
+from csa.methods.method import build_method
 from csa.summary import print_result
 from csa.tracking.environment import software
 from csa.tracking.follower import Follower

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from csa.config.machine import cores
+from csa.config.host import cores
 from csa.training import checkpoint
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from csa.config.composition import left_to_cells, tree
 from csa.config.faults import UserError
-from csa.config.preflight import configure, preflight
+from csa.preflight import configure, preflight
 from csa.sweep.cells import apply, expand
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.shorthand import fill_words

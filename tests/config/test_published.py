@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from csa.config.composition import spelt_out, tree
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
-from csa.config.preflight import preflight
 from csa.config.typed import build
+from csa.preflight import preflight
 
 PUBLISHED = {
     "ce": "cifar_ldam",

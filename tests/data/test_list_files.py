@@ -16,7 +16,7 @@ from shaped_tree import write_tree
 from csa.config.faults import UserError
 from csa.data import cache_folder
 from csa.data.__main__ import main
-from csa.data.build import inspect, load_split
+from csa.data.dataset import inspect, load_split
 from csa.data.image_files import ImageFiles
 from csa.data.long_tail import groups_by_count, groups_by_rank
 from csa.data.pictures import decode

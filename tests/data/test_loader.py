@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from csa.data import loader as loaders
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.data.loader import Loader, ResidentLoader, batch_sizes
 
 

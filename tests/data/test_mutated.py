@@ -12,7 +12,7 @@ from PIL import Image
 from shaped_tree import write_tree
 
 from csa.config.faults import UserError
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.data.decoding import pixels_at
 from csa.data.image_files import ImageFiles
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from csa.data.build import inspect, load_split
+from csa.data.dataset import inspect, load_split
 
 pytestmark = pytest.mark.data
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from csa.config.faults import UserError
-from csa.data.build import inspect, load_split
+from csa.data.dataset import inspect, load_split
 from csa.data.sources import (
     ColouredSource,
     DigitsSource,

@@ -20,7 +20,7 @@ from csa.config.faults import UserError
 from csa.data import streaming
 from csa.data.augmentation import as_floats
 from csa.data.batch import to_device
-from csa.data.build import cache_faults, load_split
+from csa.data.dataset import cache_faults, load_split
 from csa.data.decoded_once import CHUNK, decoded
 from csa.data.decoding import pixels_at
 from csa.data.loader import ResidentLoader

@@ -11,7 +11,7 @@ from recorded_runs import train
 
 from csa import report
 from csa.config.faults import UserError
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.figures import networks as models
 from csa.figures.networks import first_of_classes, model_runs
 from csa.figures.points import drawn_from_points
@@ -234,7 +234,7 @@ def test_a_network_without_a_context_bank_is_told(root, tmp_path, capsys):
 
 def test_data_that_has_changed_is_told(loaded, monkeypatch):
     changed = load_split(loaded["csa"].config.dataset, "data", download=False)
-    monkeypatch.setattr("csa.data.build.load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
+    monkeypatch.setattr("csa.data.dataset.load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
     with pytest.raises(UserError, match="is not what it was"):
         models.split_of(loaded["csa"], "data", download=False)
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 from tiny import COUNTS, compose_config
 
-from csa.methods.build import build_method
-from csa.methods.method import Method
+from csa.methods.method import Method, build_method
 
 
 @pytest.fixture

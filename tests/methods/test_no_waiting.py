@@ -23,11 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 from csa.config.schema import ProtocolConfig
 from csa.data.loader import ResidentLoader, resized_crop
-from csa.methods.build import build_method
 from csa.methods.context_bank import ContextBank
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
-from csa.methods.method import Method
+from csa.methods.method import Method, build_method
 from csa.metrics import CALIBRATION_BINS
 from csa.training.evaluation import counts
 from csa.training.machine import Machine

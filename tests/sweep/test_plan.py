@@ -123,7 +123,7 @@ def test_a_thousand_cells_without_torch(tmp_path):
     words = ["-m", *TINY, "seed=range(0,100)", "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"]
     code = (
         f"import sys; sys.argv = ['csa', *{words!r}]\n"
-        "from csa.config.entry import hydra_main\n"
+        "from csa.entry import hydra_main\n"
         "hydra_main(lambda config: None)\n"
         "print('torch' in sys.modules, 'mlflow' in sys.modules)"
     )

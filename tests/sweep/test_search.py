@@ -15,7 +15,7 @@ from started import LENET, ended, start, wait_for
 from tiny_words import TINY
 
 from csa.config.faults import UserError
-from csa.config.preflight import preflight
+from csa.preflight import preflight
 from csa.sweep.search import prepare
 
 TRIALS = 4

@@ -14,7 +14,7 @@ def tell(when: str) -> None:
 if __name__ == "__main__":
     atexit.register(tell, "left")  # first in, last out
 
-    from csa.config.entry import hydra_main
+    from csa.entry import hydra_main
     from csa.run import run
 
     try:

@@ -24,7 +24,7 @@ KILLS = ("step 3", "write 6", "step 13")
 # run takes, counted by its checkpoints, or in the n-th checkpoint that this process writes, half of it written.
 KILLED = """
 import os, signal, sys
-from csa.config.entry import hydra_main
+from csa.entry import hydra_main
 from csa.run import run
 from csa.training import checkpoint, loop
 what, count = sys.argv.pop(1).split()

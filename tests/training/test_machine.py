@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from csa.config import machine as of_the_system
+from csa.config import host as of_the_system
 from csa.config.faults import UserError
-from csa.config.machine import cores, free_memory, idle_cores
+from csa.config.host import cores, free_memory, idle_cores
 from csa.config.processes import SLOT_THREADS, Processes
 from csa.training import machine
 from csa.training.standing import arithmetic, refuse_other_arithmetic

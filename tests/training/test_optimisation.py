@@ -12,9 +12,8 @@ from csa.config.composition import tree
 from csa.config.faults import UserError
 from csa.config.typed import build, check
 from csa.data.batch import Batch
-from csa.data.build import load_split
-from csa.methods.build import build_method
-from csa.methods.method import Clock
+from csa.data.dataset import load_split
+from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
 from csa.training.application import scores_on
 from csa.training.machine import Machine

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from csa.methods.build import build_method
+from csa.methods.method import build_method
 from csa.tracking.record import Record
 from csa.training import checkpoint
 from csa.training.recorded import load_method, primary_head

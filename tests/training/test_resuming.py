@@ -16,7 +16,7 @@ from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.locations import conf_dir
 from csa.console import PlainConsole
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.tracking.record import Record
 from csa.training import loop, machine, shared_stages
 from csa.training.recorded import load_method

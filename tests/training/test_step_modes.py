@@ -17,7 +17,7 @@ from test_resuming import EAGER, METHODS, Stopper, start, start_until_done
 
 from csa.config.faults import UserError
 from csa.config.recorded import read_recorded
-from csa.data.build import load_split
+from csa.data.dataset import load_split
 from csa.data.loader import ResidentEpoch
 from csa.tracking.record import Record
 from csa.training import checkpoint, machine, stepping

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.machine import free_memory
+from csa.config.host import free_memory
 from csa.config.schema import NpzDataset
 from csa.data.pictures import unit_to_bytes
 from csa.data.sources.source import Preview, Source, listed

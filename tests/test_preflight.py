@@ -15,8 +15,8 @@ from csa.config import composition
 from csa.config.address import how_to_browse
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
-from csa.config.preflight import configure, preflight
 from csa.data import __main__ as data
+from csa.preflight import configure, preflight
 
 
 @pytest.fixture(autouse=True)
@@ -316,7 +316,7 @@ def test_missing_data_without_download(tmp_path):
 
 def test_a_data_set_is_inspected_once(monkeypatch):
     inspected = []
-    monkeypatch.setattr("csa.data.build.inspect", lambda dataset, *_: inspected.append(dataset.imbalance_ratio) or [])
+    monkeypatch.setattr("csa.data.dataset.inspect", lambda dataset, *_: inspected.append(dataset.imbalance_ratio) or [])
     assert faults_of("dataset.imbalance_ratio=2,3", "delta=0,0.1,0.2", "method=csa,ce", multirun=True) == []
     assert inspected == [2.0, 3.0]
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from csa.config.address import tracking_fault
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.machine import device_fault, output_fault, weights_fault
+from csa.config.host import device_fault, output_fault, weights_fault
 from csa.config.schema import Config, DatasetConfig
 from csa.config.typed import build, build_block, check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
@@ -161,7 +161,7 @@ def _data_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) ->
 
 
 def _inspect(config: DictConfig) -> tuple[list[Fault], Preview | None]:
-    from csa.data.build import inspect, preview
+    from csa.data.dataset import inspect, preview
 
     values = cast("Mapping[str, Any]", OmegaConf.to_container(config.dataset, resolve=True))
     dataset = build_block(DatasetConfig, values)

@@ -17,9 +17,9 @@ from csa.config.composition import CompositionError, left_to_cells, register_swe
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
 from csa.config.passwords import hidden
-from csa.config.preflight import preflight
 from csa.config.processes import started_together
 from csa.config.typed import build
+from csa.preflight import preflight
 from csa.sweep.plugins import prepare_search, register_plugins
 from csa.sweep.shorthand import spelt
 
@@ -103,7 +103,8 @@ def _is_of_hydra(error: Exception) -> bool:
     """Whether it is raised by Hydra's code or by what that calls, not by ours."""
     modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     callers = [name.partition(".")[0] for name in modules]
-    return [name for name in callers if name in ("csa", "hydra", "hydra_plugins")][-1] != "csa"
+    last: str = [name for name in callers if name in ("csa", "hydra", "hydra_plugins")][-1]
+    return last != "csa"
 
 
 def _refuse_other_trees(options: Namespace) -> None:

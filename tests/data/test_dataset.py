@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from csa.config.faults import UserError
-from csa.data.build import content_hash, inspect, load_split, measure, preview, subset_faults
+from csa.data.dataset import content_hash, inspect, load_split, measure, preview, subset_faults
 from csa.data.sources import Preview
 from csa.sweep.splits import split_hash
 
@@ -137,6 +137,6 @@ def test_hashes_are_remembered_until_the_file_changes(dataset_config, write_npz,
 
 
 def test_nothing_of_the_data_room_imports_torch_early():
-    modules = "csa.data.build, csa.sweep.splits, csa.data.samplers, csa.data.sources, csa.data.long_tail"
+    modules = "csa.data.dataset, csa.sweep.splits, csa.data.samplers, csa.data.sources, csa.data.long_tail"
     program = f"import {modules}, sys; assert not {{'torch', 'PIL', 'sklearn'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

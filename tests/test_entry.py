@@ -16,9 +16,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from csa.cli import disk_trouble, fault_list, queue_again_on_sigterm, reporting_faults, settle_process
-from csa.config.entry import hydra_main
 from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir
+from csa.entry import hydra_main
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +211,7 @@ def test_what_hydra_does_not_take(monkeypatch, capsys, words, fault):
 
 TORCH_FREE = """
 import sys
-from csa.config.entry import hydra_main
+from csa.entry import hydra_main
 try:
     hydra_main(lambda config: None)
 finally:
