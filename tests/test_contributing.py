@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,45 @@ def csa(folder: Path, *words: str) -> str:
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
+
+
+HOUSE = Path(__file__).parents[1] / "csa"
+EVERYWHERE = ("config", "cli", "console", "metrics", "randomness", "summary")
+ENTRIES = ("__init__", "run", "entry", "report", "evaluate", "records", "__main__")
+
+
+def room(module: Path) -> str:
+    """Of ``run.py`` or ``data/loader.py``, as the picture calls it."""
+    name = module.stem if len(module.parts) == 1 or module.stem == "__main__" else module.parts[0]
+    return "entries" if name in ENTRIES else name
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a module imports when it is imported or used; what only types need does not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    names = [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
+    parts = [name.split(".")[1:] for name in names if name.startswith("csa.")]
+    return {room(Path(*part[:2]) if (HOUSE / part[0]).is_dir() else Path(part[0])) for part in parts}
+
+
+def test_the_picture_of_the_house_is_that_of_its_imports():
+    (picture,) = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", TEXT, flags=re.DOTALL)
+    arrows = [line.split(" --> ") for line in picture.strip().splitlines()]
+    drawn = {source.strip(): set(targets.split(" & ")) for source, targets in arrows}
+    found: dict[str, set[str]] = {}
+    for path in sorted(HOUSE.rglob("*.py")):
+        here = room(path.relative_to(HOUSE))
+        if path != HOUSE / "__init__.py":
+            found.setdefault(here, set()).update(imported(path) - {here})
+    assert found.pop("config") == set()
+    for name in EVERYWHERE[1:]:
+        assert found.pop(name) <= {*EVERYWHERE, "data"}, name
+    assert {here: to for here, rooms in found.items() if (to := rooms - {*EVERYWHERE})} == drawn
+    assert [*TopologicalSorter(drawn).static_order()][-1] == "entries"
 
 
 def test_there_is_an_example_of_each():
