@@ -148,7 +148,7 @@ def test_an_unknown_data_set_lists_all():
     assert fault == (
         "dataset=cifar100lt: there is no such dataset; did you mean 'cifar100_lt'? Allowed: "
         "cifar100_lt, cifar10_lt, cmnist_lt, digits_lt, fashion_lt, image_folder, imagenet_lt, "
-        "list_files, mnist_lt, npz."
+        "inat18, list_files, mnist_lt, npz, places_lt, tiny_imagenet_lt."
     )
 
 

@@ -169,6 +169,7 @@ def test_an_image_that_cannot_be_read_stops_with_its_path_or_is_skipped_and_coun
     damaged = min((tmp_path / "tree" / "train").glob("*/*.JPEG"))
     damaged.write_bytes(damaged.read_bytes()[:300])
     words = ("dataset=imagenet_lt", "dataset.root=tree", "dataset.lists=tree", "dataset.groups=null", "method=ce")
+    words += ("dataset.listed_images=null",)
     words += ("dataset.image_size=16", "backbone=resnet32", "protocol.epochs=1", "protocol.batch_size=4")
     words += ("runtime.device=cpu", "runtime.threads=1", "runtime.workers=1", "tracking=none")
     stopped = csa(*words, cwd=tmp_path)

@@ -99,13 +99,14 @@ class ImageFolderDataset(DatasetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ListFilesDataset(DatasetConfig):
-    """``validation``: take the images of ``val_list`` as validation images."""
+    """``validation``: take the images of ``val_list`` as validation images. ``listed_images``: of the training list."""
 
     root: str
     lists: str | None
     train_list: str
     val_list: str | None
     test_list: str
+    listed_images: int | None = neutral(None, at_least=1)
     validation: bool
     image_size: int = number(at_least=8)
     resize: int | None = number(at_least=8)

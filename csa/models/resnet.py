@@ -1,4 +1,4 @@
-"""ResNet-10 and ResNet-50 from torchvision's blocks, with a stem that suits the image size."""
+"""ResNet-10, ResNet-18 and ResNet-50 from torchvision's blocks, with a stem that suits the image size."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ class ResNet10(TorchvisionResNet):
         self, channels: int, height: int, width: int, mean: tuple[float, ...], std: tuple[float, ...], stem: str | None
     ) -> None:
         super().__init__(BasicBlock, [1, 1, 1, 1], channels, mean, std, _is_small(stem, height, width))
+
+
+class ResNet18(TorchvisionResNet):
+    """Two basic blocks a stage, 512-d feature."""
+
+    def __init__(
+        self, channels: int, height: int, width: int, mean: tuple[float, ...], std: tuple[float, ...], stem: str | None
+    ) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2], channels, mean, std, _is_small(stem, height, width))
 
 
 class ResNet50(TorchvisionResNet):

@@ -136,7 +136,17 @@ NOT_COUNTED = {
     BY_CONTENT: {
         *("profile", "imbalance_ratio", "max_per_class", "cap", "split_seed", "holdout", "test_per_class", "enlarge"),
         *("label_flip", "colour_seed", "archive", "npz_name", "path", "image_size", "root", "lists", "train_list"),
-        *("val_list", "test_list", "validation", "resize", "identified_by", "cache", "cache_dir", "source"),
+        *(
+            "val_list",
+            "test_list",
+            "listed_images",
+            "validation",
+            "resize",
+            "identified_by",
+            "cache",
+            "cache_dir",
+            "source",
+        ),
     },
     BY_METHOD: {
         *("delta", "protocol.deferral_epoch", "protocol.balanced_epoch", "protocol.mixup_alpha"),

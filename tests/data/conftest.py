@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from csa.config.locations import shipped
 from csa.config.schema import ProtocolConfig, SamplerConfig, StageTwoConfig
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -18,7 +19,7 @@ def dataset_config():
     """A data set's typed configuration as its YAML says, with changes."""
 
     def make(name, **changes):
-        values = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))["dataset"]
+        values = shipped("dataset", name)
         module, _, schema = values["schema"].rpartition(".")
         return getattr(import_module(module), schema)(**{**values, **changes})
 

@@ -17,6 +17,7 @@ TARGETS = {
     "lenet": ("csa.models.lenet.LeNet", None, 12),
     "resnet32": ("csa.models.resnet_cifar.ResNet32", None, 8),
     "resnet10": ("csa.models.resnet.ResNet10", "auto", 16),
+    "resnet18": ("csa.models.resnet.ResNet18", "auto", 16),
     "resnet50": ("csa.models.resnet.ResNet50", "auto", 16),
 }
 
@@ -78,6 +79,7 @@ def test_parameter_counts():
     assert size(backbone("lenet", (1, 28, 28))) == 156 + 2_416 + 48_120 + 10_164 + 170
     large = backbone("resnet50", (3, 224, 224))
     assert size(large, nn.Linear(2048, 1000)) == 25_557_032  # torchvision's resnet50
+    assert size(backbone("resnet18", (3, 224, 224)), nn.Linear(512, 1000)) == 11_689_512
     assert size(backbone("resnet10", (3, 224, 224)), nn.Linear(512, 1000)) == 5_418_792
 
 

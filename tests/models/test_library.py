@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from csa.config.backbone_schema import LibraryBackbone
+from csa.config.composition import tree
 from csa.config.faults import UserError
+from csa.config.typed import build
 from csa.methods.background_mask import background_mask, class_map, gradient_class_map
 from csa.models.build import build_backbone
 from csa.models.heads import linear_head
@@ -201,6 +203,18 @@ def test_a_new_last_block_is_drawn_anew_and_nothing_else(tmp_path):
     states = old.network.state_dict(), new.network.state_dict()
     changed = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
     assert changed == {"layer4.1.conv1.weight", "layer4.1.conv2.weight"}
+
+
+def test_of_resnet152_a_new_last_block_is_trained_as_released():
+    with tree("config") as composer:
+        words = ("backbone=resnet152_last_block", "backbone.weights=null")
+        config = build(composer.compose([composer.parse(word) for word in words]).config).backbone
+    backbone = build_backbone(config, (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
+    trained = {name: p.numel() for name, p in backbone.network.named_parameters() if p.requires_grad}
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in trained} == {"layer4.2"}
+    assert sum(trained.values()) == 2 * 2048 * 512 + 9 * 512 * 512 + 2 * (512 + 512 + 2048)
+    assert sum(p.numel() for p in backbone.parameters()) + 2048 * 1000 + 1000 == 60_192_808  # torchvision's resnet152
+    assert backbone.global_pooling
 
 
 def test_drop_path_is_given_on_and_known_to_draw():

@@ -6,6 +6,7 @@ from csa.data.sources.image_folder import ImageFolderSource
 from csa.data.sources.list_files import ListFilesSource
 from csa.data.sources.npz import NpzSource
 from csa.data.sources.source import Preview, Source
+from csa.data.sources.tiny_imagenet import TinyImageNetSource
 from csa.data.sources.torchvision_archive import TorchvisionSource
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "NpzSource",
     "Preview",
     "Source",
+    "TinyImageNetSource",
     "TorchvisionSource",
 ]

@@ -197,6 +197,7 @@ def _list_faults(config: ListFilesDataset) -> list[Fault]:
             faults.append(Fault(f"dataset.{key}", paths[key], "names no image", LINE))
     if faults:
         return faults
+    faults += _number_faults(config, paths["train_list"], len(parts["train_list"].names))
     if config.validation and config.val_list is None:
         faults.append(Fault("dataset.validation", "true", "needs dataset.val_list", "false, or a list"))
     known = np.unique(parts["train_list"].labels)
@@ -213,6 +214,13 @@ def _list_faults(config: ListFilesDataset) -> list[Fault]:
         problem = f"is less than dataset.image_size={config.image_size}"
         faults.append(Fault("dataset.resize", config.resize, problem, f"at least {config.image_size}, or null"))
     return faults
+
+
+def _number_faults(config: ListFilesDataset, path: Path, images: int) -> list[Fault]:
+    if config.listed_images in (None, images):
+        return []
+    allowed = f"{config.listed_images:,} as published, or dataset.listed_images=null for a list of your own"
+    return [Fault("dataset.train_list", path, f"names {images:,} images", allowed)]
 
 
 def _missing_faults(config: ListFilesDataset, key: str, missing: Mapping[str, list[str]]) -> list[Fault]:
