@@ -21,6 +21,8 @@ from csa.config.faults import Fault, UserError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hydra.core.override_parser.types import Override
+
     from csa.config.composition import Composed, Tree
 
 # Each hands over the line up to the cursor. Bash takes what stands behind the last "=" of a word for a word.
@@ -91,7 +93,7 @@ def _own_words(command: str) -> dict[str, tuple[str, ...]]:
 
 def _composed(tree_: Tree, words: Sequence[str]) -> Composed:
     """As far as the words before compose; a word of an entry's own, or a mistake, leaves the defaults."""
-    known = []
+    known: list[Override] = []
     for word in words:
         try:
             tree_.compose([*known, parsed := tree_.parse(word)])
@@ -115,8 +117,8 @@ def _keys(tree_: Tree, composed: Composed, begun: str) -> Iterator[str]:
     """``method=`` and ``method.``, then ``method.delta=``: one level at a time."""
     at = begun.rpartition(".")[0]
     block: Any = OmegaConf.select(composed.config, at) if at else composed.config
-    for name in block if isinstance(block, DictConfig) else ():
-        key = f"{at}.{name}" if at else str(name)
+    for name in map(str, block if isinstance(block, DictConfig) else ()):
+        key = f"{at}.{name}" if at else name
         value = None if OmegaConf.is_missing(block, name) else block._get_node(name)
         if isinstance(value, DictConfig):
             yield f"{key}."

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from csa.config.faults import UserError
-from csa.data.build import inspect, load_split, preview
+from csa.data.dataset import inspect, load_split, preview
 from csa.data.long_tail import groups_by_count, groups_by_rank, wanted_counts
 
 # --- Tiny-ImageNet-LT -------------------------------------------------------------------------
