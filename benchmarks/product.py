@@ -59,7 +59,7 @@ class Stopwatch(Progress):
     """
 
     def __init__(self, method: Method, warm: Callable[[], None]) -> None:
-        super().__init__(PlainConsole(quiet=True), method.stages, method.primary_head, bars=False)
+        super().__init__(PlainConsole(quiet=True), method.stages, bars=False)
         self._warm = warm
         self.ends: list[float] = []
         self.lines: list[dict[str, Any]] = []

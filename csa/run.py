@@ -56,7 +56,7 @@ def recorded(config: Config) -> Record:
     from csa.config.processes import started_together
     from csa.console import PlainConsole
     from csa.data.dataset import cache_faults, load_split
-    from csa.summary import let_asked_stand, print_result
+    from csa.summary import let_asked_stand, print_outset, print_result
     from csa.tracking.record import Record
 
     console = PlainConsole(quiet=started_together().rank > 0)
@@ -73,6 +73,7 @@ def recorded(config: Config) -> Record:
     else:
         if faults := cache_faults(split):
             raise UserError(*faults)
+        print_outset(console, config, split, record.folder)
         from csa.training.session import train_and_record
 
         train_and_record(config, who, split, record, console)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.text import Text
 
-from csa.console import FoldedTable
+from csa.console import FoldedTable, counting
 from csa.data.long_tail import groups_by_rank
 
 if TYPE_CHECKING:
@@ -15,9 +15,19 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.console import PlainConsole
+    from csa.data.split import Split
     from csa.tracking.record import Record
 
 GROUPS = ("many", "medium", "few", "all", "balanced")
+
+
+def print_outset(console: PlainConsole, config: Config, split: Split, folder: Path) -> None:
+    """What is about to run, before anything that takes long."""
+    counts = split.counts
+    images = f"{sum(counts):,} training images, {max(counts)} to {min(counts)} of each of {len(counts)} classes"
+    console.print(f"{config.method.name} on {config.dataset.name}: {images}, {len(split.test_labels):,} test images")
+    recipe = f"recipe {config.protocol.name}, {counting(config.protocol.epochs, 'epoch')}, seed {config.seed}"
+    console.print(f"{config.backbone.name}, {recipe}; record: {folder}")
 
 
 def let_asked_stand(config: Config, record: Record) -> bool:

@@ -23,6 +23,7 @@ from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scor
 from csa.training.interruption import StoppedError
 from csa.training.optimisation import WeightAverage, make_optimiser
 from csa.training.profiling import Profiling
+from csa.training.progress import told
 from csa.training.single_images import refuse_single_images, refuse_single_images_of_any_stage
 from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
 from csa.training.stepping import Stepping
@@ -285,6 +286,7 @@ class Training:
         if self._wants_checkpoint():
             self._save()
         self._record.append_metrics(line)
+        self._record.log(f"{stage.name} epoch {clock.epoch + 1}/{clock.epochs}  {told(line)}")
         self._progress.end_epoch(line)
 
     def _check_losses(self, losses: Tensor) -> None:

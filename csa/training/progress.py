@@ -24,9 +24,8 @@ class Progress:
     first and the last epoch of a stage and every ten seconds between.
     """
 
-    def __init__(self, console: PlainConsole, stages: Sequence[Stage], primary_head: str, bars: bool | None) -> None:
+    def __init__(self, console: PlainConsole, stages: Sequence[Stage], bars: bool | None) -> None:
         self._console = console
-        self._primary = primary_head
         self._bars = console.is_terminal if bars is None else bars
         self._display = Bars(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -67,7 +66,7 @@ class Progress:
         self._display.update(self._steps, advance=1, note=f"{rate:,.0f} images/s")
 
     def end_epoch(self, line: dict[str, Any]) -> None:
-        note = _describe(line, self._primary)
+        note = told(line)
         self._display.update(self._stages[line["stage"]], completed=line["epoch"] + 1, note=note)
         due = time.monotonic() - self._printed_at >= LINE_SECONDS
         if not self._bars and (due or self._first_of_stage or self._last_of_stage):
@@ -75,6 +74,7 @@ class Progress:
             self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._epochs}  {note}")
 
 
-def _describe(line: dict[str, Any], head: str) -> str:
+def told(line: dict[str, Any]) -> str:
+    """An epoch in words, from its line of metrics.jsonl; accuracy of the head that stands for the run."""
     rate = line["images"] / line["seconds"]
-    return f"loss {line['loss']:.3f}  test {line['heads'][head]['all']:.1f} %  {rate:,.0f} images/s"
+    return f"loss {line['loss']:.3f}  test {line['heads'][line['head']]['all']:.1f} %  {rate:,.0f} images/s"

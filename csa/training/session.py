@@ -179,7 +179,7 @@ def _train(
         )
     if config.runtime.sync_batch_norm and not machine.together.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
-    with Progress(console, method.stages, method.primary_head, config.runtime.progress) as progress:
+    with Progress(console, method.stages, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
             shared_stages=start.stages, progress=progress, interruption=interruption, underway=underway,
