@@ -97,13 +97,16 @@ def main(words: list[str]) -> int:
         config, own = configure(words, extra=WORDS, takes=TAKES)
         order = Order(config, own, frozenset(word.partition("=")[0] for word in words))
         _check(order)
-        found = collect(order)
+        from csa.reporting.sections import comparison_section
+        from csa.reporting.sources import collect
+
+        found = collect(own["source"], Path(config.output_root).expanduser(), order.records, config.tracking)
         frame = _frame(found, order)
         _tell(found, order)
         if own["figure"]:
             _draw(order, frame)
         elif own["compare"]:
-            _print(order, [_comparison(order, frame)])
+            _print(order, [comparison_section(frame, own["compare"].split(","), head=own["head"])])
         else:
             _report(order, frame, found)
         return 1 if found.left_out else 0
@@ -132,38 +135,6 @@ def _check(order: Order) -> None:
 
 
 # --- the runs -------------------------------------------------------------------------------
-
-
-def collect(order: Order) -> Found:
-    """Runs of the chosen sources, each fingerprint once."""
-    from csa.reporting.sources import Found, from_folders, from_records
-
-    source, found = order.own["source"], Found()
-    if source in ("all", "runs"):
-        found.add(from_folders(Path(order.config.output_root).expanduser()))
-    if source in ("all", "records"):
-        found.add(from_records(order.records))
-    if source in ("all", "mlflow"):
-        _add_mlflow(found, order)
-    return found
-
-
-def _add_mlflow(found: Found, order: Order) -> None:
-    """A store that cannot be reached is a fault only where nothing but MLflow was asked for."""
-    from csa.reporting.mlflow_store import from_mlflow, uri_of
-
-    tracking = order.config.tracking
-    uri = uri_of(tracking)
-    if uri is None:
-        if order.own["source"] == "mlflow":
-            raise UserError(Fault("source", "mlflow", "there is no MLflow store here", "tracking.uri=<its address>"))
-        return
-    try:
-        found.add(from_mlflow(uri, tracking.experiment, {run.fingerprint for run in found.runs}))
-    except UserError as error:
-        if order.own["source"] == "mlflow":
-            raise
-        found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
 
 
 def _frame(found: Found, order: Order) -> pd.DataFrame:
@@ -228,24 +199,11 @@ def _sections(order: Order, frame: pd.DataFrame) -> list[Section]:
 
 
 def _papers(order: Order, frame: pd.DataFrame) -> list[Section]:
-    from csa.reporting.paper_layout import paper_sections
-    from csa.reporting.published import TABLES
+    from csa.reporting.paper import TABLES, paper_sections
 
     own = order.own
     wanted = (int(own["table"]),) if own["table"] else TABLES
     return paper_sections(frame, wanted, head=own["head"], groups=own["groups"])
-
-
-def _comparison(order: Order, frame: pd.DataFrame) -> Section:
-    import pandas as pd
-
-    from csa.reporting.sections import comparison_section
-    from csa.reporting.tables import compare
-
-    names = list(dict.fromkeys(order.own["compare"].split(",")))
-    pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
-    found = pd.concat([compare(frame, *pair, head=order.own["head"]) for pair in pairs], ignore_index=True)
-    return comparison_section(found, f"Comparison of {' and '.join(names)}")
 
 
 def _print(order: Order, sections: Sequence[Section]) -> None:
@@ -269,7 +227,7 @@ def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
         return
     from csa.figures.drawing import of_report
     from csa.figures.panel import looks_of
-    from csa.figures.points import drawn_from_points
+    from csa.figures.representation import drawn_from_points
     from csa.reporting.layout import as_csv
     from csa.reporting.rendering import write
 
@@ -296,7 +254,7 @@ def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
 def _draw(order: Order, frame: pd.DataFrame) -> None:
     """The points of Figures 2 and 10 are kept with the exported records of their runs, if there are such."""
     from csa.figures import drawing
-    from csa.figures.points import keep
+    from csa.figures.representation import keep
 
     wanted = drawing.wish(order.own, order.named, order.config)
     if wanted.name in drawing.MODELS and order.own["source"] == "records":

@@ -186,7 +186,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     """Every rendering of the stored records by file name: a table a data set, and Tables 1, 3 and 5 of the paper."""
     from csa.console import PlainConsole
     from csa.reporting.frame import frame_of
-    from csa.reporting.paper_layout import paper_sections
+    from csa.reporting.paper import paper_sections
     from csa.reporting.rendering import as_text, page, print_sections
     from csa.reporting.sections import sections
 

@@ -11,11 +11,11 @@ from csa.config.faults import Fault, UserError
 from csa.figures import classes, results
 from csa.figures.panel import Panel, looks_of, panel
 from csa.figures.style import files, style
-from csa.reporting.layout import Drawn
-from csa.reporting.names import printed
-from csa.reporting.published import load_published
+from csa.reporting.frame import one_head
+from csa.reporting.layout import Drawn, printed
+from csa.reporting.paper import load_published
 from csa.reporting.sections import sections
-from csa.reporting.tables import BASELINE, one_head, unrecorded
+from csa.reporting.tables import BASELINE, unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -143,7 +143,7 @@ def _of_table(shown: Panel, names: Sequence[str]) -> Iterator[Drawn]:
                 content = files(figure)
                 caption = _caption(name, shown)
                 prints = tuple(run.fingerprint for run in shown.runs)
-                yield Drawn(f"{name}_{shown.name}", caption, caption, content, prints, section=shown.name)
+                yield Drawn(f"{name}_{shown.name}", caption, content, prints, section=shown.name)
 
 
 def _caption(name: str, shown: Panel) -> str:
@@ -193,7 +193,7 @@ def _figure_4(panels: Sequence[Panel], wanted: Wish | None = None) -> Drawn | No
     name = f"figure4_{wanted.dataset}" if wanted and wanted.dataset else "figure4"
     prints = tuple(run.fingerprint for one in chosen for run in one.runs)
     caption = " ".join([CAPTIONS["4"], *_of_seeds("4", *chosen)])
-    return Drawn(name, caption, caption, content, prints)
+    return Drawn(name, caption, content, prints)
 
 
 def of_data_set(config: Config) -> Drawn:
@@ -204,29 +204,30 @@ def of_data_set(config: Config) -> Drawn:
     groups = {name: getattr(split.by_rank, name) for name in ("many", "medium", "few")}
     with style():
         content = files(classes.counts(printed(split.name), split.classes, split.counts, groups))
-    return Drawn(f"counts_{split.name}", CAPTIONS["counts"], CAPTIONS["counts"], content)
+    return Drawn(f"counts_{split.name}", CAPTIONS["counts"], content)
 
 
 # --- from networks --------------------------------------------------------------------------
 
 
 def from_models(wanted: Wish, config: Config, frame: pd.DataFrame) -> Drawn:
-    from csa.figures import networks
+    from csa.figures.images import draw_class_maps, draw_contexts
+    from csa.figures.networks import model_runs
+    from csa.figures.representation import draw_representation
 
     dataset, methods = _shown(wanted)
     builder = {
-        **dict.fromkeys(OF_POINTS, networks.draw_representation),
-        "3": networks.draw_class_maps,
-        "11": networks.draw_class_maps,
-        "contexts": networks.draw_contexts,
+        **dict.fromkeys(OF_POINTS, draw_representation),
+        **dict.fromkeys(("3", "11"), draw_class_maps),
+        "contexts": draw_contexts,
     }[wanted.name]
-    chosen = networks.model_runs(one_head(frame), dataset, methods, config.seed, wanted.imbalance_ratio)
+    chosen = model_runs(one_head(frame), dataset, methods, config.seed, wanted.imbalance_ratio)
     return builder(_file_name(wanted, dataset), chosen, config, dataset)
 
 
 def from_points(wanted: Wish, seed: int, frame: pd.DataFrame, records: Path) -> Drawn:
     """Networks are in no record: from the points that are kept with the exported records of those runs."""
-    from csa.figures.points import FOLDER, drawn_from_points
+    from csa.figures.representation import FOLDER, drawn_from_points
 
     if wanted.name not in OF_POINTS:
         raise UserError(Fault("figure", wanted.name, "is drawn from networks, which no record has", "source=runs"))

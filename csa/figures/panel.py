@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.style import look
-from csa.reporting.layout import spans
-from csa.reporting.names import PRINTED
+from csa.reporting.frame import one_head
+from csa.reporting.layout import PRINTED, spans
 from csa.reporting.run import by_size
-from csa.reporting.tables import one_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

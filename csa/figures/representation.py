@@ -1,20 +1,39 @@
-"""Figures 2 and 10: the features of training and test set, in two dimensions."""
+"""Figures 2 and 10: the features of training and test set, in two dimensions; drawn from networks or from kept points.
+
+Networks are in no exported record; the points are kept beside those of their runs, so that a report draws the figure
+where neither network nor images are. The same points give the same picture.
+
+    <records>/points/<figure>.npz    points_<n> [N, 2] and labels_<n> [N] of every cloud; the words around them
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csa.config.faults import Fault, UserError
+from csa.figures.networks import features, load_models, split_of, told
 from csa.figures.style import COLOURS, MARKERS, canvas, files, style
-from csa.reporting.layout import Drawn
+from csa.reporting.layout import Drawn, printed
+from csa.reporting.run import by_size
+from csa.tracking.exported import exported_paths
+from csa.tracking.files import UNREADABLE, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from csa.config.schema import Config
+    from csa.reporting.run import Run
 
 MOST_CLASSES = 10
 PER_CLASS = 60
@@ -46,7 +65,7 @@ class Representation:
 
 def drawn_representation(name: str, caption: str, fingerprints: Sequence[str], shown: Representation) -> Drawn:
     with style():
-        return Drawn(name, caption, caption, files(draw(shown)), tuple(fingerprints))
+        return Drawn(name, caption, files(draw(shown)), tuple(fingerprints))
 
 
 def draw(shown: Representation) -> Figure:
@@ -101,10 +120,10 @@ def apart(places: np.ndarray) -> np.ndarray:
     return moved
 
 
-def shown_classes(counts: Sequence[int]) -> list[int]:
-    """All, or ten evenly over the ranks of class size, the largest and the smallest among them."""
-    order = sorted(range(len(counts)), key=lambda k: -counts[k])
-    places = np.linspace(0, len(order) - 1, min(MOST_CLASSES, len(order))).round().astype(int)
+def shown_classes(counts: Sequence[int], most: int = MOST_CLASSES) -> list[int]:
+    """All, or so many evenly over the ranks of class size, the largest and the smallest among them."""
+    order = by_size(counts)
+    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
     return [order[place] for place in places]
 
 
@@ -123,3 +142,133 @@ def in_two_dimensions(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     perplexity = min(30.0, (len(together) - 1) / 3)
     flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(together)
     return np.split(flat, np.cumsum([len(part) for part in parts])[:-1])
+
+
+# --- their points ---------------------------------------------------------------------------
+
+FOLDER = "points"
+SCHEMA = 1
+
+
+def packed(shown: Representation, caption: str, fingerprints: Sequence[str]) -> bytes:
+    """An ``.npz`` file from which ``drawn_from_points`` draws the figure again."""
+    about = {
+        "schema": SCHEMA,
+        "caption": caption,
+        "fingerprints": fingerprints,
+        "rows": [[cloud.name for cloud in row] for row in shown.rows],
+        "classes": shown.classes,
+        "names": shown.names,
+        "axis": shown.axis,
+    }
+    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)}
+    for number, cloud in enumerate(cloud for row in shown.rows for cloud in row):
+        arrays |= {f"points_{number}": cloud.points, f"labels_{number}": cloud.labels}
+    buffer = BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def keep(drawn: Drawn, records: Path) -> str:
+    """Write the figure's points beside the exported records of its runs, if all of these are. Says what it did.
+
+    Points of other runs that lie there already stay.
+    """
+    if not drawn.points or not all(exported_paths(records, one) for one in drawn.fingerprints):
+        return ""
+    path = records / FOLDER / f"{drawn.name}.npz"
+    if path.exists() and _fingerprints(path) not in (None, list(drawn.fingerprints)):
+        return f"{path} is of other runs and stays; without it the points of this figure would be kept there"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, drawn.points)
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror}): the figure's points are not kept"
+    return f"{path}: from it the report draws this figure without networks"
+
+
+def drawn_from_points(records: Path, frame: pd.DataFrame, name: str = "*") -> Iterator[Drawn | str]:
+    """The figures, or that of one ``name``, whose points are kept below ``records``; for one that cannot be drawn, why.
+
+    The caption says of which settings beyond the usual ones the runs are.
+    """
+    settings = dict(zip(frame["fingerprint"], frame["settings"], strict=True)) if len(frame) else {}
+    for path in sorted((records / FOLDER).glob(f"{name}.npz")):
+        try:
+            shown, about = _read(path)
+            missing = [one for one in about["fingerprints"] if one not in settings]
+            if missing:
+                yield f"{path}: the record of {', '.join(missing)} is not there"
+                continue
+            marks = [f"{one}: {settings[one]}." for one in about["fingerprints"] if settings[one]]
+            yield drawn_representation(path.stem, " ".join([about["caption"], *marks]), about["fingerprints"], shown)
+        except UNREADABLE as error:
+            yield (
+                f"{path}: cannot be drawn ({type(error).__name__}: {error}); "
+                "delete it, and python -m csa.report figure=... writes it from the networks"
+            )
+
+
+def _fingerprints(path: Path) -> list[str] | None:
+    """None where they cannot be read."""
+    try:
+        found: list[str] = _read(path)[1]["fingerprints"]
+    except UNREADABLE:
+        return None
+    return found
+
+
+def _read(path: Path) -> tuple[Representation, dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(file["about"].tobytes())
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
+        numbers = count()
+        rows = [[_cloud(file, name, next(numbers)) for name in row] for row in about["rows"]]
+    return Representation(rows, about["classes"], about["names"], about["axis"]), about
+
+
+def _cloud(file: Mapping[str, np.ndarray], name: str, number: int) -> Cloud:
+    points, labels = file[f"points_{number}"], file[f"labels_{number}"]
+    if points.shape != (len(labels), 2) or not np.isfinite(points).all():
+        raise ValueError(f"points of {name!r} are not a finite pair of numbers for each of {len(labels)} images")
+    return Cloud(name, points, labels)
+
+
+# --- from networks ---------------------------------------------------------------------------
+
+
+def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
+    from csa.data.decoding import pixels_at
+
+    models = load_models(runs)
+    split = split_of(models[0], config.data_dir, config.download)
+    classes = shown_classes(split.counts)
+    flat = models[0].backbone.feature_dim == 2
+    parts = {
+        "training set": (split.train_images, split.train_labels),
+        "test set": (split.test_images, split.test_labels),
+    }
+    rows = []
+    for model in models:
+        chosen = []
+        for pixels, labels in parts.values():
+            positions = sample(labels, classes, 500 if flat else PER_CLASS)
+            found = features(model, pixels_at(pixels, positions))
+            if not np.isfinite(found).all() or not np.ptp(found, axis=0).any():
+                problem = "its network gives every image the same feature, or one that is not finite"
+                raise UserError(Fault("methods", model.run.method, problem, "a run that has not collapsed"))
+            chosen.append((found, labels[positions]))
+        points = in_two_dimensions([found for found, _ in chosen])
+        rows.append(
+            [
+                Cloud(f"{printed(model.run.method)}, {part}", cloud, labels)
+                for part, cloud, (_, labels) in zip(parts, points, chosen, strict=True)
+            ]
+        )
+    what, axis = ("2-d features", "feature") if flat else ("t-SNE of the features", "t-SNE dimension")
+    caption = f"{what} of training and test set of {printed(dataset)}; {told(runs)}."
+    shown = Representation(rows, classes, split.classes, axis)
+    fingerprints = [run.fingerprint for run in runs]
+    drawn = drawn_representation(name, caption, fingerprints, shown)
+    return replace(drawn, points=packed(shown, caption, fingerprints))

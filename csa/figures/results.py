@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-from operator import and_, eq
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,8 @@ from csa.metrics import PARTS, calibration_bins
 from csa.reporting.run import FolderEvidence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -113,7 +114,12 @@ def _shared(ours: Courses, theirs: Courses) -> int:
     """How many epochs each of our runs begins with as theirs of the same seed does; 0 where such a run is missing."""
     if not ours.keys() <= theirs.keys():
         return 0
-    return min(sum(map(int, accumulate(map(eq, course, theirs[key]), and_))) for key, course in ours.items())
+    return min(_same(epochs, theirs[key]) for key, epochs in ours.items())
+
+
+def _same(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many both begin with."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))
 
 
 def _crop(axes: Axes, values: list[np.ndarray]) -> None:
@@ -126,7 +132,7 @@ def _crop(axes: Axes, values: list[np.ndarray]) -> None:
     below = [np.flatnonzero(one.mean(0) < low) for one in values]
     first = min(int(one[-1]) + 1 if len(one) else 0 for one in below)
     axes.set_xlim(first + 0.5, max(one.shape[1] for one in values) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 # --- calibration ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
-from csa.reporting.names import PRINTED, printed
+from csa.reporting.layout import PRINTED, printed
 from csa.reporting.sources import find, there
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ RULES = {"last": "last", "best": "best_on_test"}
 MEASURES = (*ACCURACIES, *OTHERS, *(f"count_{group}" for group in GROUPS))
 SHOWN_OF_A_HASH = 8
 CELL = ("data", "recipe", "line")
-"""Runs that have these in common are seeds of one cell; a table has one data and one recipe."""
+TABLE = list(CELL[:2])
+"""Runs that have the names of ``CELL`` in common are seeds of one cell, cells that have those of ``TABLE`` lines of one
+table."""
 COLUMNS = (
     *(*CELL, "dataset", "imbalance_ratio", "backbone", "method", "protocol", "settings", "seed", "head", "stands"),
     *(f"{rule}_{name}" for rule in RULES for name in MEASURES),
@@ -149,6 +151,24 @@ def _of_the_head(run: Run, head: str) -> dict[str, Any]:
 def _ratio(dataset: dict[str, Any], otherwise: float = math.nan) -> float:
     shaped = dataset.get("profile") in ("exp", "step")
     return float(dataset["imbalance_ratio"]) if shaped else otherwise
+
+
+def one_head(frame: pd.DataFrame, head: str = "", groups: str = "rank") -> pd.DataFrame:
+    """A row a run: the wanted head where it has it, else the one that stands for it. Results that a correction changed
+    since are left out.
+
+    groups: ``rank``, or ``count``: then ``many``, ``medium`` and ``few`` are those by training images.
+    """
+    frame = frame[~frame["outdated"].astype(bool)] if "outdated" in frame else frame
+    chosen = frame[frame["stands"].astype(bool)]
+    if head:
+        wanted = frame[frame["head"] == head]
+        chosen = pd.concat([wanted, chosen[~chosen["fingerprint"].isin(wanted["fingerprint"])]]).sort_index()
+    if groups == "count":
+        chosen = chosen.assign(
+            **{f"{rule}_{group}": chosen[f"{rule}_count_{group}"] for rule in ("last", "best") for group in GROUPS}
+        )
+    return chosen
 
 
 # --- names of cells -------------------------------------------------------------------------

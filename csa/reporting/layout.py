@@ -1,4 +1,4 @@
-"""What a report consists of, before any format: sections with grids of cells; and how numbers are written in them."""
+"""What a report consists of, before any format: sections with grids of cells; how names and numbers are written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from csa.reporting.names import printed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,18 +17,67 @@ OUTSIDE, COLLAPSED = "*", "‡"
 SMALLEST_P = 0.0001
 CSV_DIGITS = 4  # the last bits of a quantile differ between versions of scipy
 
+PRINTED = {
+    "mnist_lt": "MNIST-LT",
+    "fashion_lt": "Fashion-LT",
+    "cmnist_lt": "CMNIST-LT",
+    "cifar10_lt": "CIFAR-10-LT",
+    "cifar100_lt": "CIFAR-100-LT",
+    "imagenet_lt": "ImageNet-LT",
+    "places_lt": "Places-LT",
+    "inat18": "iNaturalist 2018",
+    "tiny_imagenet_lt": "Tiny-ImageNet-LT",
+    "digits_lt": "Digits-LT",
+    "lenet": "LeNet",
+    "resnet32": "ResNet-32",
+    "resnet10": "ResNet-10",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet152": "ResNet-152",
+    "resnet152_last_block": "ResNet-152, last block",
+    "ce": "CE",
+    "crt": "cRT",
+    "cbrs": "CB-RS",
+    "csa": "CSA",
+    "csa_mixup": "CSA + mixup",
+    "focal": "Focal loss",
+    "cb_focal": "CB-Focal",
+    "ce_drs": "CE-DRS",
+    "ce_drw": "CE-DRW",
+    "ldam_drw": "LDAM-DRW",
+    "lws": "LWS",
+    "tau_norm": "tau-norm.",
+    "bbn": "BBN",
+    "mixup": "mixup",
+    "remix": "Remix",
+    "m2m": "M2m",
+    "cam_bs": "CAM-BS",
+    "cmo": "CMO",
+    "crt_mixup": "cRT + mixup",
+    "lws_mixup": "LWS + mixup",
+    "oltr": "OLTR",
+    "fsa": "FSA",
+    "logit_adjustment": "Logit adj.",
+    "logit_adjustment_post_hoc": "Post-hoc LA",
+    "balanced_softmax": "Bal. softmax",
+    "all": "All",
+    "many": "Many",
+    "medium": "Med.",
+    "few": "Few",
+}
+"""How data sets, backbones, methods and metrics are called in print; what is not listed keeps its own name."""
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: name of its files without ending, caption, text instead of the picture, content by ending.
+    """A figure: name of its files without ending, caption, content by ending.
 
     section: name of the table that it belongs beside, empty for none. points: of a figure of networks what it can be
-    drawn from without them (``csa.figures.points``), else empty.
+    drawn from without them (``csa.figures.representation``), else empty.
     """
 
     name: str
     caption: str
-    alternative: str
     files: dict[str, bytes]
     fingerprints: tuple[str, ...] = ()
     points: bytes = b""
@@ -96,6 +143,10 @@ class Section:
 
 
 # --- small texts ----------------------------------------------------------------------------
+
+
+def printed(name: str) -> str:
+    return PRINTED.get(name, name)
 
 
 def number(value: float, digits: int = 1) -> str:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
-from csa.config.faults import Fault, UserError
-from csa.reporting.layout import COLLAPSED, MINUS, OUTSIDE, PLUS_MINUS, as_printed, is_none, listed
-from csa.reporting.names import printed
-from csa.reporting.published import PLACE, load_published, paper_folder
+from csa.reporting.layout import COLLAPSED, PLUS_MINUS, as_printed, is_none, listed, printed
+from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, load_published
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import pandas as pd
 
@@ -20,12 +16,6 @@ if TYPE_CHECKING:
     from csa.reporting.run import Run
 
 SHOWN_OF_A_HASH = 12
-RULES = {
-    "last": "the last epoch",
-    "best_on_test": "the epoch that was best on the test set",
-    "best_on_validation": "the epoch that was best on validation images",
-    "other": "another rule",
-}
 LEGEND = (
     (
         "Accuracy: test images that are right, in percent, at the last epoch, mean over n seeds "
@@ -37,11 +27,6 @@ LEGEND = (
         "with three and four by whether the interval holds 0; fewer show nothing."
     ),
     "Many, med., few, bal.: mean accuracy of the classes of a shot group and of all classes.",
-)
-LEGEND_OF_PAPER = (
-    f"{MINUS} paper: measured minus published value, both at the epoch by which that value was taken; {OUTSIDE} one "
-    "published run lies outside when it is not in the 95 % prediction interval of a further run, mean ± t sd "
-    "sqrt(1 + 1/n), or sqrt(1/m + 1/n) for the mean of m published runs."
 )
 
 
@@ -156,17 +141,6 @@ def _reused(runs: Sequence[Run]) -> list[str]:
     methods = sorted({printed(run.method) for run in runs if run.result.get("reused_epochs")})
     told = "Minutes of {} are without a first stage that was taken from a finished run."
     return [told.format(listed(methods))] if methods else []
-
-
-def known_orders(folder: Path | None = None) -> dict[str, str]:
-    """File order of the training subsets that are known, by hash. Raises UserError where the file is damaged."""
-    path = (folder or paper_folder()) / "subsets.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return {row["split"]: row["order"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, TypeError) as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        raise UserError(Fault("training subsets", path, problem, "a table with split and order")) from error
 
 
 def _subsets(runs: Sequence[Run], orders: dict[str, str]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from csa.reporting.layout import (
     COLLAPSED,
@@ -23,11 +26,12 @@ from csa.reporting.layout import (
     spans,
     with_half,
 )
-from csa.reporting.notes import LEGEND, known_orders, marks, notes
-from csa.reporting.tables import BASELINE, table
+from csa.reporting.notes import LEGEND, marks, notes
+from csa.reporting.paper import known_orders
+from csa.reporting.tables import BASELINE, compare, table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
 
 def sections(frame: pd.DataFrame, baseline: str = BASELINE, *, head: str = "", groups: str = "rank") -> list[Section]:
@@ -159,8 +163,11 @@ ONLY_ONE = (
 )
 
 
-def comparison_section(found: pd.DataFrame, title: str) -> Section:
-    """Of ``csa.compare``."""
+def comparison_section(frame: pd.DataFrame, methods: Sequence[str], *, head: str = "") -> Section:
+    """Of ``csa.compare``, every two of the methods."""
+    names = list(dict.fromkeys(methods))
+    found = pd.concat([compare(frame, *pair, head=head) for pair in combinations(names, 2)], ignore_index=True)
+    title = f"Comparison of {' and '.join(names)}"
     headings = (
         "data",
         "first",

@@ -20,6 +20,8 @@ from csa.tracking.record import OldRecordError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from csa.config.schema import TrackingConfig
+
 PLACES = ("outputs", "reports/records", "sqlite:///mlflow.db")
 """Where runs are looked for when nothing else is said; a place that is not there has none."""
 
@@ -64,6 +66,37 @@ def find(places: Iterable[str | Path], experiment: str = "csa") -> Found:
 
             found.add(from_mlflow(place, experiment, {run.fingerprint for run in found.runs}))
     return found
+
+
+def collect(source: str, output_root: Path, records: Path, tracking: TrackingConfig) -> Found:
+    """Runs of ``runs``, ``records``, ``mlflow`` or ``all`` of them.
+
+    A store that cannot be reached, or is not there, is a fault (UserError) only where nothing but MLflow was asked for.
+    """
+    found = Found()
+    if source in ("all", "runs"):
+        found.add(from_folders(output_root))
+    if source in ("all", "records"):
+        found.add(from_records(records))
+    if source in ("all", "mlflow"):
+        _add_mlflow(found, tracking, needed=source == "mlflow")
+    return found
+
+
+def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None:
+    from csa.reporting.mlflow_store import from_mlflow, uri_of
+
+    uri = uri_of(tracking)
+    if uri is None:
+        if needed:
+            raise UserError(Fault("source", "mlflow", "there is no MLflow store here", "tracking.uri=<its address>"))
+        return
+    try:
+        found.add(from_mlflow(uri, tracking.experiment, {run.fingerprint for run in found.runs}))
+    except UserError as error:
+        if needed:
+            raise
+        found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
 
 
 def load(fingerprint: str, *places: str | Path) -> Run:

@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.reporting.frame import ACCURACIES, CELL, GROUPS, OTHERS
-from csa.reporting.published import NEAREST, PLACE, load_published, range_of
+from csa.reporting.frame import ACCURACIES, CELL, OTHERS, TABLE, one_head
+from csa.reporting.paper import PAPER, beside_cells
 from csa.reporting.statistics import (
     FEWEST_FOR_A_TEST,
-    ROUNDING,
     half_interval,
-    half_prediction,
     holm,
     mcnemar,
     paired_p,
@@ -32,28 +30,8 @@ if TYPE_CHECKING:
     from csa.reporting.run import Run
 
 BASELINE = "ce"
-TABLE = ["data", "recipe"]
 OF_A_LINE = ("method", "settings", "dataset", "imbalance_ratio", "backbone", "protocol", "shortened", "split")
 PAIRED = ("pairs", "difference", "difference_half", "p", "p_corrected", "verdict")
-PAPER = ("paper", "paper_table", "rule", "note", "measured", "measured_half", "minus_paper", "outside")
-
-
-def one_head(frame: pd.DataFrame, head: str = "", groups: str = "rank") -> pd.DataFrame:
-    """A row a run: the wanted head where it has it, else the one that stands for it. Results that a correction changed
-    since are left out.
-
-    groups: ``rank``, or ``count``: then ``many``, ``medium`` and ``few`` are those by training images.
-    """
-    frame = frame[~frame["outdated"].astype(bool)] if "outdated" in frame else frame
-    chosen = frame[frame["stands"].astype(bool)]
-    if head:
-        wanted = frame[frame["head"] == head]
-        chosen = pd.concat([wanted, chosen[~chosen["fingerprint"].isin(wanted["fingerprint"])]]).sort_index()
-    if groups == "count":
-        chosen = chosen.assign(
-            **{f"{rule}_{group}": chosen[f"{rule}_count_{group}"] for rule in ("last", "best") for group in GROUPS}
-        )
-    return chosen
 
 
 def table(
@@ -73,15 +51,14 @@ def table(
       ``minus_paper``; whether the paper's value is ``outside`` the 95 % prediction interval of a further such run.
     """
     shown = one_head(frame, head, groups)
-    rows = [_cell(group) for _, group in shown.groupby(list(CELL), sort=False)]
-    if not rows:
+    runs = [group for _, group in shown.groupby(list(CELL), sort=False)]
+    if not runs:
         return pd.DataFrame(columns=[*CELL, "n", *PAIRED, *PAPER])
-    cells = pd.DataFrame(rows)
-    seeds = dict(list(shown.groupby(list(CELL), sort=False)))
-    compared = [_against(cells.loc[group.index], seeds, baseline) for _, group in cells.groupby(TABLE, sort=False)]
+    cells = pd.DataFrame(map(_cell, runs))
+    compared = [_against(cells.loc[group.index], runs, baseline) for _, group in cells.groupby(TABLE, sort=False)]
     cells = pd.concat(compared)
     if published:
-        cells = cells.join(_beside(cells, seeds))
+        cells = cells.join(beside_cells(cells, runs))
     return cells.reset_index(drop=True)
 
 
@@ -101,24 +78,19 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-Seeds = dict[Any, pd.DataFrame]
-"""Of each cell (data, recipe, line) its runs."""
+def _against(cells: pd.DataFrame, runs: Sequence[pd.DataFrame], baseline: str) -> pd.DataFrame:
+    """The lines of one table, the baseline first, then the best; with their differences to it.
 
-
-def _of(seeds: Seeds, cell: pd.Series) -> pd.DataFrame:
-    return seeds[tuple(cell[name] for name in CELL)]
-
-
-def _against(cells: pd.DataFrame, seeds: Seeds, baseline: str) -> pd.DataFrame:
-    """The lines of one table, the baseline first, then the best; with their differences to it."""
+    runs: of each cell, at the place that its index says.
+    """
     plain = cells[cells["method"] == baseline]
     plain = plain[plain["line"].str.len() == plain["line"].str.len().min()]
     ours = plain.index[0] if len(plain) else None
     order = sorted(cells.index, key=lambda i: (i != ours, -cells.loc[i, "all"], cells.loc[i, "line"]))
     cells = cells.loc[order].assign(is_baseline=[i == ours for i in order])
     empty = {"pairs": 0, "difference": math.nan, "difference_half": math.nan, "p": math.nan}
-    theirs = None if ours is None else _of(seeds, cells.loc[ours])
-    found = [empty if theirs is None or i == ours else paired(_of(seeds, cells.loc[i]), theirs) for i in cells.index]
+    theirs = None if ours is None else runs[ours]
+    found = [empty if theirs is None or i == ours else paired(runs[i], theirs) for i in cells.index]
     compared = pd.DataFrame(found, index=cells.index)
     compared["p_corrected"] = holm(list(compared["p"]))
     compared["verdict"] = [
@@ -140,74 +112,6 @@ def paired(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
         "difference_half": half_interval(differences),
         "p": paired_p(differences),
     }
-
-
-# --- the paper's values ---------------------------------------------------------------------
-
-
-def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -> pd.DataFrame:
-    """The published cells of Tables 1 to 5, in their order, each with what was measured for it.
-
-    Added: n, ``measured`` under the cell's own rule or the nearest, ``measured_half`` (of the 95 % interval of the
-    mean), ``last``, ``minus_paper``, ``outside``, ``collapsed``, ``fingerprints``; NaN where nothing was run.
-    """
-    shown = one_head(frame, head, groups)
-    published = load_published()
-    columns = [shown[name].astype(object).fillna("") for name in PLACE]
-    places = dict(list(shown.groupby(columns))) if len(shown) else {}
-    measured = [_measured(cell, places.get(tuple(cell[list(PLACE)].fillna("")))) for _, cell in published.iterrows()]
-    return published.join(pd.DataFrame(measured, index=published.index))
-
-
-def _measured(cell: pd.Series, runs: pd.DataFrame | None) -> dict[str, Any]:
-    """Of the runs at the cell's place; of several subsets of its images that with most runs."""
-    if runs is None:
-        return {"n": 0, "measured": math.nan, "outside": None}
-    subsets = runs["split"].value_counts()
-    runs = runs[runs["split"] == min(subsets.index, key=lambda split: (-subsets[split], split))]
-    values = list(runs[f"{NEAREST[cell['rule']]}_{cell['metric']}"])
-    mean = float(np.mean(values))
-    minus, half, outside = math.nan, half_prediction(values, int(cell["runs"])), None
-    if not math.isnan(cell["value"]):
-        minus = mean - cell["value"]
-        if not math.isnan(half):
-            low, high = range_of(cell["value"], cell["digits"])
-            outside = bool(high < mean - half - ROUNDING or low > mean + half + ROUNDING)
-    return {
-        "n": len(runs),
-        "measured": mean,
-        "measured_half": half_interval(values),
-        "last": float(runs[f"last_{cell['metric']}"].mean()),
-        "minus_paper": minus,
-        "outside": outside,
-        "collapsed": int(runs["collapsed"].sum()),
-        "line": runs["line"].iloc[0],
-        "fingerprints": " ".join(runs["fingerprint"]),
-    }
-
-
-def _beside(cells: pd.DataFrame, seeds: Seeds) -> pd.DataFrame:
-    """Of each measured cell the published value of all classes: from the table that has most of its lines."""
-    published = load_published()
-    published = published[(published["metric"] == "all") & published["value"].notna()]
-    found = cells[list(PLACE)].reset_index().merge(published, on=list(PLACE), how="inner")
-    tables = found.join(cells[TABLE], on="index").groupby([*TABLE, "table"]).size()
-    rows = {}
-    for index, candidates in found.groupby("index"):
-        place = tuple(cells.loc[index, TABLE])
-        best = min(
-            candidates.index, key=lambda i: (-tables[(*place, candidates.loc[i, "table"])], candidates.loc[i, "table"])
-        )
-        cell = candidates.loc[best]
-        told = _measured(cell, _of(seeds, cells.loc[index]))
-        rows[index] = {
-            "paper": cell["value"],
-            "paper_table": cell["table"],
-            "rule": cell["rule"],
-            "note": cell["note"],
-            **{name: told.get(name, math.nan) for name in ("measured", "measured_half", "minus_paper", "outside")},
-        }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(PAPER))
 
 
 # --- comparisons ----------------------------------------------------------------------------

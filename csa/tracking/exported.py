@@ -4,7 +4,7 @@
     <data set>/<method>/<fingerprint>.npz    predictions of each head on the test set, metrics lines
     <data set>/<method>/<fingerprint>-cuda.* the same run on a GPU: one identity, another result
     labels/<digest>.npz                      the test labels, shared by all records of a test set
-    points/<figure>.npz                      what figures of networks can be drawn from (csa.figures.points)
+    points/<figure>.npz                      what figures of networks can be drawn from (csa.figures.representation)
 
 A prediction is stored as its offset from the label, modulo the number of classes: mostly zeros,
 so that it packs well. The same record gives the same bytes, so exporting again changes nothing and

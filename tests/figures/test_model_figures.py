@@ -13,12 +13,13 @@ from csa import report
 from csa.config.faults import UserError
 from csa.data.dataset import load_split
 from csa.figures import networks as models
-from csa.figures.networks import first_of_classes, model_runs
-from csa.figures.points import drawn_from_points
+from csa.figures import representation
+from csa.figures.images import first_of_classes
+from csa.figures.networks import model_runs
+from csa.figures.representation import drawn_from_points
 from csa.methods.background_mask import background_mask
-from csa.reporting.frame import frame_of
+from csa.reporting.frame import frame_of, one_head
 from csa.reporting.sources import from_folders
-from csa.reporting.tables import one_head
 from csa.tracking.exported import export
 from csa.tracking.record import Record
 
@@ -175,7 +176,7 @@ def test_points_of_other_runs_stay(root, kept, tmp_path, capsys):
 
 
 def test_a_network_that_gives_every_image_the_same_feature_is_told(kept, monkeypatch, capsys):
-    monkeypatch.setattr(models, "features", lambda _, pixels: np.ones((len(pixels), 64), dtype=np.float32))
+    monkeypatch.setattr(representation, "features", lambda _, pixels: np.ones((len(pixels), 64), dtype=np.float32))
     with pytest.raises(SystemExit):
         kept("10", "csa")  # t-SNE would end the process
     assert "methods=csa: its network gives every image the same feature" in capsys.readouterr().err

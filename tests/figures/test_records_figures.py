@@ -18,24 +18,24 @@ from csa.figures.drawing import Wish, of_report
 from csa.figures.drawing import from_records as drawn_from_records
 from csa.figures.networks import model_runs
 from csa.figures.panel import looks_of, panel
-from csa.figures.points import drawn_from_points, packed
 from csa.figures.representation import (
     LABEL_HEIGHT,
     LABEL_WIDTH,
     Cloud,
     Representation,
     apart,
+    drawn_from_points,
     in_two_dimensions,
+    packed,
     sample,
     shown_classes,
 )
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, canvas, files, style
 from csa.metrics import PARTS, calibration_bins, calibration_error
-from csa.reporting.frame import frame_of
+from csa.reporting.frame import frame_of, one_head
 from csa.reporting.layout import Drawn
 from csa.reporting.sections import sections
 from csa.reporting.sources import from_folders
-from csa.reporting.tables import one_head
 
 
 def panels(frame):
@@ -96,7 +96,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order(frame):
     ],
 )
 def test_a_figure_is_called_by_its_number_and_data_set(name, title):
-    assert Drawn(name, "", "", {}).title == title
+    assert Drawn(name, "", {}).title == title
 
 
 def test_figure_4_shows_means_and_deviations(shown):

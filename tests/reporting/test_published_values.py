@@ -8,7 +8,7 @@ import pytest
 from miniature_records import compose
 
 from csa.config.faults import UserError
-from csa.reporting.published import load_published, range_of
+from csa.reporting.paper import load_published, range_of
 
 CELLS = load_published()
 

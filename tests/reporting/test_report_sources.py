@@ -127,7 +127,7 @@ def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri):
     assert len(run.evidence.predictions("classifier")) == 40
     assert list(from_mlflow(uri, "another", [])) == []
 
-    drawn = Drawn("curves", "caption", "alt", {"png": b"p", "svg": b"s"}, (run.fingerprint, "ffffffffffff"))
+    drawn = Drawn("curves", "caption", {"png": b"p", "svg": b"s"}, (run.fingerprint, "ffffffffffff"))
     assert send([drawn], uri, "csa") == 1
     client, ids = run_ids(uri, "csa")
     names = {file.path for file in client.list_artifacts(ids[run.fingerprint], "figures")}

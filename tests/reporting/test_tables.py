@@ -14,11 +14,11 @@ import pytest
 from miniature_records import EXPECTED, PER_CLASS, RECORDS, from_records, outputs, stored_runs, write
 from scipy import stats
 
-from csa.reporting.frame import frame_of
+from csa.reporting.frame import frame_of, one_head
 from csa.reporting.layout import as_csv, signed, slug, spans
-from csa.reporting.paper_layout import paper_sections
+from csa.reporting.paper import beside_paper, paper_sections
 from csa.reporting.sections import sections, sentence
-from csa.reporting.tables import beside_paper, compare, one_head, table
+from csa.reporting.tables import compare, table
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,277 @@
+"""Tables 1 to 5 of the paper: the published values, what was measured for each, and the paper's own layout."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from csa.config.faults import Fault, UserError
+from csa.config.locations import PACKAGE
+from csa.reporting.frame import TABLE, one_head
+from csa.reporting.layout import (
+    COLLAPSED,
+    MINUS,
+    OUTSIDE,
+    Cell,
+    Grid,
+    Section,
+    as_printed,
+    is_none,
+    listed,
+    number,
+    printed,
+    spans,
+)
+from csa.reporting.statistics import ROUNDING, half_interval, half_prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PLACE = ("method", "dataset", "imbalance_ratio", "backbone", "settings")
+"""What of a recorded run says which cell it belongs to; ``settings`` are the words beyond the other four."""
+COLUMNS = ("table", "row", *PLACE, "metric", "value", "rule", "digits", "runs", "note", "citation")
+METRICS = ("all", "many", "medium", "few")
+TABLES = (1, 2, 3, 4, 5)
+NEAREST = {"last": "last", "best_on_test": "best", "best_on_validation": "best", "other": "best"}
+"""Of each rule by which a published value was taken (its epoch), the recorded accuracy that is nearest to it."""
+DIGITS = ("rounded", "truncated")
+PAPER = ("paper", "paper_table", "rule", "note", "measured", "measured_half", "minus_paper", "outside")
+RULES = {
+    "last": "the last epoch",
+    "best_on_test": "the epoch that was best on the test set",
+    "best_on_validation": "the epoch that was best on validation images",
+    "other": "another rule",
+}
+LEGEND_OF_PAPER = (
+    f"{MINUS} paper: measured minus published value, both at the epoch by which that value was taken; {OUTSIDE} one "
+    "published run lies outside when it is not in the 95 % prediction interval of a further run, mean ± t sd "
+    "sqrt(1 + 1/n), or sqrt(1/m + 1/n) for the mean of m published runs."
+)
+TITLES = {
+    1: "Test accuracy (%) of cross-entropy on uniform batches (CE), classifier re-training (cRT) and class-balanced "
+    "re-sampling (CB-RS)",
+    2: "Test accuracy (%) on CIFAR-100-LT and CIFAR-10-LT at imbalance ratios 100, 50 and 10",
+    3: "Test accuracy (%) on ImageNet-LT",
+    4: "Test accuracy (%) of CSA with and without its context bank Q",
+    5: "Test accuracy (%) of CSA under several thresholds δ",
+}
+
+
+# --- published ------------------------------------------------------------------------------
+
+
+def paper_folder() -> Path:
+    """Inside an installed wheel, or ``reports/paper`` of a checkout."""
+    inside = PACKAGE / "paper"
+    return inside if inside.is_dir() else PACKAGE.parent / "reports" / "paper"
+
+
+def load_published(folder: Path | None = None) -> pd.DataFrame:
+    """A row a cell of Tables 1 to 5, in the paper's order, with COLUMNS.
+
+    imbalance_ratio: NaN where a data set has none; value: percent, NaN where the paper has a dash;
+    rule: the epoch that it is of; digits: how it was shortened to those printed; runs: of which it is
+    the mean; note: how it was chosen where that is no rule of ours.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    folder = folder or paper_folder()
+    return pd.concat([_load(folder / f"table{number}.csv") for number in TABLES], ignore_index=True)
+
+
+def _load(path: Path) -> pd.DataFrame:
+    numbers = {"table": "int64", "imbalance_ratio": "float64", "value": "float64", "runs": "int64"}
+    types = numbers | {name: "str" for name in (*COLUMNS, "words") if name not in numbers}
+    allowed = f"a table with {', '.join(COLUMNS)}"
+    try:
+        cells = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={name: [""] for name in numbers})
+        cells = cells.rename(columns={"words": "settings"})[list(COLUMNS)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise UserError(Fault("published values", path, problem, allowed)) from error
+    for column, known in (("metric", METRICS), ("rule", NEAREST), ("digits", DIGITS)):
+        if strange := sorted(set(cells[column]) - set(known)):
+            raise UserError(Fault("published values", path, f"has {column} {', '.join(strange)}", ", ".join(known)))
+    return cells
+
+
+def range_of(value: float, digits: str) -> tuple[float, float]:
+    """The numbers that are printed as ``value``: 45.6 truncated is of 45.6 to 45.7, rounded of 45.55 to 45.65."""
+    unit = 10.0 ** -len(f"{value:.6f}".rstrip("0").partition(".")[2] or "0")
+    return (value, value + unit) if digits == "truncated" else (value - unit / 2, value + unit / 2)
+
+
+def known_orders(folder: Path | None = None) -> dict[str, str]:
+    """File order of the training subsets that are known, by hash. Raises UserError where the file is damaged."""
+    path = (folder or paper_folder()) / "subsets.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return {row["split"]: row["order"] for row in csv.DictReader(stream)}
+    except (OSError, KeyError, TypeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise UserError(Fault("training subsets", path, problem, "a table with split and order")) from error
+
+
+# --- beside measured ------------------------------------------------------------------------
+
+
+def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -> pd.DataFrame:
+    """The published cells of Tables 1 to 5, in their order, each with what was measured for it.
+
+    Added: n, ``measured`` under the cell's own rule or the nearest, ``measured_half`` (of the 95 % interval of the
+    mean), ``last``, ``minus_paper``, ``outside``, ``collapsed``, ``fingerprints``; NaN where nothing was run.
+    """
+    shown = one_head(frame, head, groups)
+    published = load_published()
+    columns = [shown[name].astype(object).fillna("") for name in PLACE]
+    places = dict(list(shown.groupby(columns))) if len(shown) else {}
+    measured = [_measured(cell, places.get(tuple(cell[list(PLACE)].fillna("")))) for _, cell in published.iterrows()]
+    return published.join(pd.DataFrame(measured, index=published.index))
+
+
+def _measured(cell: pd.Series, runs: pd.DataFrame | None) -> dict[str, Any]:
+    """Of the runs at the cell's place; of several subsets of its images that with most runs."""
+    if runs is None:
+        return {"n": 0, "measured": math.nan, "outside": None}
+    subsets = runs["split"].value_counts()
+    runs = runs[runs["split"] == min(subsets.index, key=lambda split: (-subsets[split], split))]
+    values = list(runs[f"{NEAREST[cell['rule']]}_{cell['metric']}"])
+    mean = float(np.mean(values))
+    minus, half, outside = math.nan, half_prediction(values, int(cell["runs"])), None
+    if not math.isnan(cell["value"]):
+        minus = mean - cell["value"]
+        if not math.isnan(half):
+            low, high = range_of(cell["value"], cell["digits"])
+            outside = bool(high < mean - half - ROUNDING or low > mean + half + ROUNDING)
+    return {
+        "n": len(runs),
+        "measured": mean,
+        "measured_half": half_interval(values),
+        "last": float(runs[f"last_{cell['metric']}"].mean()),
+        "minus_paper": minus,
+        "outside": outside,
+        "collapsed": int(runs["collapsed"].sum()),
+        "line": runs["line"].iloc[0],
+        "fingerprints": " ".join(runs["fingerprint"]),
+    }
+
+
+def beside_cells(cells: pd.DataFrame, runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Of each measured cell the published value of all classes: from the table that has most of its lines.
+
+    runs: of each cell, at the place that its index says.
+    """
+    published = load_published()
+    published = published[(published["metric"] == "all") & published["value"].notna()]
+    found = cells[list(PLACE)].reset_index().merge(published, on=list(PLACE), how="inner")
+    tables = found.join(cells[TABLE], on="index").groupby([*TABLE, "table"]).size()
+    rows = {}
+    for index, candidates in found.groupby("index"):
+        place = tuple(cells.loc[index, TABLE])
+        best = min(
+            candidates.index, key=lambda i: (-tables[(*place, candidates.loc[i, "table"])], candidates.loc[i, "table"])
+        )
+        cell = candidates.loc[best]
+        told = _measured(cell, runs[index])
+        rows[index] = {
+            "paper": cell["value"],
+            "paper_table": cell["table"],
+            "rule": cell["rule"],
+            "note": cell["note"],
+            **{name: told.get(name, math.nan) for name in ("measured", "measured_half", "minus_paper", "outside")},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(PAPER))
+
+
+# --- the paper's layout ---------------------------------------------------------------------
+
+
+def paper_sections(
+    frame: pd.DataFrame, tables: Sequence[int], *, head: str = "", groups: str = "rank"
+) -> list[Section]:
+    """Tables 1 to 5: methods by data sets, published beside measured."""
+    beside = beside_paper(frame, head=head, groups=groups)
+    return [_paper_section(number, beside[beside["table"] == number]) for number in tables]
+
+
+def _paper_section(number_: int, cells: pd.DataFrame) -> Section:
+    places = list(dict.fromkeys(_place(cell) for cell in cells.to_dict("records")))
+    columns = [(place, metric) for place in places for metric in METRICS if _has(cells, place, metric)]
+    by_key = {(cell["row"], _place(cell), cell["metric"]): cell for cell in cells.to_dict("records")}
+    rows = []
+    for row in dict.fromkeys(cells["row"]):
+        found = [by_key.get((row, place, metric)) for place, metric in columns]
+        rows.append((Cell(row, row), *(_pair(cell) for cell in found)))
+    spans_ = [(place, sum(other == place for other, _ in columns)) for place in places]
+    name, title = f"table{number_}", f"Table {number_} of the paper"
+    headings = ("method", *(printed(metric) for _, metric in columns))
+    grid = Grid(name, title, headings, tuple(rows), tuple((_heading(place), width) for place, width in spans_))
+    return Section(name, title, f"{TITLES[number_]}.", grid, tuple(_paper_legend(cells)), (), cells)
+
+
+def _place(cell: dict[str, Any]) -> tuple[str, float | None, str]:
+    ratio = cell["imbalance_ratio"]
+    return cell["dataset"], None if is_none(ratio) else ratio, cell["backbone"]
+
+
+def _has(cells: pd.DataFrame, place: tuple[str, float | None, str], metric: str) -> bool:
+    return any(_place(cell) == place and cell["metric"] == metric for cell in cells.to_dict("records"))
+
+
+def _heading(place: tuple[str, float | None, str]) -> str:
+    dataset, ratio, backbone = place
+    return f"{printed(dataset)}, {printed(backbone)}" if ratio is None else f"{printed(dataset)}, ratio {ratio:g}"
+
+
+def _pair(cell: dict[str, Any] | None) -> Cell:
+    """``65.8 / 58.2``: published, measured."""
+    if cell is None:
+        return Cell("")
+    published = as_printed(cell["value"])
+    if not cell["n"]:
+        return Cell(published, None)
+    digits = 2 if len(published.partition(".")[2]) > 1 else 1
+    marks = (OUTSIDE if cell["outside"] is True else "") + (COLLAPSED if cell["collapsed"] else "")
+    return Cell(
+        f"{published} / {number(cell['measured'], digits)}{marks}",
+        cell["measured"],
+        "marked" if OUTSIDE in marks else "",
+    )
+
+
+def _paper_legend(cells: pd.DataFrame) -> Iterator[str]:
+    measured = cells[cells["n"] > 0]
+    yield "Published / measured, percent, mean over seeds; a published value alone: nothing was run."
+    if len(measured):
+        seeds = measured.drop_duplicates([*PLACE]).groupby(["dataset"], sort=False)["n"].agg(lambda n: spans(list(n)))
+        yield f"Runs of a cell: {'; '.join(f'{printed(str(name))} {n}' for name, n in seeds.items())}."
+    yield from _epochs(cells[cells["value"].notna()])
+    if (cells["digits"] == "truncated").any():
+        names = list(dict.fromkeys(printed(name) for name in cells[cells["digits"] == "truncated"]["dataset"]))
+        yield f"Published values of {listed(names)} are cut off after their last digit, not rounded."
+    if (measured["outside"] == True).any():  # noqa: E712 (None beside booleans)
+        yield LEGEND_OF_PAPER[LEGEND_OF_PAPER.index(OUTSIDE) :]
+    if len(measured) and (measured["collapsed"] > 0).any():
+        yield f"{COLLAPSED} Collapsed runs are among these: their network predicts a single class."
+    yield f"{cells['citation'].iloc[0]}."
+
+
+def _epochs(cells: pd.DataFrame) -> Iterator[str]:
+    """Of which epoch the published values are; where rows or data sets differ, of which."""
+    datasets = {rule: list(dict.fromkeys(those["dataset"])) for rule, those in cells.groupby("rule", sort=False)}
+    for (rule, note), those in cells.groupby(["rule", "note"], sort=False):
+        rows = list(dict.fromkeys(those["row"]))
+        same = len(datasets) == 1 or sum(set(datasets[rule]) <= set(other) for other in datasets.values()) > 1
+        if len(rows) == cells["row"].nunique():
+            who = "" if len(datasets) == 1 else f"{listed([printed(name) for name in datasets[rule]])}: "
+        else:
+            who = "" if same and len(rows) > cells["row"].nunique() / 2 else f"{', '.join(rows)}: "
+        ours = "" if rule in ("last", "best_on_test") else "; compared with our epoch that was best on the test set"
+        told = f"{who}{note or 'at ' + RULES[rule]}{ours}."
+        yield f"Published values are of {RULES[rule]}." if not who and not note else told[0].upper() + told[1:]
