@@ -6,6 +6,7 @@ import errno
 import getpass
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,12 +32,15 @@ DISK_TROUBLE = (
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
 )
 
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory")
+MEMORY_KEYS = "protocol.batch_size, the size of the images, method.bank_size, runtime.workers or sweep.slots"
+
 
 @contextmanager
 def reporting_faults() -> Iterator[None]:
     """Around an entry, or as its decorator: mistakes end in a list and status 2, Ctrl-C in one line and 130.
 
-    A disk that takes or gives nothing more ends in one line and status 1.
+    A disk that takes or gives nothing more, and memory that has run out, end in one line and status 1.
     """
     settle_process()
     try:
@@ -48,8 +52,8 @@ def reporting_faults() -> Iterator[None]:
     except KeyboardInterrupt:
         say("csa: interrupted", aside=True)
         raise SystemExit(CTRL_C_STATUS) from None
-    except OSError as error:
-        if not (trouble := disk_trouble(error)):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (trouble := disk_trouble(error) or memory_trouble(error)):
             raise
         say(f"csa: {trouble}", aside=True)
         raise SystemExit(FAILED_STATUS) from None
@@ -61,6 +65,19 @@ def disk_trouble(error: Exception, somewhere: object = "") -> str:
         return ""
     place = error.filename or somewhere
     return f"{error.strerror}: {place}" if place else str(error.strerror)
+
+
+def memory_trouble(error: Exception) -> str:
+    """That memory has run out and what would take less, in a line; nothing of another kind of error.
+
+    torch tells it of a GPU in a class of its own, and of the processor in words.
+    """
+    text = str(error)
+    known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if not known and not (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+        return ""
+    asked = re.search(r"allocate ([\d.]+ ?[A-Za-z]+)", text)
+    return f"out of memory{f' ({asked[1]} were asked for)' if asked else ''}; lower {MEMORY_KEYS}"
 
 
 def say(text: str, *, aside: bool = False) -> None:

@@ -18,7 +18,7 @@ from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
 from csa.config.schema import Config, DatasetConfig
-from csa.config.typed import build, build_block, check, unresolved
+from csa.config.typed import build, build_block, check, resolve_and_check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
 
 if TYPE_CHECKING:
@@ -56,11 +56,12 @@ def preflight(
         first, cells = _cells(tree_, read_words, faults, multirun=multirun)
     inspected: Inspected = {}
     for cell in cells:
-        found = cell.faults + check(cell.composed.config, cell.doubtful)
+        values, told = resolve_and_check(cell.composed.config, cell.doubtful)
+        found = cell.faults + told
         faults += found
         if to_run:
             faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
-            faults += _machine_faults(cell, found)
+            faults += _machine_faults(cell, found) + ([] if found else _memory_faults(cell, values, inspected))
     if not faults and (multirun or first.multirun):
         faults += [fault for part in SETTINGS for fault in unresolved(first.whole, f"hydra.{part}")]
     if faults:
@@ -188,6 +189,15 @@ def size_faults(backbone: str, min_size: int, known: Preview) -> list[Fault]:
         return []
     problem = f"cannot take images of {height}x{width} pixels"
     return [Fault("backbone", backbone, problem, f"sides of at least {min_size} pixels")]
+
+
+def _memory_faults(cell: Settled, values: Mapping[str, Any], inspected: Inspected) -> list[Fault]:
+    """Of sound values: whether this machine has the memory for them."""
+    from csa.data.memory import memory_fault
+
+    _, known = inspected[_address(cell.composed.config)]
+    fault = None if known is None else memory_fault(build_block(Config, values), known)
+    return [fault] if fault else []
 
 
 def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:

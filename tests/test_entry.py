@@ -73,6 +73,32 @@ def test_a_disk_that_takes_nothing_more_ends_in_a_line(monkeypatch, capsys):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "outputs")
 
 
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 7.28 TiB for an array with shape (1, 2)"), " (7.28 TiB were asked for)"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes. Error code 12"),
+            " (800 bytes were asked for)",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), " (20.00 GiB were asked for)"),
+        (RuntimeError("std::bad_alloc"), ""),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), ""),
+    ],
+)
+def test_memory_that_has_run_out_ends_in_a_line(monkeypatch, capsys, error, asked):
+    def task(_config):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, task)
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"csa: out of memory{asked}; lower protocol.batch_size, ")
+    assert told.count("\n") == 1
+
+
 def test_a_mistake_found_by_the_task_is_listed_too(monkeypatch, capsys):
     def task(config):
         raise UserError(Fault("dataset.path", "x.npz", "is torn", "a whole file"))

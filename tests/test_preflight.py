@@ -68,6 +68,19 @@ SAMPLERS = "class_aware, class_balanced, power, reversed, square_root, uniform"
         ("method=c*", f"method=c*: there is no such method; did you mean 'glob(c*)'? Allowed: {METHODS}."),
         ("method=null", f"method=null: there is no such method; allowed: {METHODS}"),
         ("seed=1.5", "seed=1.5: is not an integer; allowed: an integer, at least 0"),
+        ("seed=9223372036854775808", "seed=9223372036854775808: is beyond 9.223e+18; allowed: an integer, at least 0"),
+        ("protocol.lr=1e39", "protocol.lr=1e+39: is beyond 1e+38; allowed: a number above 0"),
+        (
+            "dataset.groups=[1,1,9223372036854775808]",
+            (
+                "dataset.groups=[1, 1, 9223372036854775808]: 9223372036854775808 is beyond 9.223e+18; "
+                "allowed: a list of integers, or null"
+            ),
+        ),
+        (
+            "runtime.threads=100000",
+            "runtime.threads=100000: is out of range; allowed: an integer from 1 to 1024, or null",
+        ),
         ("seed=-1", "seed=-1: is out of range; allowed: an integer, at least 0"),
         ("download=1", "download=1: is not true or false; allowed: true or false"),
         ("variant=1.5", "variant=1.5: is not text; allowed: text"),
@@ -81,13 +94,13 @@ SAMPLERS = "class_aware, class_balanced, power, reversed, square_root, uniform"
         ("protocol.stage_two=3", "protocol.stage_two=3: is not a group of keys"),
         (
             "protocol.stage_two.epochs=0",
-            "protocol.stage_two.epochs=0: is out of range; allowed: an integer, at least 1",
+            "protocol.stage_two.epochs=0: is out of range; allowed: an integer from 1 to 1000000",
         ),
         (
             "method.mask_pass=evall",
             "method.mask_pass=evall: is not one of the choices; did you mean 'eval'? Allowed: eval, train.",
         ),
-        ("method.bank_size=0", "method.bank_size=0: is out of range; allowed: an integer, at least 1, or null"),
+        ("method.bank_size=0", "method.bank_size=0: is out of range; allowed: an integer from 1 to 100000, or null"),
         ("dataset=npz", "dataset.path=???: must be given; allowed: text"),
         ("~delta", "delta: is missing; allowed: a number from 0 to 1"),
         ("delta=${nothing}", "delta=${nothing}: Interpolation key 'nothing' not found"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +14,12 @@ from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from csa.config.schema import ProtocolConfig, RuntimeConfig
 
+GPUS = "CUDA_VISIBLE_DEVICES"
+GIGABYTE = 1e9
 LOOK_SECONDS = 0.5
 SLACK = 0.25
 """Of a core: so much of all may be at work while one more still counts as idle."""
@@ -51,17 +56,42 @@ def idle_cores(seconds: float = LOOK_SECONDS) -> int:
     return max(1, min(cores(), math.floor(sum(shares) + SLACK))) if shares else cores()
 
 
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them. Found out without torch."""
+    named = os.environ.get(GPUS)
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(gpus))]
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
 def free_memory() -> float:
     """Bytes that can be had without swapping, within the limit of the container; infinite where nobody tells."""
     available = _numbers("proc/meminfo").get("MemAvailable", math.inf) * 1024
+    return max(0, min([available, *(allowed - used for allowed, used in _memory_limits())]))
+
+
+def total_memory() -> float:
+    """Bytes that there are, within the limit of the container; infinite where nobody tells."""
+    return min([_numbers("proc/meminfo").get("MemTotal", math.inf) * 1024, *(most for most, _ in _memory_limits())])
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Of the container, as either version of control groups says it: the bytes it may use and those it uses."""
     for limit, use, used in (
         ("memory.max", "memory.stat", "anon"),
         ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss"),
     ):
         with suppress(OSError, ValueError):  # there is none, or its limit is called "max"
             allowed = int((SYSTEM / "sys/fs/cgroup" / limit).read_text())
-            available = min(available, allowed - _numbers(f"sys/fs/cgroup/{use}").get(used, 0))
-    return max(available, 0)
+            yield allowed, _numbers(f"sys/fs/cgroup/{use}").get(used, 0)
 
 
 def _permitted() -> set[int]:

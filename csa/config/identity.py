@@ -56,7 +56,7 @@ DIGITS = 12
 """Of a fingerprint."""
 DATASET = ("unreadable",)
 SAMPLER = ("rule", "q", "images_per_visit", "draws")
-NOT_OF_BACKBONE = ("schema", "target", "min_size")
+NOT_OF_BACKBONE = ("schema", "target", "min_size", "pixel_bytes")
 PROTOCOL = (
     *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov", "schedule"),
     *("warmup_epochs", "warmup_from", "warmup_each_step", "milestones", "factors", "drop_last", "crop_padding"),

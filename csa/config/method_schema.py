@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from csa.config.schema import ClassifierRetrainingConfig, MethodConfig, number, used_when
+from csa.config.schema import EPOCHS, FACTOR, IMAGES, ClassifierRetrainingConfig, MethodConfig, number, used_when
 from csa.config.switches import scaled, window
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _reweights(loss: str) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class FocalConfig(MethodConfig):
     form: Literal["sigmoid", "softmax"]
-    gamma: float = number(at_least=0)
+    gamma: float = number(at_least=0, at_most=FACTOR)
     prior_bias: bool = used_when("form", "sigmoid".__eq__)
     beta: float = number(at_least=0, at_most=BETA_MOST)
     weights: Literal["outside", "inside"] = used_when("form", "softmax".__eq__)
@@ -58,13 +58,13 @@ class LdamConfig(ReweightedConfig):
 @dataclass(frozen=True, kw_only=True)
 class LogitAdjustmentConfig(MethodConfig):
     smooths: ClassVar[bool] = True
-    tau: float
+    tau: float = number(at_least=-FACTOR, at_most=FACTOR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixupConfig(MethodConfig):
     smooths: ClassVar[bool] = True
-    mixup_alpha: float = number(above=0)
+    mixup_alpha: float = number(above=0, at_most=FACTOR)
     mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
 
 
@@ -80,7 +80,7 @@ class CmoConfig(LdamConfig):
 
     loss: Literal["ce", "ce_drw", "ldam_drw", "balanced_softmax"]
     probability: float = number(at_least=0, at_most=1)
-    foreground_power: float
+    foreground_power: float = number(at_least=-FACTOR, at_most=FACTOR)
     first_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(4, protocol))
     off_epochs: int | None = number(at_least=0, when_null=lambda protocol: window(3, protocol))
     start_epoch: int | None = used_when("loss", _reweights, at_least=0, when_null=_deferral)
@@ -95,7 +95,7 @@ class CmoConfig(LdamConfig):
 class MixupRetrainingConfig(ClassifierRetrainingConfig):
     starts_from: ClassVar[str | None] = "mixup"
     start_settings: ClassVar[tuple[str, ...]] = ("mixup_alpha", "mixup_off_epochs")
-    mixup_alpha: float = number(above=0)
+    mixup_alpha: float = number(above=0, at_most=FACTOR)
     mixup_off_epochs: int | None = number(at_least=0, when_null=_mixup_off)
 
 
@@ -106,7 +106,7 @@ class PostHocConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
     smooths: ClassVar[bool] = True
     correction: Literal["tau_norm", "logit_adjustment"]
-    tau: float | None
+    tau: float | None = number(at_least=-FACTOR, at_most=FACTOR)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         return protocol.epochs, 0
@@ -126,7 +126,7 @@ class TranslationConfig(DeferredConfig):
     gamma: float = number(at_least=0, at_most=1)
     beta: float = number(at_least=0, at_most=BETA_MOST)
     step_size: float = number(above=0)
-    iterations: int = number(at_least=1)
+    iterations: int = number(at_least=1, at_most=EPOCHS)
     noise: Literal["channel", "image"]
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
@@ -140,8 +140,8 @@ class ForegroundTransferConfig(DeferredConfig):
     limit: int | None = number(at_least=1)
     threshold: float = number(at_least=0)
     max_angle: float = number(at_least=0, at_most=180)
-    min_scale: float = number(above=0)
-    max_scale: float = number(above=0)
+    min_scale: float = number(above=0, at_most=FACTOR)
+    max_scale: float = number(above=0, at_most=FACTOR)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         start = _deferral(protocol) if self.start_epoch is None else self.start_epoch
@@ -154,7 +154,7 @@ class OltrConfig(MethodConfig):
     lr: float = number(above=0)
     slow: float = number(above=0)
     centroid_weight: float = number(at_least=0)
-    images_per_visit: int = number(at_least=1)
+    images_per_visit: int = number(at_least=1, at_most=IMAGES)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         first = protocol.epochs // 3 if self.first_epochs is None else self.first_epochs
@@ -166,7 +166,7 @@ class FsaConfig(MethodConfig):
     """The lower case Greek letters of the paper are named by what they choose."""
 
     starts_from: ClassVar[str | None] = "ce"
-    epochs: int = number(at_least=1)
+    epochs: int = number(at_least=1, at_most=EPOCHS)
     lr: float = number(above=0)
     head_share: float = number(above=0, at_most=1)
     confusing: int = number(at_least=1)

@@ -40,6 +40,10 @@ def shown_only() -> Any:
     return field(metadata={"shown_only": True})
 
 
+EPOCHS, IMAGES, SIDE, PROCESSES, FACTOR = 10**6, 10**6, 10**4, 1024, 1000
+"""Most epochs, images of a step or kept beside it, pixels of an image's side, processes or threads, and the largest
+strength or exponent: far beyond use, and within what can be computed. Every number is within ``typed.BOUNDS``."""
+
 METHOD_WIRING = ("schema", "target", "streams", "published")
 WIRING = (*METHOD_WIRING, "source")
 """Keys by which a file of ``conf/`` names its code; no word of a command is meant to be one of them."""
@@ -94,7 +98,7 @@ class NpzDataset(DatasetConfig):
 @dataclass(frozen=True, kw_only=True)
 class ImageFolderDataset(DatasetConfig):
     path: str | None
-    image_size: int = number(at_least=8)
+    image_size: int = number(at_least=8, at_most=SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +112,8 @@ class ListFilesDataset(DatasetConfig):
     test_list: str
     listed_images: int | None = neutral(None, at_least=1)
     validation: bool
-    image_size: int = number(at_least=8)
-    resize: int | None = number(at_least=8)
+    image_size: int = number(at_least=8, at_most=SIDE)
+    resize: int | None = number(at_least=8, at_most=SIDE)
     unreadable: Literal["stop", "skip"] = neutral("stop")
     identified_by: Literal["content", "sizes"] = neutral("sizes")
     cache: Literal["none", "memmap"]
@@ -133,19 +137,23 @@ class SamplerConfig:
 
     name: str
     rule: Literal["shuffle", "power", "class_aware", "reversed", "none"]
-    q: float | None = used_when("rule", "power".__eq__)
-    images_per_visit: int | None = used_when("rule", "class_aware".__eq__, at_least=1)
+    q: float | None = used_when("rule", "power".__eq__, at_least=-FACTOR, at_most=FACTOR)
+    images_per_visit: int | None = used_when("rule", "class_aware".__eq__, at_least=1, at_most=IMAGES)
     draws: Literal["images", "cycle"] = used_when("rule", "shuffle".__ne__, otherwise="images")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Settings that a schema of another package adds are given to the class by name, and count in the identity."""
+    """Settings that a schema of another package adds are given to the class by name, and count in the identity.
+
+    pixel_bytes: what a step keeps in memory for each pixel of its images, in fp32 and at least; None: nobody knows.
+    """
 
     name: str
     target: str
     stem: Literal["auto", "small", "large"] | None
     min_size: int = number(at_least=1)
+    pixel_bytes: int | None = field(default=None, metadata={"at_least": 0})
     schema: str = "csa.config.schema.BackboneConfig"
 
     def without_weights(self) -> BackboneConfig:
@@ -180,6 +188,10 @@ class MethodConfig:
         """Lengths of the method's stages, by which the time of a run is estimated."""
         return (protocol.epochs,)
 
+    def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
+        """Images that it keeps beside those of a step, as floats and with a mask, by the key that says how many."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyConfig(MethodConfig):
@@ -190,14 +202,14 @@ class CrossEntropyConfig(MethodConfig):
 class ClassifierRetrainingConfig(MethodConfig):
     starts_from: ClassVar[str | None] = "ce"
     smooths: ClassVar[bool] = True
-    epochs: int | None = number(at_least=1, when_null=lambda protocol: protocol.stage_two.epochs)
+    epochs: int | None = number(at_least=1, at_most=EPOCHS, when_null=lambda protocol: protocol.stage_two.epochs)
     lr: float = number(above=0)
     cosine_share: float = neutral(1.0, above=0, at_most=1)
     trains: Literal["classifier", "scales"] = neutral("classifier")
     head: Literal["copy", "new"] = used_when("trains", "classifier".__eq__)
     bn_mode: Literal["train", "eval"]
     draws: Literal["images", "cycle"]
-    images_per_visit: int = number(at_least=1)
+    images_per_visit: int = number(at_least=1, at_most=IMAGES)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         return protocol.epochs, self.epochs or protocol.stage_two.epochs
@@ -209,18 +221,25 @@ class ContextShiftConfig(MethodConfig):
     delta: float = used_when("bank", bool, at_least=0, at_most=1)
     start_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(10, protocol))
     bank: bool
-    bank_size: int | None = used_when("bank", bool, at_least=1, when_null=lambda protocol: protocol.batch_size)
+    bank_size: int | None = used_when(
+        "bank", bool, at_least=1, at_most=IMAGES // 10, when_null=lambda protocol: protocol.batch_size
+    )
     empty_bank: Literal["epoch", "never"] = used_when("bank", bool)
     lambda_min: float = used_when("bank", bool, at_least=0, at_most=1)
     lambda_max: float = used_when("bank", bool, at_least=0, at_most=1)
     mask_pass: Literal["eval", "train"] = used_when("bank", bool)
     balanced_sampler: Literal["class_aware", "class_balanced"]
-    images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1)
-    mixup_alpha: float = number(at_least=0)
+    images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1, at_most=IMAGES)
+    mixup_alpha: float = number(at_least=0, at_most=FACTOR)
     mixup_off_epochs: int | None = used_when(
         "mixup_alpha", bool, at_least=0, when_null=lambda protocol: window(protocol.mixup_off_epochs, protocol)
     )
     primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
+
+    def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
+        if not self.bank:
+            return {}
+        return {"method.bank_size": self.bank_size} if self.bank_size else {"protocol.batch_size": protocol.batch_size}
 
 
 # --- protocol -------------------------------------------------------------------------------
@@ -230,8 +249,8 @@ class ContextShiftConfig(MethodConfig):
 class StageTwoConfig:
     """How a classifier is re-trained on a frozen representation (cRT and its kind)."""
 
-    epochs: int = number(at_least=1)
-    scales_epochs: int | None = number(at_least=1)
+    epochs: int = number(at_least=1, at_most=EPOCHS)
+    scales_epochs: int | None = number(at_least=1, at_most=EPOCHS)
     lr: float = number(above=0)
     cosine_share: float = number(above=0, at_most=1)
     head: Literal["copy", "new"]
@@ -243,9 +262,9 @@ class ProtocolConfig:
     """The recipe around a method. Switch points are given at ``reference_epochs`` and scale."""
 
     name: str
-    epochs: int = number(at_least=1)
-    reference_epochs: int = number(at_least=1)
-    batch_size: int = number(at_least=2)
+    epochs: int = number(at_least=1, at_most=EPOCHS)
+    reference_epochs: int = number(at_least=1, at_most=EPOCHS)
+    batch_size: int = number(at_least=2, at_most=IMAGES)
     lr: float = number(above=0)
     momentum: float = number(at_least=0, at_most=1)
     weight_decay: float = number(at_least=0)
@@ -263,13 +282,13 @@ class ProtocolConfig:
     factors: list[float] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009
     drop_last: bool = neutral(False)
     deferral_epoch: int = number(at_least=0)
-    crop_padding: int = number(at_least=0)
+    crop_padding: int = number(at_least=0, at_most=SIDE)
     flip: bool
     resized_crop: list[float] | None = neutral(None, above=0, at_most=1)  # noqa: RUF009
     colour_jitter: float = neutral(0.0, at_least=0, at_most=1)
     precision: Literal["auto", "fp32", "bf16"]
     balanced_epoch: Literal["images", "cycle"]
-    mixup_alpha: float = number(above=0)
+    mixup_alpha: float = number(above=0, at_most=FACTOR)
     mixup_off_epochs: int = number(at_least=0)
     stage_two: StageTwoConfig
 
@@ -280,12 +299,12 @@ class ProtocolConfig:
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: int | None = number(at_least=1)
-    workers: int | None = number(at_least=0)
+    threads: int | None = number(at_least=1, at_most=PROCESSES)
+    workers: int | None = number(at_least=0, at_most=PROCESSES)
     sync_batch_norm: bool = neutral(False)
     checkpoint_seconds: float = number(at_least=0)
     progress: bool | None
-    jobs_per_gpu: int = number(at_least=1)
+    jobs_per_gpu: int = number(at_least=1, at_most=PROCESSES)
     step_mode: Literal["auto", "eager", "compiled", "graph"]
     profile: bool
 
@@ -305,7 +324,7 @@ class SweepConfig:
     """How the cells of a sweep are run; no part of a run."""
 
     name: str | None
-    slots: int | None = number(at_least=1)
+    slots: int | None = number(at_least=1, at_most=PROCESSES)
     on_error: Literal["continue", "stop"]
     retry_failed: bool
     calibrate: bool

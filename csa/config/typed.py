@@ -19,6 +19,8 @@ from csa.config.rules import broken_rules
 from csa.config.schema import WIRING, Config
 
 REFERENCE, REFERENCE_SIGN = re.compile(r"\$\{([\w.]+)\}"), "${"
+BOUNDS = {int: 2**63 - 1, float: 1e38}
+"""Largest numbers of either sign: what torch's integers and its 32-bit floats hold."""
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 PLURAL = {int: "integers", float: "numbers", str: "texts"}
 
@@ -208,8 +210,10 @@ def _problem(value: Any, hint: Any, metadata: Metadata) -> str:
 
 
 def _kind_problem(value: Any, kind: type) -> str:
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return "" if math.isfinite(value) else "is not a finite number"
+    if kind in BOUNDS and isinstance(value, (int, kind)) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            return "is not a finite number"
+        return "" if abs(value) <= BOUNDS[kind] else f"is beyond {BOUNDS[kind]:.4g}"
     sound = isinstance(value, (str, int) if kind is str else kind)
     if isinstance(value, bool) and kind is not bool:
         sound = False

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
+from csa.config.host import visible_gpus
 from csa.console import PlainConsole, counting
 from csa.sweep.calibration import calibrate
 from csa.sweep.plan import draws_plainly, stage_key
 from csa.sweep.processes import WALL_NAME
 from csa.sweep.progress import epochs_so_far
-from csa.sweep.slots import visible_gpus
 from csa.sweep.splits import question
 from csa.tracking.files import read_json, write_json
 from csa.tracking.record import OldRecordError, Record

@@ -10,13 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from csa.config.composition import spelt_out
 from csa.config.faults import Fault, UserError
 from csa.config.host import device_fault, output_fault
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.data.dataset import inspect, preview
+from csa.data.memory import memory_fault
 from csa.preflight import size_faults
 from csa.summary import let_asked_stand
 from csa.sweep.cells import swept_keys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from csa.config.composition import Tree
     from csa.config.schema import Config
+    from csa.data.sources.source import Preview
     from csa.sweep.cells import Cell
     from csa.tracking.record import State
 
@@ -192,26 +194,28 @@ class _Faults:
 
     def __init__(self) -> None:
         self._known: dict[Any, list[Fault]] = {}
+        self._previews: dict[str, Preview | None] = {}
 
     def of(self, configs: Iterable[Config]) -> Iterator[Fault]:
         for config in configs:
+            data = question(config).key
             for key in (
-                ("data", question(config).key, config.backbone.name, config.backbone.min_size),
                 ("device", config.runtime.device, config.runtime.step_mode, config.protocol.precision),
                 ("output", config.output_root),
+                ("data", data),
             ):
                 if key not in self._known:
-                    self._known[key] = _look(key[0], config)
+                    self._known[key] = self._look(key, config)
                     yield from self._known[key]
+            if (known := self._previews[data]) is not None:
+                yield from size_faults(config.backbone.name, config.backbone.min_size, known)
+                yield from filter(None, [memory_fault(config, known)])
 
-
-def _look(what: Literal["data", "device", "output"] | str, config: Config) -> list[Fault]:
-    if what == "device":
-        return [fault for fault in [device_fault(config.runtime, config.protocol)] if fault]
-    if what == "output":
-        return [fault for fault in [output_fault(config.output_root)] if fault]
-    faults = inspect(config.dataset, config.data_dir, config.download)
-    if faults:
+    def _look(self, key: tuple[str, ...], config: Config) -> list[Fault]:
+        if key[0] == "device":
+            return [fault for fault in [device_fault(config.runtime, config.protocol)] if fault]
+        if key[0] == "output":
+            return [fault for fault in [output_fault(config.output_root)] if fault]
+        faults = inspect(config.dataset, config.data_dir, config.download)
+        self._previews[key[1]] = None if faults else preview(config.dataset, config.data_dir)
         return faults
-    known = preview(config.dataset, config.data_dir)
-    return [] if known is None else size_faults(config.backbone.name, config.backbone.min_size, known)

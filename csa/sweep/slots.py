@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from csa.config.host import cores, free_memory
+from csa.config.faults import Fault, UserError
+from csa.config.host import GIGABYTE, cores, free_memory, total_memory, visible_gpus
 from csa.console import counting
 from csa.data.dataset import preview
+from csa.data.memory import least_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 PROCESS_BYTES = 0.75e9  # Python, torch and csa
 BYTES_OF_A_PIXEL = 6000
 """At most, of the images of a step: what ResNet-32 keeps of both branches of CSA for the way back, in fp32."""
-
-GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,9 @@ def slots(sweep: SweepConfig, configs: Sequence[Config]) -> list[Slot]:
 
     ``sweep.slots``, else ``runtime.jobs_per_gpu`` for each GPU; without a GPU as many as there are cores for them,
     as far as the memory that is free goes round and there are runs. They share the cores.
+
+    Raises:
+        UserError: the runs that are asked for at once cannot have the memory that they need.
     """
     runtime = configs[0].runtime
     gpus = [] if runtime.device == "cpu" else visible_gpus()
@@ -45,8 +46,19 @@ def slots(sweep: SweepConfig, configs: Sequence[Config]) -> list[Slot]:
     else:
         memory = free_memory() // memory_of_a_run(configs)
         count = sweep.slots or int(max(1, min(cores() // (runtime.threads or 1), memory, len(configs))))
+        _refuse_too_many(min(count, len(configs)), configs)
     threads = runtime.threads or max(1, cores() // count)
     return [Slot(number, threads, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
+
+
+def _refuse_too_many(count: int, configs: Sequence[Config]) -> None:
+    config, total = configs[0], total_memory()
+    known = preview(config.dataset, config.data_dir)
+    needed = least_memory(config, known) if count > 1 and known is not None else 0
+    if count * needed > total:
+        needed_gb, total_gb = count * needed / GIGABYTE, total / GIGABYTE
+        problem = f"so many runs at once need {needed_gb:,.1f} GB of memory or more, and there are {total_gb:,.1f} GB"
+        raise UserError(Fault("sweep.slots", count, problem, f"at most {max(1, int(total // needed))}"))
 
 
 def memory_of_a_run(configs: Sequence[Config]) -> float:
@@ -61,7 +73,7 @@ def _memory(config: Config) -> float:
     if known is None:
         return PROCESS_BYTES
     channels, height, width = known.image_shape
-    images = 2 * sum(known.class_sizes) * channels * height * width
+    images = 2 * sum(known.class_sizes) * channels * height * width if known.in_memory else 0
     return PROCESS_BYTES + images + BYTES_OF_A_PIXEL * config.protocol.batch_size * height * width
 
 
@@ -70,17 +82,6 @@ def where(places: Sequence[Slot], configs: Sequence[Config]) -> str:
     each = counting(places[0].threads, "thread")
     told = f"{len(places)} at once, {each} each" if len(places) > 1 else f"one at a time, {each}"
     if places[0].gpu is None:
-        told += f", about {memory_of_a_run(configs) / 1e9:.1f} GB of memory each; {free_memory() / 1e9:.1f} GB are free"
+        each_gb, free_gb = memory_of_a_run(configs) / GIGABYTE, free_memory() / GIGABYTE
+        told += f", about {each_gb:.1f} GB of memory each; {free_gb:.1f} GB are free"
     return told
-
-
-def visible_gpus() -> list[str]:
-    named = os.environ.get(GPUS)
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number in range(len(gpus))]

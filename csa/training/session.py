@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import OmegaConf
 
-from csa.cli import FAILED_STATUS, HELD_STATUS, disk_trouble
+from csa.cli import FAILED_STATUS, HELD_STATUS, disk_trouble, memory_trouble
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint
 from csa.config.processes import started_together
@@ -202,7 +202,7 @@ def _reason(error: Exception, record: Record) -> str:
     """Why a run failed, in a line; nothing of an error that should not have been."""
     if isinstance(error, NotFiniteError | UnreadableImageError | LostWorkerError | LostProcessError):
         return str(error)
-    return disk_trouble(error, record.folder)
+    return disk_trouble(error, record.folder) or memory_trouble(error)
 
 
 def _fail(record: Record, reason: str, console: PlainConsole) -> None:

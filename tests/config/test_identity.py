@@ -152,7 +152,7 @@ NOT_COUNTED = {
         *("delta", "protocol.deferral_epoch", "protocol.balanced_epoch", "protocol.mixup_alpha"),
         *("protocol.mixup_off_epochs", "protocol.cosine_share"),
     },
-    WIRING: {"schema", "published", "min_size", "sampler.name", "protocol.name", "tracking.name"},
+    WIRING: {"schema", "published", "min_size", "pixel_bytes", "sampler.name", "protocol.name", "tracking.name"},
     MACHINE: {
         *("device", "threads", "workers", "checkpoint_seconds", "progress", "jobs_per_gpu", "step_mode", "profile"),
         *("data_dir", "download", "output_root", "rerun", "plan", "smoke"),

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from csa.config.faults import UserError
+from csa.config.locations import shipped
 from csa.config.schema import BackboneConfig
 from csa.models.backbone import Backbone
 from csa.models.build import build_backbone
@@ -28,6 +29,25 @@ def backbone(name: str, shape: tuple[int, int, int], stem: str | None = None) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_backbone(config, shape, (0.5,) * shape[0], (0.25,) * shape[0])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_memory_of_a_pixel_is_what_a_step_keeps_at_least(name):
+    """By it a run that cannot fit is refused, so it is never too much; too little by a quarter at most."""
+    shape = {"lenet": (1, 28, 28), "resnet32": (3, 32, 32)}.get(name, (3, 224, 224))
+    network, kept = backbone(name, shape), {}
+    own = {held.untyped_storage().data_ptr() for held in (*network.parameters(), *network.buffers())}
+
+    def keep(held):
+        if held.untyped_storage().data_ptr() not in own:
+            kept[held.untyped_storage().data_ptr()] = held.untyped_storage()
+        return held
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held):
+        output = network(torch.rand(2, *shape))
+    measured = sum(storage.nbytes() for storage in kept.values()) / (2 * shape[1] * shape[2])
+    assert 0.75 * measured < shipped("backbone", name)["pixel_bytes"] < measured
+    del output
 
 
 def size(*modules: nn.Module) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from csa.config import host as of_the_system
 from csa.config.faults import UserError
-from csa.config.host import cores, free_memory, idle_cores
+from csa.config.host import cores, free_memory, idle_cores, total_memory
 from csa.config.processes import SLOT_THREADS, Processes
 from csa.training import machine
 from csa.training.standing import arithmetic, refuse_other_arithmetic
@@ -104,24 +104,29 @@ def test_macos_bounds_no_process_to_some_cores(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("files", "expected", "total"),
     [
-        ({}, math.inf),
-        ({"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}, 4_096_000),
-        ({"sys/fs/cgroup/memory.max": "3000000\n", "sys/fs/cgroup/memory.stat": "anon 1000000\nfile 1900000\n"}, 2e6),
-        ({"sys/fs/cgroup/memory.max": "max\n", "proc/meminfo": "MemAvailable: 4 kB\n"}, 4096),
+        ({}, math.inf, math.inf),
+        ({"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"}, 4_096_000, 9_216_000),
+        (
+            {"sys/fs/cgroup/memory.max": "3000000\n", "sys/fs/cgroup/memory.stat": "anon 1000000\nfile 1900000\n"},
+            2e6,
+            3e6,
+        ),
+        ({"sys/fs/cgroup/memory.max": "max\n", "proc/meminfo": "MemAvailable: 4 kB\n"}, 4096, math.inf),
         (
             {
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "3000000\n",
                 "sys/fs/cgroup/memory/memory.stat": "cache 1\ntotal_rss 4000000\n",
             },
             0,
+            3e6,
         ),
     ],
 )
-def test_free_memory_is_what_the_container_leaves(system, files, expected):
+def test_memory_is_what_the_container_leaves(system, files, expected, total):
     system(files)
-    assert free_memory() == expected
+    assert (free_memory(), total_memory()) == (expected, total)
 
 
 def test_threads_are_the_slots_or_the_idle_cores_or_a_part_of_all(monkeypatch):

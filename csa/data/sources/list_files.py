@@ -56,7 +56,7 @@ class ListFilesSource(Source[ListFilesDataset]):
 
     def preview(self, config: ListFilesDataset, data_dir: Path) -> Preview:
         sizes = np.sort(np.bincount(read_lists(config)["train_list"].labels))[::-1]
-        return Preview(tuple(sizes.tolist()), (3, config.image_size, config.image_size))
+        return Preview(tuple(sizes.tolist()), (3, config.image_size, config.image_size), in_memory=False)
 
     def files(self, config: ListFilesDataset, data_dir: Path) -> list[Path]:
         root = _root(config)

@@ -25,10 +25,12 @@ class Preview:
     """What is known of a data set before its images are read.
 
     class_sizes: training images of each class in the pool, [K]; image_shape: channels, height, width.
+    in_memory: whether they are read at once, and do not stay in their files.
     """
 
     class_sizes: tuple[int, ...]
     image_shape: tuple[int, int, int]
+    in_memory: bool = True
 
 
 class Source(ABC, Generic[C]):
