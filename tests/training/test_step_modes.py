@@ -27,7 +27,11 @@ from csa.training.profiling import where_profiled
 
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
 AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_bank=never")
-WORDS = EAGER | {"csa as printed": (*EAGER["csa"], *AS_PRINTED)}
+FINE_TUNED = ("protocol.optimizer=adamw", "protocol.layer_decay=0.7", "protocol.clip_norm=1", "protocol.ema=0.9")
+WORDS = EAGER | {
+    "csa as printed": (*EAGER["csa"], *AS_PRINTED),
+    "csa fine-tuned": (*EAGER["csa"], *FINE_TUNED, "protocol.lr=0.002"),
+}
 
 
 GPU = pytest.param(
@@ -109,8 +113,11 @@ EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc"}
 
 @pytest.mark.parametrize(
     ("device", "case"),
-    [("cpu", case) for case in ("ce", *LAUNCHED, "csa_mixup", "crt", "ldam_drw", "m2m", "oltr", "fsa")]
-    + [pytest.param("cuda", case, marks=GPU.marks) for case in (*METHODS, "csa as printed")],
+    [
+        ("cpu", case)
+        for case in ("ce", *LAUNCHED, "csa fine-tuned", "csa_mixup", "crt", "ldam_drw", "m2m", "oltr", "fsa")
+    ]
+    + [pytest.param("cuda", case, marks=GPU.marks) for case in (*METHODS, "csa as printed", "csa fine-tuned")],
 )
 def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
     words = (*words_of(case), *FP32)
@@ -124,6 +131,14 @@ def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
     assert steps == LAUNCHED.get(case, steps)
     assert (launched.eager > 0) == (case == "csa as printed")
     assert_same(contents(replayed), contents(eager))
+
+
+@everywhere
+def test_a_network_that_draws_is_launched_kernel_by_kernel(run, launched):
+    words = ("method=ce", "backbone=timm", "backbone.model=test_vit", "backbone.drop_path=0.3", *FP32)
+    record = run("drawing", *words)
+    assert (record.result()["step_mode"], set(launched.keys)) == ("eager", set())
+    assert told_trouble(record) == ["the network draws random numbers"]
 
 
 @everywhere
