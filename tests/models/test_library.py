@@ -46,7 +46,7 @@ def images(*shape: int) -> torch.Tensor:
         ("timm", "test_resnet", (1, 64, 64), (96, 2, 2), True),
         ("timm", "test_efficientnet", (3, 64, 64), (256, 2, 2), True),
         ("timm", "test_convnext", (3, 64, 64), (64, 2, 2), False),  # normalises what is pooled
-        ("timm", "test_mambaout", (3, 64, 64), (256, 2, 2), False),  # channels last
+        ("timm", "test_mambaout", (3, 64, 64), (64, 2, 2), False),  # channels last
     ],
 )
 def test_the_map_behind_the_mask_is_found(library, model, shape, feature_map, pooled):
