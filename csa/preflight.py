@@ -17,6 +17,7 @@ from csa.config.address import tracking_fault
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
+from csa.config.rules import validation_faults
 from csa.config.schema import Config, DatasetConfig
 from csa.config.typed import build, build_block, check, resolve_and_check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
@@ -61,7 +62,9 @@ def preflight(
         faults += found
         if to_run:
             faults += _data_faults(cell, found, inspected) + _size_faults(cell, found, inspected)
-            faults += _machine_faults(cell, found) + ([] if found else _memory_faults(cell, values, inspected))
+            faults += _machine_faults(cell, found)
+            if not found:
+                faults += _memory_faults(cell, values, inspected) + _validation_faults(cell, values, inspected)
     if not faults and (multirun or first.multirun):
         faults += [fault for part in SETTINGS for fault in unresolved(first.whole, f"hydra.{part}")]
     if faults:
@@ -180,6 +183,15 @@ def _size_faults(cell: Settled, found: Sequence[Fault], inspected: Inspected) ->
     config = cell.composed.config
     _, known = inspected[_address(config)]
     return [] if known is None else size_faults(config.backbone.name, config.backbone.min_size, known)
+
+
+def _validation_faults(cell: Settled, values: Mapping[str, Any], inspected: Inspected) -> list[Fault]:
+    """Of sound values: what needs validation images, where the data has none."""
+    from csa.data.dataset import has_validation
+
+    config = build_block(Config, values)
+    faults, known = inspected[_address(cell.composed.config)]
+    return [] if faults or has_validation(config.dataset, known) else validation_faults(config)
 
 
 def size_faults(backbone: str, min_size: int, known: Preview) -> list[Fault]:

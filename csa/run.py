@@ -20,7 +20,7 @@ def run(config: Config) -> float:
     """Train what ``config`` says, or continue it, or report it where it is done already.
 
     Returns the objective: accuracy in percent of the primary head at the last epoch, on the
-    validation images where ``dataset.holdout`` sets some aside, else on the test set.
+    validation images where there are some, else on the test set.
     """
     from csa.summary import objective
 
@@ -54,6 +54,7 @@ def recorded(config: Config) -> Record:
     from csa.config.faults import UserError
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.processes import started_together
+    from csa.config.rules import validation_faults
     from csa.console import PlainConsole
     from csa.data.dataset import cache_faults, load_split
     from csa.summary import let_asked_stand, print_outset, print_result
@@ -63,6 +64,8 @@ def recorded(config: Config) -> Record:
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
     for note in split.notes:
         console.print(note)
+    if not len(split.holdout_labels) and (faults := validation_faults(config)):
+        raise UserError(*faults)
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:

@@ -442,8 +442,8 @@ def test_an_entry_names_its_own_words(entry, word, told, capsys):
         (
             ["method=tau_norm", "method.tau=null"],
             (
-                "method.tau=null: is tuned on validation images, and dataset.holdout sets none aside; "
-                "allowed: a number, or dataset.holdout above 0"
+                "method.tau=null: is tuned on validation images, and there are none; allowed: a number, or "
+                "validation images: dataset.holdout_share=0.1, dataset.holdout=20, or those of the data set's own"
             ),
         ),
         (

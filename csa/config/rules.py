@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault
 from csa.config.locations import conf_dir, shipped
+from csa.config.method_schema import PostHocConfig
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
 
 Rule = Callable[..., Fault | None]
 RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -66,14 +70,6 @@ def scale_is_an_interval(low: float, high: float) -> Fault | None:
     if low <= high:
         return None
     return Fault("method.min_scale", low, "is above method.max_scale", f"at most {high}")
-
-
-@rule("method.correction", "method.tau", "dataset.holdout")
-def tau_is_tuned_on_validation_images(_: str, tau: float | None, holdout: int) -> Fault | None:
-    if tau is not None or holdout > 0:
-        return None
-    problem = "is tuned on validation images, and dataset.holdout sets none aside"
-    return Fault("method.tau", "null", problem, "a number, or dataset.holdout above 0")
 
 
 @rule("sampler.name", "sampler.rule", "method.name", "method.streams")
@@ -173,6 +169,27 @@ def backbone_has_a_stem(backbone: str, stem: str | None) -> Fault | None:
 
 
 # --- dataset --------------------------------------------------------------------------------
+
+HOW_TO_VALIDATE = "validation images: dataset.holdout_share=0.1, dataset.holdout=20, or those of the data set's own"
+
+
+def validation_faults(config: Config) -> list[Fault]:
+    """What of a sound configuration needs validation images; of one that has none.
+
+    No rule of keys, since data may bring some of its own.
+    """
+    faults = []
+    if isinstance(config.method, PostHocConfig) and config.method.tau is None:
+        problem = "is tuned on validation images, and there are none"
+        faults.append(Fault("method.tau", "null", problem, f"a number, or {HOW_TO_VALIDATE}"))
+    return faults
+
+
+@rule("dataset.holdout", "dataset.holdout_share")
+def one_kind_of_holdout(images: int, share: float) -> Fault | None:
+    if images == 0 or share == 0:
+        return None
+    return Fault("dataset.holdout_share", share, f"does not go with dataset.holdout={images}", "one of the two")
 
 
 @rule("dataset.groups")

@@ -65,6 +65,7 @@ class DatasetConfig:
     cap: bool
     split_seed: int = number(at_least=0)
     holdout: int = number(at_least=0)
+    holdout_share: float = neutral(0.0, at_least=0, at_most=0.9)
     groups: list[int] | None
     mean: list[float] | None
     std: list[float] | None
@@ -103,7 +104,7 @@ class ImageFolderDataset(DatasetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ListFilesDataset(DatasetConfig):
-    """``validation``: take the images of ``val_list`` as validation images. ``listed_images``: of the training list."""
+    """validation: whether those of a ``val_list`` are validation images. listed_images: of the training list."""
 
     root: str
     lists: str | None

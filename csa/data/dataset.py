@@ -52,7 +52,14 @@ def subset_faults(config: DatasetConfig, known: Preview) -> list[Fault]:
             faults.append(Fault(f"dataset.{name}", values, problem, f"{channels} value(s), or null to measure"))
     if config.std is not None and min(config.std, default=1) <= 0:
         faults.append(Fault("dataset.std", config.std, "images are divided by it", "values above 0"))
-    return faults
+    asked = {"dataset.holdout": config.holdout, "dataset.holdout_share": config.holdout_share}
+    problem = "sets images aside, and the data set brings validation images of its own"
+    return faults + [Fault(key, value, problem, "0") for key, value in asked.items() if known.validation and value]
+
+
+def has_validation(config: DatasetConfig, known: Preview | None) -> bool:
+    """Whether there will be validation images; of data that cannot be known beforehand it is hoped."""
+    return bool(config.holdout or config.holdout_share) or known is None or known.validation
 
 
 def load(config: DatasetConfig, data_dir: str | Path, download: bool) -> Arrays:
@@ -95,11 +102,12 @@ def load_split(config: DatasetConfig, data_dir: str | Path, download: bool) -> S
     source, arrays = source_of(config), load(config, data_dir, download)
     _, height, width, channels = arrays.train_images.shape
     sizes = np.bincount(arrays.train_labels, minlength=len(arrays.classes)).tolist()
-    faults = subset_faults(config, Preview(tuple(sizes), (channels, height, width)))
+    known = Preview(tuple(sizes), (channels, height, width), validation=arrays.held is not None)
+    faults = subset_faults(config, known)
     if faults:
         raise UserError(*faults)
     counts = wanted_counts(config, sizes)
-    kept, held = select(arrays.train_labels, counts, config.split_seed, config.holdout)
+    kept, held = select(arrays.train_labels, counts, config.split_seed, config.holdout, config.holdout_share)
     labels = source.relabel(config, arrays.train_labels[kept], len(counts))
     order = np.argsort(labels, kind="stable")
     kept, labels, held_labels = kept[order], labels[order], arrays.train_labels[held]

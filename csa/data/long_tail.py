@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from csa.config.faults import Fault
 from csa.data.sources.source import listed
 from csa.data.split import Groups
+from csa.randomness import numpy_generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +72,19 @@ def count_faults(config: DatasetConfig, available: Sequence[int]) -> list[Fault]
         allowed = (
             f"at most {most} with this subset, or a smaller dataset.max_per_class with profile exp, step, balanced"
         )
-        faults.append(Fault("dataset.holdout", config.holdout, problem, allowed))
+        faults.append(Fault("dataset.holdout", config.holdout, problem, f"{allowed}; or dataset.holdout_share"))
+    if config.holdout_share and not (faults or sum(set_aside(counts, config.holdout_share))):
+        problem = "sets no image aside: every class has but one"
+        faults.append(Fault("dataset.holdout_share", config.holdout_share, problem, "0"))
     return faults
+
+
+def set_aside(counts: Sequence[int], share: float) -> tuple[int, ...]:
+    """Validation images of each class [K] where they are a share of its training images.
+
+    Rounded up, so that a small class is validated too, but one image of each stays for training.
+    """
+    return tuple(min(math.ceil(round(share * n, 6)), max(n - 1, 0)) for n in counts)
 
 
 def _shortage(config: DatasetConfig, available: Sequence[int], counts: Sequence[int], short: Sequence[int]) -> Fault:
@@ -83,22 +96,26 @@ def _shortage(config: DatasetConfig, available: Sequence[int], counts: Sequence[
     return Fault("dataset.imbalance_ratio", config.imbalance_ratio, told, allowed)
 
 
-def select(labels: np.ndarray, counts: Sequence[int], seed: int, holdout: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the training subset, class-sorted, and of ``holdout`` further images a class.
+def select(
+    labels: np.ndarray, counts: Sequence[int], seed: int, holdout: int = 0, share: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training subset, class-sorted, and of the validation images.
 
     The field's rule (BASELINES 1.1): for class 0, 1, ... shuffle its positions with one legacy
     generator and keep the first n_k. Whole classes are shuffled, so a subset of a higher ratio lies
-    within that of a lower one, and the validation images follow those kept.
+    within that of a lower one, and ``holdout`` validation images a class follow those kept. A ``share``
+    is taken from those kept, by a generator of each class's own.
     """
     # Legacy seeding takes 32 bits; of a longer seed all its words, the lowest first.
     words = [seed >> shift & (LEGACY_SEEDS - 1) for shift in range(0, seed.bit_length(), 32)]
     generator = np.random.RandomState(seed if seed < LEGACY_SEEDS else words)
     kept, held = [], []
-    for k, count in enumerate(counts):
+    for k, (count, aside) in enumerate(zip(counts, set_aside(counts, share), strict=True)):
         positions = np.flatnonzero(labels == k)
         generator.shuffle(positions)
-        kept.append(positions[:count])
-        held.append(positions[count : count + holdout])
+        taken = numpy_generator(seed, "validation", k).permutation(count)[:aside] if aside else []
+        kept.append(np.delete(positions[:count], taken))
+        held += [positions[taken], positions[count : count + holdout]]
     return np.concatenate(kept), np.concatenate(held)
 
 

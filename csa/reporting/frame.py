@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from csa.config.schema import DatasetConfig, ListFilesDataset
 from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
 from csa.reporting.layout import PRINTED, printed
 from csa.reporting.sources import find, there
@@ -212,8 +214,18 @@ def _flat(value: Any, at: str = "") -> dict[str, Any]:
     return {at: value}
 
 
+LATER = {
+    field.name: field.metadata["neutral"]
+    for schema in (DatasetConfig, ListFilesDataset)
+    for field in fields(schema)
+    if "neutral" in field.metadata
+}
+"""Keys of data sets that earlier records lack, and what these stand for there."""
+
+
 def _data_block(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.config["dataset"].items() if name not in NOT_OF_THE_DATA}
+    block = {name: value for name, value in run.config["dataset"].items() if name not in NOT_OF_THE_DATA}
+    return {name: value for name, value in block.items() if name not in LATER or LATER[name] != value}
 
 
 def data_name(run: Run, words: Sequence[str] = ()) -> str:

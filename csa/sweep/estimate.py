@@ -127,10 +127,14 @@ def _epochs(run: Run, first_is_taken: bool) -> list[int]:
 def _images(run: Run) -> int | None:
     """Of the training set; None where the data is not here to tell."""
     from csa.data.dataset import preview
-    from csa.data.long_tail import wanted_counts
+    from csa.data.long_tail import set_aside, wanted_counts
 
-    known = preview(run.config.dataset, run.config.data_dir)
-    return None if known is None else sum(wanted_counts(run.config.dataset, known.class_sizes))
+    dataset = run.config.dataset
+    known = preview(dataset, run.config.data_dir)
+    if known is None:
+        return None
+    counts = wanted_counts(dataset, known.class_sizes)
+    return sum(counts) - sum(set_aside(counts, dataset.holdout_share))
 
 
 def _shared_stage(run: Run) -> str | None:

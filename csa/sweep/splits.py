@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config, DatasetConfig
 
 # Raised when a change of this package changes what a split holds.
-SPLIT_VERSION = 3
+SPLIT_VERSION = 4
 
 
 def split_hash(config: DatasetConfig, data_dir: str | Path, download: bool, cache_dir: str | Path) -> str:

@@ -134,7 +134,8 @@ WIRING = "says which class takes the settings, or what is offered"
 MACHINE = "where and how it is computed is recorded, and no part of what"
 NOT_COUNTED = {
     BY_CONTENT: {
-        *("profile", "imbalance_ratio", "max_per_class", "cap", "split_seed", "holdout", "test_per_class", "enlarge"),
+        *("profile", "imbalance_ratio", "max_per_class", "cap", "split_seed", "holdout", "holdout_share"),
+        *("test_per_class", "enlarge"),
         *("label_flip", "colour_seed", "archive", "npz_name", "path", "image_size", "root", "lists", "train_list"),
         *(
             "val_list",

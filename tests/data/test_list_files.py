@@ -16,7 +16,7 @@ from shaped_tree import write_tree
 from csa.config.faults import UserError
 from csa.data import cache_folder
 from csa.data.__main__ import main
-from csa.data.dataset import inspect, load_split
+from csa.data.dataset import inspect, load_split, preview
 from csa.data.image_files import ImageFiles
 from csa.data.long_tail import groups_by_count, groups_by_rank
 from csa.data.pictures import decode
@@ -78,8 +78,10 @@ def test_classes_are_numbered_by_size_in_every_part(settings, shaped):
 
 
 def test_validation_images_come_from_their_list(settings):
-    assert len(load_split(settings(), "unused", False).holdout_labels) == 0
-    split = load_split(settings(validation=True), "unused", False)
+    assert len(load_split(settings(validation=False), "unused", False).holdout_labels) == 0
+    assert preview(settings(), "unused").validation
+    assert not preview(settings(val_list=None), "unused").validation
+    split = load_split(settings(), "unused", False)
     assert np.bincount(split.holdout_labels).tolist() == [2] * 6
 
 

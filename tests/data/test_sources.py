@@ -75,6 +75,24 @@ def test_a_good_npz(dataset_config, write_npz, tmp_path):
         assert np.array_equal(arrays.test_labels, file["y_test"])
 
 
+def test_an_npz_with_validation_images(dataset_config, write_npz, tmp_path):
+    images = np.full((2, 8, 8, 3), 7, np.uint8)
+    config = dataset_config("npz", path=str(write_npz(x_val=images, y_val=np.array([1, 1]))))
+    assert NpzSource().preview(config, tmp_path).validation
+    split = load_split(config, tmp_path, False)
+    assert split.holdout_labels.tolist() == [1, 1]
+    assert (split.holdout_images == 7).all()
+    assert split.hash != load_split(dataset_config("npz", path=str(write_npz())), tmp_path, False).hash
+    for changes, told in (
+        ({"x_val": images}, "has no key y_val"),
+        ({"x_val": images, "y_val": np.array([1, 3])}, "y_val holds labels 3"),
+        ({"x_val": images, "y_val": np.array([1])}, "x_val holds 2 images, y_val 1 labels"),
+        ({"x_val": images[:, 1:], "y_val": np.array([1, 1])}, "validation images [7, 8, 3]"),
+    ):
+        (fault,) = NpzSource().inspect(dataset_config("npz", path=str(write_npz(**changes))), tmp_path, False)
+        assert told in str(fault).replace("are [", "[").replace("images are", "images")
+
+
 def test_greyscale_npz_gets_a_channel_axis(dataset_config, write_npz, tmp_path):
     grey = {"x_train": np.ones((15, 8, 9), np.uint8), "x_test": np.ones((6, 8, 9), np.uint8)}
     config = dataset_config("npz", path=str(write_npz(**grey, y_test=np.array([0, 0, 1, 1, 2, 2], np.uint8))))
@@ -205,10 +223,10 @@ def test_an_array_that_stands_twice(dataset_config, write_npz):
 
 
 def test_arrays_that_fit_no_memory_are_refused_and_others_left_out_and_told(dataset_config, write_npz, monkeypatch):
-    path = write_npz(x_val=np.zeros(3), meta=np.array({"a": 1}, dtype=object))
+    path = write_npz(x_valid=np.zeros(3), meta=np.array({"a": 1}, dtype=object))
     config = dataset_config("npz", path=str(path))
     notes = NpzSource().load(config, path.parent, False).notes
-    assert notes == ("left out of small.npz: 2 array(s): x_val, meta",)
+    assert notes == ("left out of small.npz: 2 array(s): x_valid, meta",)
     monkeypatch.setattr("csa.data.sources.npz.free_memory", lambda: 4000)
     assert "its arrays take 0.0 GB; 0.0 GB are free" in str(npz_faults(dataset_config, path)[0])
 
@@ -274,6 +292,29 @@ def test_image_folder(dataset_config, image_folder):
     assert (arrays.train_images[3] == (255, 0, 0)).all()
 
 
+def test_val_beside_train_and_test_has_the_validation_images(dataset_config, image_folder):
+    config = folder_config(dataset_config, image_folder)
+    plain = load_split(config, image_folder, False)
+    assert not ImageFolderSource().preview(config, image_folder).validation
+    (image_folder / "val" / "owl").mkdir(parents=True)
+    (image_folder / "val" / "cat").mkdir()
+    shutil.copyfile(image_folder / "train" / "owl" / "0.png", image_folder / "val" / "owl" / "7.png")
+    assert ImageFolderSource().preview(config, image_folder).validation
+    split = load_split(config, image_folder, False)
+    assert split.holdout_labels.tolist() == [1]
+    assert (split.holdout_images[0] == plain.train_images[plain.train_labels == 1][0]).all()
+    assert split.counts == plain.counts
+    assert split.hash != plain.hash
+    (fault,) = ImageFolderSource().inspect(replace(config, path=str(image_folder / "train")), image_folder, False)
+    assert "a folder with train/" in fault.allowed
+    (image_folder / "val" / "dog").mkdir()
+    (fault,) = ImageFolderSource().inspect(config, image_folder, False)
+    assert "val/ has classes that train/ has not: dog" in str(fault)
+    (image_folder / "val" / "dog").rmdir()
+    with pytest.raises(UserError, match="brings validation images of its own; allowed: 0"):
+        load_split(replace(config, holdout_share=0.2), image_folder, False)
+
+
 def test_every_unreadable_image_is_named(dataset_config, image_folder):
     (image_folder / "train" / "cat" / "empty.jpg").write_bytes(b"")
     cut = image_folder / "test" / "owl" / "0.png"
@@ -308,9 +349,9 @@ def test_images_in_folders_below_a_class_are_its_own(dataset_config, image_folde
 def test_whatever_is_left_out_is_told_and_counted(dataset_config, image_folder):
     for name in (".hidden.png", "cat/.ipynb_checkpoints", "cat/notes.txt", "cat/0.heic", "owl/Thumbs.db", "astray.png"):
         (image_folder / "train" / name).write_bytes(b"x")
-    (image_folder / "val").mkdir()
+    (image_folder / "valid").mkdir()
     assert ImageFolderSource().load(folder_config(dataset_config, image_folder), image_folder, False).notes == (
-        f"left out of {image_folder}: 1 folder(s) beside train/ and test/: val/",
+        f"left out of {image_folder}: 1 folder(s) beside train/, test/ and val/: valid/",
         "left out of train/: 1 in no class folder: astray.png",
         "left out of train/: 2 hidden: .hidden.png, cat/.ipynb_checkpoints",
         "left out of train/: 3 no image(s) by name: cat/0.heic, cat/notes.txt, owl/Thumbs.db",

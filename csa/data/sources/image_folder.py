@@ -1,4 +1,4 @@
-"""Image files below ``train/<class>/`` and ``test/<class>/``."""
+"""Image files below ``train/<class>/`` and ``test/<class>/``, and ``val/<class>/`` if there is one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from csa.data.walk import Walk, walk
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("train", "test")
+PARTS, VALIDATION = ("train", "test"), "val"
 
 
 @dataclass(frozen=True)
 class Part:
-    """``train`` or ``test``: the files of each class below it, both sorted; and images that lie in no class folder."""
+    """``train``, ``test`` or ``val``: the files of each class below it, both sorted; and images in no class folder."""
 
     classes: dict[str, list[Path]]
     astray: list[Path]
@@ -39,8 +39,8 @@ class Part:
 class ImageFolderSource(Source[ImageFolderDataset]):
     """Classes are the sorted folder names of ``train``; images, in folders below too, in the order of their names.
 
-    A folder of ``test`` belongs to the class of its name, be it in another Unicode form. Hidden files, and those
-    whose names end unlike an image's, are left out and told.
+    A folder of ``test`` or ``val`` belongs to the class of its name, be it in another Unicode form. Hidden files, and
+    those whose names end unlike an image's, are left out and told.
     """
 
     def inspect(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> list[Fault]:
@@ -53,36 +53,45 @@ class ImageFolderSource(Source[ImageFolderDataset]):
             if root.is_dir():
                 problem = f"has no folder {' and '.join(absent)}; its folders are {listed(_folders(root)) or 'none'}"
             return [Fault("dataset.path", config.path, problem, "a folder with train/<class>/* and test/<class>/*")]
-        parts = {name: _part(root, name) for name in PARTS}
+        parts = _parts(root)
         broken = [f"below {name}/ {told}" for name, part in parts.items() for told in part.found.problems()]
         if broken:
             return [Fault("dataset.path", config.path, problem) for problem in broken]
-        if not parts["train"].classes:
-            return [Fault("dataset.path", config.path, "train/ has no class folder", "train/<class>/*")]
+        for name in ("train", VALIDATION):
+            if name in parts and not parts[name].classes:
+                return [Fault("dataset.path", config.path, f"{name}/ has no class folder", f"{name}/<class>/*")]
         return _class_faults(config, parts)
 
     def preview(self, config: ImageFolderDataset, data_dir: Path) -> Preview:
-        sizes = tuple(len(files) for files in _part(_root(config), "train").classes.values())
-        return Preview(sizes, (3, config.image_size, config.image_size))
+        root = _root(config)
+        sizes = tuple(len(files) for files in _part(root, "train").classes.values())
+        return Preview(sizes, (3, config.image_size, config.image_size), validation=(root / VALIDATION).is_dir())
 
     def files(self, config: ImageFolderDataset, data_dir: Path) -> list[Path]:
-        parts = (_part(_root(config), name) for name in PARTS)
+        parts = _parts(_root(config)).values()
         return [file for part in parts for files in part.classes.values() for file in files]
 
     def load(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> Arrays:
         root = _root(config)
-        train, test = (_part(root, name) for name in PARTS)
-        tests = {same: test.classes[name] for name, same in same_names(test.classes, train.classes).items()}
-        train_images, train_labels, faults = _read(list(train.classes.values()), config.image_size)
-        test_images, test_labels, more = _read([tests[name] for name in train.classes], config.image_size)
-        if faults or more:
-            raise UserError(*faults, *more)
-        notes = (*_beside(root), *train.notes("train"), *test.notes("test"))
-        return Arrays(train_images, train_labels, test_images, test_labels, tuple(train.classes), notes=notes)
+        parts, faults = _parts(root), []
+        classes, read = parts["train"].classes, {}
+        for name, part in parts.items():
+            files = {same: part.classes[own] for own, same in same_names(part.classes, classes).items()}
+            images, labels, more = _read([files.get(one, []) for one in classes], config.image_size)
+            read[name] = images, labels
+            faults += more
+        if faults:
+            raise UserError(*faults)
+        notes = (*_beside(root), *(note for name, part in parts.items() for note in part.notes(name)))
+        return Arrays(*read["train"], *read["test"], tuple(classes), read.get(VALIDATION), notes)
 
 
 def _root(config: ImageFolderDataset) -> Path:
     return Path(config.path or "").expanduser()
+
+
+def _parts(root: Path) -> dict[str, Part]:
+    return {name: _part(root, name) for name in (*PARTS, VALIDATION) if name in PARTS or (root / name).is_dir()}
 
 
 def _part(root: Path, name: str) -> Part:
@@ -100,8 +109,9 @@ def _folders(root: Path) -> list[str]:
 
 def _beside(root: Path) -> list[str]:
     """A note of the folders that are not read."""
-    others = [name for name in _folders(root) if name.rstrip("/") not in PARTS]
-    return [f"left out of {root}: {len(others)} folder(s) beside train/ and test/: {listed(others)}"] if others else []
+    others = [name for name in _folders(root) if name.rstrip("/") not in (*PARTS, VALIDATION)]
+    told = f"left out of {root}: {len(others)} folder(s) beside train/, test/ and val/: {listed(others)}"
+    return [told] if others else []
 
 
 def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fault]:
@@ -111,21 +121,23 @@ def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fa
     faults = []
     for name, part in parts.items():
         empty = [f"{name}/{folder}" for folder, files in part.classes.items() if not files]
-        if empty:
+        if empty and (name != VALIDATION or len(empty) == len(part.classes)):
             left_out = "".join(f"; {note}" for note in part.notes(name))
             faults.append(fault(f"no image in {listed(empty)}{left_out}", "at least one image a class"))
         twins = [" and ".join(map(ascii, names)) for names in by_form(part.classes).values() if len(names) > 1]
         if twins:
             faults.append(fault(f"{name}/ has one name in two Unicode forms: {listed(twins)}", "a folder a class"))
-    train, test = (part.classes for part in parts.values())
-    same = same_names(test, train)
-    unknown = [name for name in test if name not in same]
-    if unknown:
-        looks = by_form(train)
-        told = [ascii(name) if same_form(name) in looks else name for name in unknown]
-        problem = f"test/ has classes that train/ has not: {listed(told)}"
-        faults.append(fault(problem, listed(list(train), 10), nearest(unknown[0], train)))
-    untested = [name for name in train if name not in same.values()]
+    train = parts["train"].classes
+    looks = by_form(train)
+    for name, part in parts.items():
+        same = same_names(part.classes, train)
+        unknown = [one for one in part.classes if one not in same]
+        if unknown:
+            told = [ascii(one) if same_form(one) in looks else one for one in unknown]
+            problem = f"{name}/ has classes that train/ has not: {listed(told)}"
+            faults.append(fault(problem, listed(list(train), 10), nearest(unknown[0], train)))
+    tested = same_names(parts["test"].classes, train).values()
+    untested = [name for name in train if name not in tested]
     if untested:
         faults.append(fault(f"test/ has no folder for {listed(untested)}", "every class of train/"))
     return faults

@@ -56,7 +56,8 @@ class ListFilesSource(Source[ListFilesDataset]):
 
     def preview(self, config: ListFilesDataset, data_dir: Path) -> Preview:
         sizes = np.sort(np.bincount(read_lists(config)["train_list"].labels))[::-1]
-        return Preview(tuple(sizes.tolist()), (3, config.image_size, config.image_size), in_memory=False)
+        given, shape = config.validation and config.val_list is not None, (3, config.image_size, config.image_size)
+        return Preview(tuple(sizes.tolist()), shape, in_memory=False, validation=given)
 
     def files(self, config: ListFilesDataset, data_dir: Path) -> list[Path]:
         root = _root(config)
@@ -198,8 +199,6 @@ def _list_faults(config: ListFilesDataset) -> list[Fault]:
     if faults:
         return faults
     faults += _number_faults(config, paths["train_list"], len(parts["train_list"].names))
-    if config.validation and config.val_list is None:
-        faults.append(Fault("dataset.validation", "true", "needs dataset.val_list", "false, or a list"))
     known = np.unique(parts["train_list"].labels)
     if known[-1] != len(known) - 1:
         gaps = np.setdiff1d(np.arange(len(known)), known).tolist()

@@ -1,4 +1,4 @@
-"""Arrays in an ``.npz`` file: x_train y_train x_test y_test, and class names in ``classes`` if there are.
+"""Arrays in an ``.npz`` file: x_train y_train x_test y_test; if there are, x_val y_val, and class names in ``classes``.
 
 Files come from anywhere: headers are read before data, what they declare is compared with what is there, and pickles
 are never read.
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+VALIDATION = ("x_val", "y_val")
+READ = (*KEYS, *VALIDATION, "classes")
 IMAGES = "uint8 (or uint16, or floats from 0 to 1) [N, H, W] or [N, H, W, C] with 1 or 3 channels"
 LABELS = "integers [N]"
 WANTED = f"an .npz file with {' '.join(KEYS)}"
@@ -86,7 +88,7 @@ def read_contents(path: Path) -> Contents:
         twice = [name for name, times in Counter(names).items() if times > 1]
         if twice:
             raise ValueError(f"{listed(twice)} stands in it more than once")
-        return Contents(names, {name: _header(archive, entry) for name, entry in entries if name in (*KEYS, "classes")})
+        return Contents(names, {name: _header(archive, entry) for name, entry in entries if name in READ})
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
@@ -124,16 +126,17 @@ def inspect_npz(path: Path, complain: Complaint) -> list[Fault]:
 
 
 def _missing_keys(path: Path, contents: Contents, complain: Complaint) -> list[Fault]:
-    missing = [key for key in KEYS if key not in contents.headers]
+    wanted = KEYS if set(VALIDATION).isdisjoint(contents.headers) else (*KEYS, *VALIDATION)
+    missing = [key for key in wanted if key not in contents.headers]
     if not missing:
         return []
     problem = f"{path.name} has no key {', '.join(missing)}; its keys are {listed(sorted(contents.names)) or 'none'}"
-    return [complain(problem, " ".join(KEYS), nearest(missing[0], set(contents.names) - set(KEYS)))]
+    return [complain(problem, " ".join(wanted), nearest(missing[0], set(contents.names) - set(READ)))]
 
 
 def header_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
     faults = []
-    for key, header in sorted(headers.items(), key=lambda item: (*KEYS, "classes").index(item[0])):
+    for key, header in sorted(headers.items(), key=lambda item: READ.index(item[0])):
         told = f"{key} is {header.dtype} {list(header.shape)}"
         if header.dtype.hasobject:
             faults.append(complain(f"{key} is an object array, which would need a pickle", "plain arrays"))
@@ -154,13 +157,16 @@ def _are_images(header: Header) -> bool:
 
 def size_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
     faults = []
-    for part in ("train", "test"):
-        images, labels = headers[f"x_{part}"].shape[0], headers[f"y_{part}"].shape[0]
-        if images != labels:
-            faults.append(complain(f"x_{part} holds {images} images, y_{part} {labels} labels", "as many of both"))
-    train, test = headers["x_train"].shape[1:], headers["x_test"].shape[1:]
-    if train != test:
-        faults.append(complain(f"training images are {list(train)}, test images {list(test)}", "one size for both"))
+    train = headers["x_train"].shape[1:]
+    for part, name in (("train", "training"), ("test", "test"), ("val", "validation")):
+        if f"x_{part}" not in headers:
+            continue
+        images, labels = headers[f"x_{part}"].shape, headers[f"y_{part}"].shape[0]
+        if images[0] != labels:
+            faults.append(complain(f"x_{part} holds {images[0]} images, y_{part} {labels} labels", "as many of both"))
+        if images[1:] != train:
+            problem = f"training images are {list(train)}, {name} images {list(images[1:])}"
+            faults.append(complain(problem, "one size for both"))
     needed, free = sum(header.bytes for header in headers.values()), free_memory()
     if needed > free:
         faults.append(complain(f"its arrays take {needed / GIGABYTE:,.1f} GB; {free / GIGABYTE:,.1f} GB are free"))
@@ -168,9 +174,9 @@ def size_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
 
 
 def label_faults(path: Path, named: bool, complain: Complaint) -> list[Fault]:
-    """Labels must be 0..K-1, each in both parts; K is the number of names, else the largest label."""
+    """Labels must be 0..K-1, each trained and tested; K is the number of names, else the largest label."""
     with np.load(path, allow_pickle=False) as arrays:
-        labels = {key: arrays[key] for key in ("y_train", "y_test")}
+        labels = {key: arrays[key] for key in ("y_train", "y_test", "y_val") if key in arrays}
         num_classes = len(arrays["classes"]) if named else int(labels["y_train"].max()) + 1
     faults = []
     for key, values in labels.items():
@@ -179,7 +185,7 @@ def label_faults(path: Path, named: bool, complain: Complaint) -> list[Fault]:
         inside = present[(present >= 0) & (present < num_classes)]
         if outside.size:
             faults.append(complain(f"{key} holds labels {listed(outside.tolist())}", f"0 to {num_classes - 1}"))
-        elif len(inside) < num_classes:
+        elif len(inside) < num_classes and key != "y_val":
             unseen = _first_gap(inside)
             problem = f"{key} has no image of class {unseen} ({num_classes - len(inside)} of {num_classes} missing)"
             faults.append(complain(problem, f"every class 0 to {num_classes - 1}"))
@@ -194,10 +200,11 @@ def _first_gap(present: np.ndarray) -> int:
 
 def preview_npz(path: Path) -> Preview:
     """Of a file without faults."""
-    _, height, width, *last = read_contents(path).headers["x_train"].shape
+    headers = read_contents(path).headers
+    _, height, width, *last = headers["x_train"].shape
     with np.load(path, allow_pickle=False) as arrays:
         sizes = np.bincount(arrays["y_train"].astype(np.int64))
-    return Preview(tuple(sizes.tolist()), (last[0] if last else 1, height, width))
+    return Preview(tuple(sizes.tolist()), (last[0] if last else 1, height, width), validation="x_val" in headers)
 
 
 def read_npz(path: Path, complain: Complaint) -> Arrays:
@@ -209,12 +216,15 @@ def read_npz(path: Path, complain: Complaint) -> Arrays:
     with reading(path, complain):
         contents = read_contents(path)
         with np.load(path, allow_pickle=False) as file:
-            images = {key: _bytes(key, file[key], complain) for key in ("x_train", "x_test")}
-            labels = {key: file[key].astype(np.int64) for key in ("y_train", "y_test")}
-            names: Sequence[object] = file["classes"] if "classes" in file else range(labels["y_train"].max() + 1)
+            parts = {
+                part: (_bytes(f"x_{part}", file[f"x_{part}"], complain), file[f"y_{part}"].astype(np.int64))
+                for part in ("train", "test", "val")
+                if f"x_{part}" in file
+            }
+            largest = parts["train"][1].max()
+            names: Sequence[object] = file["classes"] if "classes" in file else range(largest + 1)
     classes = tuple(map(str, names))
-    parts = (images["x_train"], labels["y_train"], images["x_test"], labels["y_test"])
-    return Arrays(*parts, classes, notes=contents.notes(path.name))
+    return Arrays(*parts["train"], *parts["test"], classes, parts.get("val"), contents.notes(path.name))
 
 
 def _bytes(key: str, images: np.ndarray, complain: Complaint) -> np.ndarray:

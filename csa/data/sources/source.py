@@ -26,11 +26,13 @@ class Preview:
 
     class_sizes: training images of each class in the pool, [K]; image_shape: channels, height, width.
     in_memory: whether they are read at once, and do not stay in their files.
+    validation: whether there are validation images beside them.
     """
 
     class_sizes: tuple[int, ...]
     image_shape: tuple[int, int, int]
     in_memory: bool = True
+    validation: bool = False
 
 
 class Source(ABC, Generic[C]):
