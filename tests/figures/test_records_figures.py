@@ -34,6 +34,7 @@ from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, canvas, files, sty
 from csa.metrics import PARTS, calibration_bins, calibration_error
 from csa.reporting.frame import frame_of, one_head
 from csa.reporting.layout import Drawn
+from csa.reporting.run import from_folder
 from csa.reporting.sections import sections
 from csa.reporting.sources import from_folders
 
@@ -130,36 +131,45 @@ def test_the_forest_shows_the_numbers_of_the_table(shown):
     assert sorted(points) == pytest.approx(sorted(run.scores()["all"] - base[run.seed] for run in one.lines[2].runs))
 
 
+PLAIN = [("ir100", "csa"), ("ir100", "ce")]
+OTHERS = [
+    ("ir100", "csa", "method.bank=false"),
+    ("ir100", "csa", "delta=0.3"),
+    ("ir100", "csa", "delta=0.9"),
+    ("ir100", "ce", "protocol.epochs=10"),
+    ("ir10", "csa", "dataset.imbalance_ratio=10"),
+    ("ir10", "ce", "dataset.imbalance_ratio=10"),
+]
+OTHER_BACKBONE = [("ir100", "csa", "backbone=resnet10"), ("ir100", "ce", "backbone=resnet10")]
+
+
 def with_networks(folder, *wanted):
     """Runs as handmade folders with a checkpoint; each is (hash of its images, method, words)."""
     runs = {}
     for images, method, *words in wanted:
         record = make(folder / images, "cifar100_lt", method, 0, *words)
         (record.folder / "checkpoint.pt").touch()
-        (run,) = [run for run in from_folders(folder / images) if run.folder == record.folder]
+        run = from_folder(record.folder)
         own = run.identity | {"dataset": run.identity["dataset"] | {"split": images}}
         runs[images, method, *words] = replace(run, identity=own)
     return runs
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-def test_networks_of_one_figure_have_plain_settings_and_the_same_images(tmp_path, backwards):
-    plain = [("ir100", "csa"), ("ir100", "ce")]
-    others = [
-        ("ir100", "csa", "method.bank=false"),
-        ("ir100", "csa", "delta=0.3"),
-        ("ir100", "csa", "delta=0.9"),
-        ("ir100", "ce", "protocol.epochs=10"),
-        ("ir10", "csa", "dataset.imbalance_ratio=10"),
-        ("ir10", "ce", "dataset.imbalance_ratio=10"),
-    ]
-    other_backbone = [("ir100", "csa", "backbone=resnet10"), ("ir100", "ce", "backbone=resnet10")]
-    runs = with_networks(tmp_path, *plain, *others, *other_backbone)
-    given = list(runs.values())[:: -1 if backwards else 1]
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Runs with networks, and the frame of all of them."""
+    runs = with_networks(tmp_path_factory.mktemp("networks"), *PLAIN, *OTHERS, *OTHER_BACKBONE)
+    return runs, one_head(frame_of(runs.values()))
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_networks_of_one_figure_have_plain_settings_and_the_same_images(networks, step):
+    plain, others, other_backbone = PLAIN, OTHERS, OTHER_BACKBONE
+    runs, frame = networks
 
     def chosen(methods, without=other_backbone, ratio=None):
-        left = [run for run in given if run not in [runs[key] for key in without]]
-        found = model_runs(one_head(frame_of(left)), "cifar100_lt", methods, 0, ratio)
+        left = frame[~frame["run"].isin([runs[key] for key in without])][::step]
+        found = model_runs(left, "cifar100_lt", methods, 0, ratio)
         return [key for run in found for key in runs if runs[key] is run]
 
     assert chosen(("csa", "ce"), without=()) == plain
