@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import OmegaConf
 
 from csa.config.address import tracking_fault
+from csa.config.blocks import build_block
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
 from csa.config.rules import validation_faults
 from csa.config.schema import Config, DatasetConfig
-from csa.config.typed import build, build_block, check, resolve_and_check, unresolved
+from csa.config.typed import build, check, resolve_and_check, unresolved
 from csa.config.words import Settled, Word, apply, read, settle
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from csa.config.passwords import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class UserError(Exception):
     def __init__(self, *faults: Fault) -> None:
         super().__init__("\n".join(map(str, faults)))
         self.faults = faults
+
+
+REMEDY = "start the run again with rerun=true, or read it with the csa version named in it"
+
+
+class RecordError(UserError):
+    """A record that cannot be used, because it is damaged or another version's: which file, and what is wrong in it."""
+
+    def __init__(self, path: Path, problem: str, remedy: str = REMEDY) -> None:
+        super().__init__(Fault("record", path, problem, remedy))
 
 
 def printable(text: str) -> str:

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +27,8 @@ def shipped(group: str, option: str) -> Mapping[str, Any] | None:
 
     As its file and the option that it starts from have it (``lws`` from ``crt``): nothing is composed.
     """
+    from omegaconf import OmegaConf
+
     path = conf_dir() / group / f"{option}.yaml"
     if path not in conf_dir().glob(f"{group}/*.yaml"):
         return None

@@ -6,16 +6,17 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
 
-from csa.config.composition import tree
-from csa.config.faults import Fault, UserError
+from csa.config.blocks import flat, schema_of
+from csa.config.faults import Fault, RecordError, UserError
 from csa.config.schema import Config
-from csa.config.typed import REFERENCE_SIGN, build, flat, schema_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from omegaconf import DictConfig
+
+REFERENCE_SIGN = "${"
 GROUPS = ("dataset", "sampler", "method", "backbone", "protocol", "tracking")
 
 
@@ -26,18 +27,18 @@ def recorded_values(path: Path) -> dict[str, Any]:
     ``${oc.env:...}`` would bring a secret of whoever reads the record into what is printed and exported.
 
     Raises:
-        UserError: it is damaged, or refers to something.
+        RecordError: it is damaged, or refers to something.
     """
     try:
         values = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)  # in a tenth of the time that OmegaConf takes
     except (OSError, ValueError, yaml.YAMLError) as error:
         told = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(Fault("record", path, f"cannot be read ({told})")) from error
+        raise RecordError(path, f"cannot be read ({told})") from error
     if not isinstance(values, dict):
-        raise UserError(Fault("record", path, "is no configuration"))
+        raise RecordError(path, "is no configuration")
     plain = {str(key): value for key, value in values.items()}
     if references := [key for key, value in flat(plain, "") if REFERENCE_SIGN in str(value)]:
-        raise UserError(Fault("record", path, f"refers to something at {references[0]}", "plain values"))
+        raise RecordError(path, f"refers to something at {references[0]}", "plain values")
     return plain
 
 
@@ -45,8 +46,13 @@ def read_recorded(path: Path) -> Config:
     """The ``config.yaml`` of a record; keys that came after it have their neutral value, else that of the tree.
 
     Raises:
-        UserError: as ``recorded_values``, or a value that this version does not take.
+        UserError: as ``recorded_values`` does, or a value that this version does not take.
     """
+    from omegaconf import DictConfig, OmegaConf
+
+    from csa.config.composition import tree
+    from csa.config.typed import build
+
     recorded = OmegaConf.create(recorded_values(path))
     if missing := [group for group in GROUPS if not OmegaConf.select(recorded, f"{group}.name")]:
         raise UserError(Fault("record", path, f"lacks {missing[0]}.name"))

@@ -1,8 +1,9 @@
 """The typed configuration: every key, its type and its range. Values and defaults live in ``conf/``.
 
 Nothing here imports torch: validation must answer within a second. A field's metadata holds its range, what
-a null stands for (``when_null``), and what the identity of a run leaves out (``neutral``,
-``used_when``) or counts another way (``counted_as``). A method, sampler or data set
+a null stands for (``when_null``), what the identity of a run leaves out (``neutral``,
+``used_when``) or counts another way (``counted_as``), and what older records lack (``neutral``, ``later``).
+A method, sampler or data set
 from another package names its own schema in its YAML (``schema: my_package.settings.MyMethod``).
 """
 
@@ -25,6 +26,11 @@ def number(
 def neutral(value: Any, **range_: Any) -> Any:
     """A field added after records exist: left out of the identity while it has this value."""
     return field(metadata={"neutral": value, **range_})
+
+
+def later(**range_: Any) -> Any:
+    """A field added after records exist, which the identity never has: they may lack it."""
+    return field(metadata={"later": True, **range_})
 
 
 def used_when(key: str, test: Callable[[Any], bool], **range_: Any) -> Any:
@@ -183,7 +189,7 @@ class MethodConfig:
     schema: str
     target: str
     streams: Literal["sampler", "own"]
-    published: list[str]
+    published: list[str] = later()  # noqa: RUF009 (no default, metadata)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         """Lengths of the method's stages, by which the time of a run is estimated."""
@@ -251,9 +257,9 @@ class StageTwoConfig:
     """How a classifier is re-trained on a frozen representation (cRT and its kind)."""
 
     epochs: int = number(at_least=1, at_most=EPOCHS)
-    scales_epochs: int | None = number(at_least=1, at_most=EPOCHS)
+    scales_epochs: int | None = later(at_least=1, at_most=EPOCHS)
     lr: float = number(above=0)
-    cosine_share: float = number(above=0, at_most=1)
+    cosine_share: float = later(above=0, at_most=1)
     head: Literal["copy", "new"]
     bn_mode: Literal["train", "eval"]
 
@@ -282,7 +288,7 @@ class ProtocolConfig:
     milestones: list[int] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009 (no default, metadata)
     factors: list[float] = used_when("schedule", "multistep".__eq__)  # noqa: RUF009
     drop_last: bool = neutral(False)
-    deferral_epoch: int = number(at_least=0)
+    deferral_epoch: int = later(at_least=0)
     crop_padding: int = number(at_least=0, at_most=SIDE)
     flip: bool
     resized_crop: list[float] | None = neutral(None, above=0, at_most=1)  # noqa: RUF009
@@ -316,7 +322,7 @@ class TrackingConfig:
     mlflow: bool
     uri: str | None
     experiment: str
-    model: bool | None
+    model: bool | None = later()
     """None: of a single run, not of a sweep's."""
 
 

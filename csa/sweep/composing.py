@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from csa.config.blocks import build_block
 from csa.config.composition import CompositionError, composition_errors
 from csa.config.faults import UserError
 from csa.config.schema import Config
-from csa.config.typed import build_block, resolve_and_check
+from csa.config.typed import resolve_and_check
 from csa.config.words import settle, unreadable
 
 if TYPE_CHECKING:

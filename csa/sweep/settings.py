@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from csa.config.blocks import build_block
 from csa.config.schema import SweepConfig
-from csa.config.typed import build_block
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

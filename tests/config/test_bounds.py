@@ -8,11 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 from test_identity import OPTIONS, WORDS, leaves
 
+from csa.config.blocks import BOUNDS, build_block
 from csa.config.composition import tree
 from csa.config.faults import UserError
 from csa.config.identity import identity, run_folder
 from csa.config.schema import Config
-from csa.config.typed import BOUNDS, build, build_block, resolve_and_check
+from csa.config.typed import build, resolve_and_check
 from csa.data import memory
 from csa.data.memory import least_memory, memory_fault
 from csa.data.sources import Preview
