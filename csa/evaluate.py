@@ -60,7 +60,6 @@ def main(words: list[str]) -> None:
 def finished(record: Record) -> dict[str, Any]:
     """The run's result. Raises UserError where it is not done, or its result or model cannot be read."""
     from csa.tracking.overview import failure_reason
-    from csa.tracking.record import OldRecordError
 
     name, state = record.folder.name, record.state
     if state != "done":
@@ -68,10 +67,8 @@ def finished(record: Record) -> dict[str, Any]:
         raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))
     if not record.checkpoint.exists():
         raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
-    try:
-        return record.result()
-    except OldRecordError as error:
-        raise UserError(Fault("run", name, str(error))) from error
+    record.config()
+    return record.result()
 
 
 def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None:

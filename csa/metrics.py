@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from csa.config.schema import number
+
 GROUPS = ("many", "medium", "few")
-SUMMARY = ("all", "balanced", *GROUPS, "macro_f1", "g_mean")
 CALIBRATION_BINS = 15
 PARTS = 2**40
 """Of a confidence of 1. Confidences are added up as whole parts: the same sum in any order, on any number of devices.
@@ -27,30 +28,46 @@ ShotGroups = Mapping[str, Sequence[int]]
 """The classes of each group, by ``GROUPS``."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """In percent, but for the counts.
+def percent() -> Any:
+    return number(at_least=0, at_most=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """In percent.
 
     all: share of right images. balanced: mean of the class accuracies, as scikit-learn's balanced_accuracy_score.
-    many, medium, few: that of the groups by class rank (the paper's rule); by_count: of those by training images.
-    macro_f1: mean of the classes' F1, 0 for a class never predicted rightly; where every class has images it is
-    scikit-learn's f1_score(average="macro", zero_division=0). g_mean: geometric mean of the class accuracies, as
-    imbalanced-learn's geometric_mean_score; 0 as soon as one class is never right. per_class: accuracy of each, [K].
+    many, medium, few: that of the groups by class rank (the paper's rule). macro_f1: mean of the classes' F1, 0 for a
+    class never predicted rightly; where every class has images it is scikit-learn's f1_score(average="macro",
+    zero_division=0); None in old records. g_mean: geometric mean of the class accuracies, as imbalanced-learn's
+    geometric_mean_score; 0 as soon as one class is never right.
+    """
+
+    all: float = percent()
+    balanced: float = percent()
+    many: float | None = percent()
+    medium: float | None = percent()
+    few: float | None = percent()
+    macro_f1: float | None = percent()
+    g_mean: float = percent()
+
+
+SUMMARY = tuple(field.name for field in fields(Summary))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Summary):
+    """In percent, but for the counts.
+
+    by_count: mean accuracy of the classes of the groups by training images. per_class: accuracy of each, [K].
     ece: expected calibration error, bins of equal width (Guo et al. 2017). confusion: [K, K] counts, row = label,
     column = prediction.
     """
 
-    all: float
-    balanced: float
-    many: float | None
-    medium: float | None
-    few: float | None
-    macro_f1: float
-    g_mean: float
-    by_count: dict[str, float | None]
-    per_class: list[float | None]
-    ece: float
-    predicted_classes: int
+    by_count: dict[str, float | None] = percent()  # noqa: RUF009 (no default, metadata)
+    per_class: list[float | None] = percent()  # noqa: RUF009
+    ece: float = percent()
+    predicted_classes: int = number(at_least=0)
     confusion: np.ndarray
 
     def summary(self) -> dict[str, float | None]:
@@ -75,6 +92,12 @@ def scores(confusion: np.ndarray, ece: float, by_rank: ShotGroups, by_count: Sho
         confusion=confusion,
         **class_means(per_class, by_rank, by_count),
     )
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts [K, K], row = label, column = prediction."""
+    places = labels.astype(np.int64) * classes + predictions
+    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
 def class_means(per_class: Sequence[float | None], by_rank: ShotGroups, by_count: ShotGroups) -> dict[str, Any]:

@@ -129,7 +129,13 @@ def print_overview(entries: Sequence[Overview]) -> None:
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2f}"
         names = (entry.fingerprint, entry.dataset, entry.method, entry.state)
-        figures = (str(entry.seed), str(entry.epochs), accuracy, decimal(entry.bytes), duration(entry.age_seconds))
+        figures = (
+            "-" if entry.seed is None else str(entry.seed),
+            str(entry.epochs),
+            accuracy,
+            decimal(entry.bytes),
+            duration(entry.age_seconds),
+        )
         table.add_row(*names, *figures)
     console.print(table)
     states = sorted(Counter(entry.state for entry in entries).items())
@@ -214,8 +220,8 @@ def _removed(record: Record, output_root: Path) -> str:
 
 def export(output_root: Path, own: dict[str, str]) -> int:
     """Write finished runs below ``to``; what lies there already stays unless ``replace``."""
+    from csa.config.faults import RecordError
     from csa.tracking import exported
-    from csa.tracking.record import OldRecordError
 
     to = Path(own["to"] or EXPORTS).expanduser()
     outcomes: Counter[str] = Counter()
@@ -226,7 +232,7 @@ def export(output_root: Path, own: dict[str, str]) -> int:
             continue
         try:
             outcomes[exported.export(record, to, replace=own["replace"] == "true").outcome] += 1
-        except (exported.NotExportableError, OldRecordError) as error:
+        except (FileNotFoundError, RecordError) as error:
             problems.append(str(error))
         except OSError as error:
             raise UserError(Fault("to", str(to), f"cannot be written ({error.strerror})")) from error

@@ -5,6 +5,7 @@ PYTHONPATH=tests python tests/miniature_records.py    writes both anew, below re
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from whole_records import whole_names
 
 from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity
@@ -30,6 +32,7 @@ RECORDS, EXPECTED = HERE / "records", HERE / "expected"
 PER_CLASS = 4  # test images of a class
 SPLIT = "5b" * 32
 GROUPS = ("many", "medium", "few")
+NAMED = ("dataset", "method", "backbone", "protocol", "sampler")
 
 # Method, seeds, further words, share of right images of each third of the classes.
 STORED: tuple[tuple[str, str, Sequence[int], tuple[str, ...], tuple[float, float, float]], ...] = (
@@ -95,6 +98,18 @@ def make(
     return record
 
 
+def retell(path: Path, identity: dict[str, Any], config: dict[str, Any]) -> None:
+    """Make an exported record that of another run; identity, config: what changes in their blocks."""
+    content = json.loads(path.read_text())
+    for part, blocks in (("identity", identity), ("config", config)):
+        for name, block in blocks.items():
+            old = content[part][name]
+            content[part][name] = old | block if isinstance(block, dict) else block
+    content["result"]["run"] |= {name: content["config"][name]["name"] for name in NAMED}
+    content["fingerprint"] = content["result"]["fingerprint"] = fingerprint(content["identity"])
+    path.write_text(json.dumps(content))
+
+
 def _finish(record: Record, config: Config, name: str, shares: Sequence[float], collapsed: bool, more: Any) -> None:
     classes = 100 if config.dataset.name == "cifar100_lt" else 10
     heads = ("uniform", "balanced", "mean") if config.method.name.startswith("csa") else ("classifier",)
@@ -119,10 +134,17 @@ def _finish(record: Record, config: Config, name: str, shares: Sequence[float], 
         "epochs": config.protocol.epochs,
         "reused_epochs": config.protocol.epochs if config.method.name == "crt" else 0,
         "seconds": 30.0 + config.seed,
-        "run": {"dataset": config.dataset.name, "method": config.method.name, "seed": config.seed},
+        "run": whole_names(
+            **{group: getattr(config, group).name for group in NAMED}, seed=config.seed, variant=config.variant
+        ),
         "split": split,
         "device": "cpu",
-        "hardware": "Abacus_1 & <sons>, 2 cores",
+        "threads": 2,
+        "python": "3.12.0",
+        "step_mode": "eager",
+        "packages": {"torch": "2.11.0"},
+        "images_per_second": 1000.0,
+        "hardware": "Abacus_1 & <sons> [/red], 2 cores",
         "precision": "fp32",
         "training_seconds": 20.0,
         "git_revision": None,
@@ -159,7 +181,8 @@ def _split(config: Config, classes: int) -> dict[str, Any]:
     }
     names = [f"class {k}" for k in range(classes)]
     return {"hash": SPLIT, "classes": names, "counts": counts, "by_rank": by_rank, "by_count": by_count,
-            "test_images": classes * PER_CLASS}  # fmt: skip
+            "test_images": classes * PER_CLASS, "holdout_images": 0, "total": sum(counts),
+            "image_shape": [1, 28, 28], "mean": [0.5], "std": [0.25]}  # fmt: skip
 
 
 def score(labels: np.ndarray, predicted: np.ndarray, split: dict[str, Any]) -> Scores:

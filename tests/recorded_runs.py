@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from whole_records import CONFIG, IDENTITY, LINE, whole_names, whole_result, whole_split
 
 from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity, run_folder
@@ -13,6 +16,7 @@ from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data.dataset import load_split
 from csa.metrics import scores
+from csa.tracking.files import read_json
 from csa.tracking.record import Record
 
 WORDS = (
@@ -42,17 +46,26 @@ def train(output_root: Path, *words: str) -> Record:
     return record
 
 
-def begin(output_root: Path, fingerprint: str, method: str = "ce", seed: int = 0) -> Record:
-    """A run that was started and is not being trained."""
-    record = Record(output_root / "dots_lt" / method / f"ir10-tiny-s{seed}-{fingerprint}")
-    config = (
-        "dataset: {name: dots_lt, path: /home/someone/secret/dots.npz, mean: null}\n"
-        f"sampler: {{name: uniform}}\nmethod: {{name: {method}}}\nbackbone: {{name: lenet}}\nprotocol: {{epochs: 2}}\n"
-        f"tracking: {{uri: 'http://someone:secret@host'}}\ndata_dir: /home/someone\noutput_root: {output_root}\n"
-        f"delta: 0.8\nseed: {seed}\nvariant: ''\n"
-    )
-    record.begin(config, {"dataset": {"name": "dots_lt"}, "method": {"name": method}, "seed": seed}, fingerprint)
-    record.write_metrics([{"epoch": 0, "loss": 1.23456789012, "heads": {"only": {"all": 25.0, "few": None}}}])
+WHO: dict[str, dict[str, Any]] = {}
+
+
+@cache
+def named(start: str, method: str = "ce", **more: Any) -> str:
+    """A fingerprint that begins with two digits, of an identity that ``begin`` then writes; more: what is in that."""
+    tries = (IDENTITY | {"results_version": number, "method": {"name": method}} | more for number in count())
+    who = next(one for one in tries if fingerprint(one).startswith(start))
+    WHO[fingerprint(who)] = who
+    return fingerprint(who)
+
+
+def begin(output_root: Path, name: str) -> Record:
+    """A run that was started and is not being trained. name: a fingerprint, best one that was ``named``."""
+    who = WHO.get(name, IDENTITY)
+    method, seed, variant = who["method"]["name"], who["seed"], who["variant"]
+    record = Record(output_root / "dots_lt" / method / f"ir10-tiny-s{seed}-{name}")
+    config = CONFIG.replace("method: {name: ce", f"method: {{name: {method}").replace("seed: 0", f"seed: {seed}")
+    record.begin(config.replace("variant: ''", f"variant: '{variant}'"), who, name)
+    record.write_metrics([LINE | {"loss": 1.23456789012, "heads": {"only": {"all": 25.0, "few": None}}}])
     return record
 
 
@@ -61,17 +74,19 @@ def finish(record: Record, predictions: np.ndarray | None = None, classes: int =
     predictions = np.array([0, 1, 2, 2]) if predictions is None else predictions
     labels = np.arange(len(predictions), dtype=np.int32) % classes
     confusion = np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
-    groups = {"many": [0], "medium": [1], "few": list(range(2, classes))}
-    last = scores(confusion, 5.0, groups, groups)
-    result = {
-        "fingerprint": record.folder.name.rpartition("-")[2],
+    split = whole_split([9] * classes)
+    last = scores(confusion, 5.0, split["by_rank"], split["by_count"])
+    who = read_json(record.folder / "identity.json")
+    identity = who["identity"]
+    result = whole_result(
+        fingerprint=who["fingerprint"],
         **last.summary(),
-        "head": "only",
-        "device": "cpu",
-        "heads": {"only": {"last": last.as_dict()}},
-        "split": {"classes": [f"class {k}" for k in range(classes)], "by_rank": groups, "by_count": groups},
-        **more,
-    }
+        collapsed=last.predicted_classes == 1,
+        run=whole_names(method=identity["method"]["name"], seed=identity["seed"], variant=identity["variant"]),
+        heads={"only": {"last": last.as_dict(), "best_on_test": last.as_dict() | {"epoch": 0}}},
+        split=split,
+    )
+    result |= more
     record.checkpoint.write_bytes(b"weights")
     record.finish(result, {"labels": labels, "predictions_only": predictions.astype(np.int32)})
     return record

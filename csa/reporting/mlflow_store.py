@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.address import DEFAULT_URI, sqlite_file
-from csa.config.faults import Fault, UserError
-from csa.reporting.run import UnusableRunError, from_folder
+from csa.config.faults import Fault, RecordError, UserError
+from csa.reporting.run import from_folder
 from csa.reporting.sources import attempt
 from csa.tracking import store
-from csa.tracking.files import read_json, write_json
+from csa.tracking.files import write_json
+from csa.tracking.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -135,8 +136,10 @@ def _write_identity(folder: Path) -> None:
     from csa.config.identity import fingerprint, identity
     from csa.config.recorded import read_recorded
 
-    result = read_json(folder / "result.json")
+    record = Record(folder)
+    record.config()
+    result = record.result()
     who = identity(read_recorded(folder / "config.yaml"), result["split"]["hash"])
     if fingerprint(who) != result["fingerprint"]:
-        raise UnusableRunError("its configuration gives another fingerprint now: made by another version")
+        raise RecordError(folder / "config.yaml", "gives another fingerprint now: made by another version")
     write_json(folder / "identity.json", {"fingerprint": result["fingerprint"], "identity": who})

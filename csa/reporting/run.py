@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.tracking.files import read_json
+from csa.tracking.description import agreement_faults, refuse
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
     from csa.training.recorded import PrimaryHead
 
 Origin = Literal["folder", "record", "mlflow"]
-RULES = ("last", "best_on_test")
-NEEDED = ("head", "heads", "collapsed", "seconds", "epochs", "run", "split", "hardware", "device", "precision")
-
-
-class UnusableRunError(Exception):
-    """A record that a report cannot use; the text says why."""
 
 
 class Evidence(Protocol):
@@ -167,8 +160,8 @@ def by_size(counts: Sequence[int]) -> list[int]:
 
 def _runtime(config: dict[str, Any]) -> Any:
     """The machine's settings of a run folder, on whatever device is here, with the recorded number of threads."""
+    from csa.config.blocks import build_block
     from csa.config.schema import RuntimeConfig
-    from csa.config.typed import build_block
 
     return build_block(RuntimeConfig, {**config["runtime"], "device": "auto", "threads": None})
 
@@ -215,44 +208,13 @@ class FolderEvidence:
 
 
 def from_folder(folder: Path, origin: Origin = "folder", where: str = "") -> Run:
-    """Raises what ``csa.reporting.sources.attempt`` catches."""
-    who, result, config = read_json(folder / "identity.json"), Record(folder).result(), _yaml(folder / "config.yaml")
-    check(result, who["identity"], config)
+    """Raises RecordError where something is damaged or of another version, FileNotFoundError where it is missing."""
+    record = Record(folder)
+    who, result, config = record.who(), record.result(), record.config()
+    refuse(folder, agreement_faults(who, config, result))
+    record.predictions(result)
+    record.metrics()
     evidence = FolderEvidence(folder)
     return Run(
         who["fingerprint"], who["identity"], config, result, evidence, origin, where or str(folder), folder
     )  # fmt: skip
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    """A resolved configuration, in a tenth of the time that OmegaConf takes."""
-    import yaml  # type: ignore[import-untyped]
-
-    return dict(yaml.load(path.read_text(), Loader=yaml.CSafeLoader))
-
-
-def check(result: dict[str, Any], identity: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raises UnusableRunError where a result lacks what tables show, or an accuracy is no number."""
-    try:
-        missing = [name for name in NEEDED if name not in result]
-        if missing:
-            raise UnusableRunError(f"its result lacks {', '.join(missing)}")
-        _ = identity["seed"], identity["method"]["name"], identity["dataset"]["split"], config["dataset"]["name"]
-        for head, scores in result["heads"].items():
-            for rule in RULES:
-                _check_scores(f"head {head!r}, {rule}", scores[rule])
-        _ = result["heads"][result["head"]], result["split"]["counts"], config["protocol"]
-        if not math.isfinite(float(result["seconds"])):
-            raise UnusableRunError("its seconds are not a finite number")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnusableRunError(f"its result does not hold together ({type(error).__name__}: {error})") from error
-
-
-def _check_scores(where: str, scores: dict[str, Any]) -> None:
-    named = {name: scores[name] for name in ("all", "many", "medium", "few")}
-    named |= {f"by_count {name}": value for name, value in scores["by_count"].items()}
-    for name, value in named.items():
-        if value is None and name != "all":
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
-            raise UnusableRunError(f"accuracy {name!r} ({where}) is {value}, not a percentage")

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError
-from csa.reporting.run import Run, UnusableRunError, check, from_folder
+from csa.reporting.run import Run, from_folder
 from csa.tracking.exported import exported_paths, read_exported
 from csa.tracking.finding import EXPECTED
 from csa.tracking.finding import runs as recorded_runs
-from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -133,7 +132,6 @@ def from_records(folder: Path) -> Iterator[Run | str]:
 
 def _from_record(path: Path) -> Run:
     record = read_exported(path)
-    check(record.result, record.identity, record.config)
     return Run(record.fingerprint, record.identity, record.config, record.result, record, "record", str(path))
 
 
@@ -142,14 +140,10 @@ def attempt(where: str, read: Callable[[], Run]) -> Run | str:
     try:
         return read()
     except UserError as error:
-        return "; ".join(map(str, error.faults))
-    except OldRecordError as error:
-        return str(error)
-    except (UnusableRunError, OSError, ValueError, KeyError, TypeError) as error:
-        told = (
-            str(error) if isinstance(error, UnusableRunError) else f"cannot be read ({type(error).__name__}: {error})"
-        )
-        return f"{where}: {told}"
+        told = "; ".join(map(str, error.faults))
+        return told if where in told else f"{where}: {told}"
+    except OSError as error:
+        return f"{where}: cannot be read ({error.strerror}: {error.filename})"
 
 
 def _device(run: Run) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
+from csa.config.faults import RecordError
 from csa.config.host import visible_gpus
 from csa.console import PlainConsole, counting
 from csa.sweep.calibration import calibrate
@@ -22,7 +23,7 @@ from csa.sweep.processes import WALL_NAME
 from csa.sweep.progress import epochs_so_far
 from csa.sweep.splits import question
 from csa.tracking.files import read_json, write_json
-from csa.tracking.record import OldRecordError, Record
+from csa.tracking.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,7 +170,7 @@ def _finished(run: Run, name: str) -> Cost | None:
             result = Record(path.parent).result()
             if kind(who, result["threads"], result["device"]) == name:
                 return _cost(path.parent, result)
-        except (OSError, ValueError, KeyError, OldRecordError):
+        except (OSError, ValueError, KeyError, RecordError):
             continue
     return None
 

@@ -11,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from csa.config.composition import Tree
+from csa.config.faults import RecordError
 from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.cells import Cell, of_the_sweep
@@ -97,7 +98,10 @@ def _cell(words: Sequence[str]) -> Cell:
 def _job_return(run: Run, endings: dict[str, Ending]) -> JobReturn:
     returned: Any = JobReturn(overrides=list(run.words), status=JobStatus.COMPLETED)
     if run.state == "done":
-        returned.return_value = objective(run.record.result())
+        try:
+            returned.return_value = objective(run.record.result())
+        except RecordError as error:
+            returned.status, returned.return_value = JobStatus.FAILED, RunFailedError(str(error))
     else:
         returned.status = JobStatus.FAILED
         ending = endings.get(run.fingerprint)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.config.composition import spelt_out
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, RecordError, UserError
 from csa.config.host import device_fault, output_fault
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.data.dataset import inspect, preview
@@ -24,7 +24,7 @@ from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.lease import holder
-from csa.tracking.record import OldRecordError, Record
+from csa.tracking.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -131,8 +131,19 @@ class Plan:
         """For the runs that are done already: the heads and shot groups that the cells name."""
         for run in self.runs:
             if run.state == "done":
-                with contextlib.suppress(OldRecordError):  # not of this version: it has no numbers to show
+                with contextlib.suppress(RecordError, FileNotFoundError):  # told by ``unreadable``
                     let_asked_stand(run.config, run.record)
+
+    def unreadable(self) -> list[str]:
+        """Of each run that is done and has no numbers to show, which it is and why."""
+        told = []
+        for run in self.runs:
+            if run.state == "done":
+                try:
+                    run.record.result()
+                except RecordError as error:
+                    told.append(f"{self.label(run)}: {error}")
+        return told
 
 
 def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:

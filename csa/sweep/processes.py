@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, HELD_STATUS, REQUEUE_STATUS, SWEEP_PROCESS, disk_trouble
+from csa.config.faults import RecordError
 from csa.config.host import GPUS
 from csa.config.passwords import hidden
 from csa.config.processes import SLOT_THREADS
 from csa.sweep.slots import Slot
 from csa.tracking.files import write_json
 from csa.tracking.lease import holder, is_held
+from csa.tracking.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,13 +207,11 @@ def is_held_here(folder: Path) -> bool:
 
 def reason(folder: Path) -> str:
     """The last lines that say why a run failed: of failure.json, else of what the process wrote."""
-    from csa.tracking.files import read_json
-
     try:
-        told = str(read_json(folder / "failure.json")["reason"])
-    except (OSError, ValueError, KeyError):
+        told = Record(folder).failure()
+    except FileNotFoundError:
         return tail(folder / OUTPUT_NAME)
-    return "\n".join(told.strip().splitlines()[-TAIL_LINES:])
+    return "\n".join(told.splitlines()[-TAIL_LINES:])
 
 
 def tail(path: Path) -> str:
@@ -223,7 +223,7 @@ def tail(path: Path) -> str:
 
 def _keep_wall(run: Run, seconds: float) -> None:
     """What a run takes beyond its training and evaluation: the next plan counts with it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RecordError):
         beyond = max(0.0, seconds - run.record.result()["seconds"])
         write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
 

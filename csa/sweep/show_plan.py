@@ -36,6 +36,8 @@ def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
         names = [" ".join(cell.words) for cell in run.cells]
         more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
         console.print(f"one run: {names[0]} | {names[1]}{more}")
+    for text in plan.unreadable():
+        console.print(f"cannot be read: {text}")
     console.print(counted(plan))
     console.print(_time(plan, told, places, configs))
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from csa.config.faults import RecordError
 from csa.console import FoldedTable, counting
 from csa.sweep.cells import swept_keys
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
-from csa.tracking.record import OldRecordError
 
 if TYPE_CHECKING:
     from csa.console import PlainConsole
@@ -24,10 +24,13 @@ SEED = "seed"
 
 
 def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending]) -> int:
-    """Print it; the number of runs that failed, now or before."""
+    """Print it; the number of runs that failed, now or before, or are done and cannot be read."""
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
-    failed = print_failures(console, plan, endings)
+    unreadable = plan.unreadable()
+    for told in unreadable:
+        console.print(f"left out: {told}")
+    failed = print_failures(console, plan, endings) + len(unreadable)
     counts = Counter(_how(run, endings) for run in plan.runs)
     told = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
     if plan.missing:
@@ -108,7 +111,7 @@ def _by_cell(plan: Plan) -> tuple[list[str], dict[tuple[str, ...], list[dict[str
 def _result(run: Run) -> dict[str, Any] | None:
     try:
         return run.record.result()
-    except (FileNotFoundError, OldRecordError):
+    except (FileNotFoundError, RecordError):
         return None
 
 

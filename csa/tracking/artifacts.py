@@ -37,7 +37,7 @@ def of(
         yield f"confusion/{head}.png", partial(_send_picture, now, client, run_id, head)
     for name in FILES:
         yield name, partial(_send_file, now.folder / name, client, run_id)
-    if model is not None and now.config["tracking"]["model"] is not False:
+    if model is not None and now.config["tracking"].get("model") is not False:
         yield MODEL, partial(_send_model, now, client, run_id, uri, model)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.tracking.environment import software
-from csa.tracking.files import read_json
 from csa.tracking.record import Record, State
 from csa.tracking.sweeps import sweeps_of
 
@@ -37,7 +36,7 @@ class Contents:
     config: dict[str, Any]
     lines: list[dict[str, Any]]
     result: dict[str, Any] | None
-    failure: dict[str, Any] | None
+    failure: str | None
     sweeps: list[dict[str, str | None]]
 
     # --- times, in milliseconds since 1970 --------------------------------------------------
@@ -67,26 +66,22 @@ def read(folder: Path) -> Contents | None:
     """The record as it is now, or None where no run has begun.
 
     Raises:
-        OldRecordError: the result has another schema.
+        RecordError: it is damaged, or of another version.
     """
-    from omegaconf import OmegaConf
-
     record = Record(folder)
     state = record.state
     if not (folder / "identity.json").exists():
         return None
-    who = read_json(folder / "identity.json")
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(config, dict)
+    who = record.who()
     return Contents(
         folder=folder,
         state=state,
         fingerprint=who["fingerprint"],
         split_hash=who["identity"]["dataset"]["split"],
-        config={str(key): value for key, value in config.items()},
+        config=record.config(),
         lines=record.metrics(),
         result=record.result() if state == "done" else None,
-        failure=_read_if_there(folder / "failure.json") if state == "failed" else None,
+        failure=record.failure() if state == "failed" else None,
         sweeps=sweeps_of(folder),
     )
 
@@ -166,8 +161,7 @@ def tags_at_start(contents: Contents) -> dict[str, str]:
 def note(contents: Contents) -> str:
     """How the run stands, in Markdown: the accuracies of each head, or the reason of a failure."""
     if contents.failure is not None:
-        reason = str(contents.failure["reason"])
-        return f"Failed:\n\n```\n{reason[-LONGEST_NOTE:]}\n```"
+        return f"Failed:\n\n```\n{contents.failure[-LONGEST_NOTE:]}\n```"
     if contents.result is None:
         return "In training." if contents.state == "running" else "Interrupted; the same command continues it."
     rows = ["| head | many | medium | few | all | balanced | best on test | ECE |", "| --- |" + " ---: |" * 7]
@@ -231,10 +225,3 @@ def _duration(line: Mapping[str, Any]) -> int:
 
 def _milliseconds(path: Path) -> int:
     return round(1000 * path.stat().st_mtime)
-
-
-def _read_if_there(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        return None

@@ -15,33 +15,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from csa.config.faults import Fault, UserError
-from csa.config.recorded import recorded_values
-from csa.tracking.files import UNREADABLE, read_json, write_bytes
+from csa.config.faults import RecordError
+from csa.metrics import confusion
+from csa.tracking.description import (
+    RunConfig,
+    agreement_faults,
+    check_predictions,
+    config_faults,
+    identity_faults,
+    line_faults,
+    refuse,
+    result_faults,
+)
+from csa.tracking.files import UNREADABLE, parse_json, read_json, write_bytes
 from csa.tracking.record import OtherPredictionsError, scored_anew
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from csa.tracking.record import Record
 
 EXPORT_SCHEMA = 2
 READ_SCHEMAS = (1, EXPORT_SCHEMA)
 METRIC_DIGITS = 6
-CONFIGURED = ("dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant")
+CONFIGURED = [field.name for field in fields(RunConfig)]
+AGAIN = "export the run again with python -m csa.records mode=export"
 STORED = ("fingerprint", "identity", "config", "result", "labels_digest")
-
-
-class NotExportableError(Exception):
-    """The record does not hold together."""
 
 
 class Exported(NamedTuple):
@@ -75,24 +80,25 @@ class ExportedRecord:
         return _labels(self.path.parents[2] / "labels" / f"{self.labels_digest}.npz")
 
     def predictions(self, head: str) -> np.ndarray:
-        """Predicted classes on the test set, int32 [N]. Raises UserError, KeyError for a head that it has not."""
+        """Predicted classes on the test set, int32 [N]. Raises RecordError, KeyError for a head that it has not."""
         if head not in self.result["heads"]:
             raise KeyError(head)
-        predictions: np.ndarray = self._array(f"offsets_{head}") + self.labels
+        predictions: np.ndarray = self._arrays[f"offsets_{head}"] + self.labels
         predictions %= len(self.result["split"]["classes"])
         return predictions
 
     def confusion(self, head: str) -> np.ndarray:
         """Counts [K, K], row = label, column = prediction. Raises as ``predictions``."""
-        return _confusion(self.labels, self.predictions(head), len(self.result["split"]["classes"]))
+        return confusion(self.labels, self.predictions(head), len(self.result["split"]["classes"]))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, numbers to six significant digits."""
-        lines: list[dict[str, Any]] = json.loads(self._array("metrics").tobytes())
+        lines: list[dict[str, Any]] = parse_json(self._arrays["metrics"].tobytes())
         return lines
 
-    def _array(self, name: str) -> np.ndarray:
-        return _read_array(self.path.with_suffix(".npz"), name)
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return _read_arrays(self.path.with_suffix(".npz"))
 
 
 def exported_paths(folder: Path, fingerprint: str = "") -> list[Path]:
@@ -101,59 +107,45 @@ def exported_paths(folder: Path, fingerprint: str = "") -> list[Path]:
     return sorted(found, key=lambda path: (path.parent, path.stem.partition("-")[0], "-" not in path.stem, path.stem))
 
 
-def load_exported(folder: Path) -> Iterator[ExportedRecord]:
-    """Every record below ``folder``, by path; an empty or absent folder has none.
-
-    Raises:
-        UserError: after the last record, with every file that cannot be read.
-    """
-    faults: list[Fault] = []
-    for path in exported_paths(folder):
-        try:
-            yield read_exported(path)
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(*faults)
-
-
 def read_exported(path: Path) -> ExportedRecord:
-    """One exported record, whole. Raises UserError where it is damaged, of another schema or not its predictions'."""
-    again = "export the run again with python -m csa.records mode=export"
+    """One exported record, whole. Raises RecordError where it is damaged, of another schema or not its predictions'."""
     try:
-        content = read_json(path)
-        if (schema := content["schema"]) not in READ_SCHEMAS:
-            raise UserError(Fault("record", path, f"has schema {schema}, this version reads {EXPORT_SCHEMA}", again))
-        record = ExportedRecord(path, **{name: content[name] for name in STORED})
-        return replace(record, result=scored_anew(record.result, record.confusion))
+        return _read(path)
     except OtherPredictionsError as error:
-        raise UserError(Fault("record", path, f"has not the accuracies of its predictions ({error})", again)) from error
+        raise RecordError(path, f"has not the accuracies of its predictions ({error})", AGAIN) from error
     except UNREADABLE as error:
-        raise UserError(_damage(path, error)) from error
+        raise RecordError(path, f"cannot be read ({type(error).__name__}: {error})", AGAIN) from error
+
+
+def _read(path: Path) -> ExportedRecord:
+    content = read_json(path)
+    if content["schema"] not in READ_SCHEMAS:
+        raise RecordError(path, f"has schema {content['schema']}, this version reads {EXPORT_SCHEMA}", AGAIN)
+    record = ExportedRecord(path, **{name: content[name] for name in STORED})
+    refuse(path, [*identity_faults(content), *config_faults(record.config), *result_faults(record.result)], AGAIN)
+    refuse(path, agreement_faults(content, record.config, record.result), AGAIN)
+    refuse(path.with_suffix(".npz"), line_faults(record.metrics()), AGAIN)
+    offsets = {name.removeprefix("offsets_"): array for name, array in record._arrays.items() if name != "metrics"}
+    check_predictions(record.result, record.labels, offsets)
+    return replace(record, result=scored_anew(record.result, record.confusion))
 
 
 @lru_cache(maxsize=16)
 def _labels(path: Path) -> np.ndarray:
-    labels = _read_array(path, "labels")
+    labels = _read_arrays(path)["labels"]
     if _digest(labels) != path.stem:
-        raise UserError(Fault("record", path, "does not hold the labels that its name stands for"))
+        raise RecordError(path, "does not hold the labels that its name stands for", AGAIN)
     labels = labels.astype(np.int32)
     labels.flags.writeable = False
     return labels
 
 
-def _read_array(path: Path, name: str) -> np.ndarray:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            array: np.ndarray = file[name]
+            return dict(file)
     except UNREADABLE as error:
-        raise UserError(_damage(path, error)) from error
-    return array
-
-
-def _damage(path: Path, error: Exception) -> Fault:
-    problem = f"cannot be read ({type(error).__name__}: {error})"
-    return Fault("record", path, problem, "the whole file; python -m csa.records mode=export writes it from the run")
+        raise RecordError(path, f"cannot be read ({type(error).__name__}: {error})", AGAIN) from error
 
 
 # --- writing --------------------------------------------------------------------------------
@@ -165,8 +157,8 @@ def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
     A record that lies there already stays, unless it is damaged, of an older schema, or ``replace``.
 
     Raises:
-        NotExportableError: files are missing or damaged, or the predictions do not give the accuracies.
-        OldRecordError: the run is of another schema.
+        RecordError: damaged, of another schema, or the predictions do not give the accuracies.
+        FileNotFoundError: a file is missing.
     """
     path, files = _files(record, to)
     if all(file.exists() and file.read_bytes() == content for file, content in files.items()):
@@ -184,29 +176,18 @@ def _stands(path: Path) -> bool:
     """Whether a whole record lies there."""
     try:
         read_exported(path)
-    except UserError:
+    except RecordError:
         return False
     return True
 
 
 def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
     """The record's ``.json``, and what belongs into each of its files; the ``.json``, which stands for it, last."""
-    try:
-        who = read_json(record.folder / "identity.json")
-        config = recorded_values(record.folder / "config.yaml")
-        result, lines = record.result(), record.metrics()
-        classes = len(result["split"]["classes"])
-        with np.load(record.folder / "test_outputs.npz", allow_pickle=False) as outputs:
-            labels = outputs["labels"].astype(_smallest(classes))
-            predictions = {head: outputs[f"predictions_{head}"] for head in result["heads"]}
-    except UNREADABLE as error:
-        raise NotExportableError(f"{record.folder}: {type(error).__name__}: {error}") from error
-    except UserError as error:
-        raise NotExportableError(str(error)) from error
-    try:
-        result = scored_anew(result, lambda head: _confusion(labels, predictions[head], classes))
-    except OtherPredictionsError as error:
-        raise NotExportableError(f"{record.folder}: {error}") from error
+    who, config, result, lines = record.who(), record.config(), record.result(), record.metrics()
+    classes = len(result["split"]["classes"])
+    labels, predictions = record.predictions(result)
+    result = scored_anew(result, lambda head: confusion(labels, predictions[head], classes))
+    labels = labels.astype(_smallest(classes))
     offsets = {
         f"offsets_{head}": ((predicted - labels.astype(np.int32)) % classes).astype(labels.dtype)
         for head, predicted in predictions.items()
@@ -234,18 +215,18 @@ def _file_name(who: dict[str, Any], result: dict[str, Any]) -> str:
     return f"{who['fingerprint']}{'' if device == 'cpu' else f'-{device}'}.json"
 
 
-def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    places = labels.astype(np.int64) * classes + predictions
-    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
-
-
 def _of_the_run(config: Any) -> dict[str, Any]:
     """What of the configuration describes the run and not its machine; a path keeps its last part."""
-    dataset = {
-        key: PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
-        for key, value in config["dataset"].items()
+    return {key: config[key] for key in CONFIGURED} | {
+        name: _without_folders(config[name]) for name in ("dataset", "backbone")
     }
-    return {**{key: config[key] for key in CONFIGURED}, "dataset": dataset}
+
+
+def _without_folders(block: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
+        for key, value in block.items()
+    }
 
 
 def _packed(**arrays: np.ndarray) -> bytes:

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import struct
 import time
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,7 +23,10 @@ DRAFT = ".writing"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 LOCK_SECONDS = 120.0
 
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 """What reading a damaged file raises."""
 
 
@@ -66,7 +71,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """Raises one of ``UNREADABLE``, also where a number is not finite: none is written."""
+    return parse_json(path.read_text())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError, also where a number is not finite."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 # --- locks ------------------------------------------------------------------------------------

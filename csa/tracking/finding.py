@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.tracking.files import read_json
+from csa.config.identity import DIGITS
+from csa.tracking.files import UNREADABLE, read_json
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 EXPECTED = "a fingerprint or how it begins; python -m csa.records lists them"
 MOST_CANDIDATES = 5
+AT_THE_END = re.compile(rf"-([0-9a-f]{{{DIGITS}}})$")
 
 
 def runs(output_root: Path) -> Iterator[Record]:
@@ -24,11 +27,15 @@ def runs(output_root: Path) -> Iterator[Record]:
 
 
 def fingerprint_of(folder: Path) -> str | None:
-    """The fingerprint of a run folder: in its identity.json and at the end of its name. None: it is no run folder."""
+    """The fingerprint of a run folder: in its identity.json and at the end of its name. None: it is no run folder.
+
+    Where identity.json is damaged, its name alone says it: such a run can still be listed and removed.
+    """
+    path, named = folder / "identity.json", AT_THE_END.search(folder.name)
     try:
-        fingerprint = read_json(folder / "identity.json")["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        fingerprint = read_json(path)["fingerprint"]
+    except UNREADABLE:
+        return named[1] if named and path.is_file() else None
     is_text = isinstance(fingerprint, str) and fingerprint
     return fingerprint if is_text and folder.name.endswith(f"-{fingerprint}") else None
 

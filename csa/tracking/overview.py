@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from csa.config.faults import RecordError
 from csa.tracking import lease
-from csa.tracking.files import read_json
-from csa.tracking.record import OldRecordError, Record, State
+from csa.tracking.finding import fingerprint_of
+from csa.tracking.record import Record, State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +24,14 @@ class Overview:
 
     variant: the word that sets it apart from the usual run, such as ``smoke``; mostly empty. accuracy:
     percent, of the primary head at the last epoch; None before the end. bytes: of all its
-    files. age_seconds: since it last got further. note: why it failed, who is training it, or why
-    its result cannot be read.
+    files. age_seconds: since it last got further. note: why it failed, who is training it, or which
+    of its files is damaged; seed: None where that is identity.json.
     """
 
     fingerprint: str
     dataset: str
     method: str
-    seed: int
+    seed: int | None
     variant: str
     folder: str
     state: State
@@ -42,15 +43,19 @@ class Overview:
 
 
 def overview(record: Record) -> Overview:
-    who = read_json(record.folder / "identity.json")
-    state = record.state
-    accuracy, note = _accuracy(record) if state == "done" else (None, _note(record, state))
+    state, identity, accuracy = record.state, None, None
+    try:
+        identity = record.who()["identity"]
+        accuracy = record.result()["all"] if state == "done" else None
+        note = _note(record, state)
+    except (RecordError, FileNotFoundError) as error:
+        note = str(error)
     return Overview(
-        fingerprint=who["fingerprint"],
+        fingerprint=fingerprint_of(record.folder) or "",
         dataset=record.folder.parents[1].name,
         method=record.folder.parents[0].name,
-        seed=who["identity"]["seed"],
-        variant=who["identity"].get("variant", ""),
+        seed=identity["seed"] if identity else None,
+        variant=identity["variant"] if identity else "",
         folder=str(record.folder),
         state=state,
         epochs=_epochs(record),
@@ -70,15 +75,6 @@ def size(folder: Path) -> int:
     return total
 
 
-def _accuracy(record: Record) -> tuple[float | None, str]:
-    try:
-        return record.result()["all"], ""
-    except OldRecordError as error:
-        return None, str(error)
-    except (ValueError, KeyError) as error:
-        return None, f"result.json cannot be read ({error})"
-
-
 def _note(record: Record, state: State) -> str:
     if state == "running":
         return str(lease.holder(record.folder) or "another process")
@@ -87,10 +83,7 @@ def _note(record: Record, state: State) -> str:
 
 def failure_reason(record: Record) -> str:
     """One line: the first of the reason, or of a traceback the last, which is its exception."""
-    try:
-        lines = str(read_json(record.folder / "failure.json")["reason"]).strip().splitlines()
-    except (OSError, ValueError, KeyError):
-        return "failure.json cannot be read"
+    lines = record.failure().splitlines()
     if not lines:
         return "no reason was given"
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]

@@ -23,24 +23,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from csa.config.faults import RecordError
 from csa.config.passwords import without_passwords
-from csa.metrics import GROUPS, SUMMARY, completed, scores
+from csa.config.recorded import recorded_values
+from csa.metrics import GROUPS, SUMMARY, completed, confusion, scores
 from csa.tracking import lease
-from csa.tracking.files import UNREADABLE, read_json, remove_drafts, write_bytes, write_json, write_text
+from csa.tracking.description import (
+    SCHEMA,
+    FolderConfig,
+    check_predictions,
+    config_faults,
+    identity_faults,
+    line_faults,
+    refuse,
+    result_faults,
+)
+from csa.tracking.files import UNREADABLE, parse_json, read_json, remove_drafts, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from csa.metrics import ShotGroups
 
-SCHEMA = 2
-"""2: groups are means of class accuracies, where 1 had the share of right images; ``balanced``, macro F1 and G-mean."""
-LARGE = ("checkpoint.pt", "test_outputs.npz")
+OUTPUTS = "test_outputs.npz"
+LARGE = ("checkpoint.pt", OUTPUTS)
 State = Literal["planned", "running", "interrupted", "failed", "done"]
-
-
-class OldRecordError(Exception):
-    """A result of a schema that this version does not read."""
 
 
 class OtherPredictionsError(Exception):
@@ -67,33 +74,80 @@ class Record:
             return "failed"
         return "interrupted" if (self.folder / "identity.json").exists() else "planned"
 
+    def who(self) -> dict[str, Any]:
+        """identity.json: ``fingerprint``, and the ``identity`` that it is of. Raises as ``result``."""
+        who: dict[str, Any] = self._checked("identity.json", read_json, identity_faults)
+        return who
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration; nothing in it is resolved again. Raises as ``result``."""
+        path = self.folder / "config.yaml"
+        config = recorded_values(path)
+        refuse(path, config_faults(config, FolderConfig))
+        return config
+
     def result(self) -> dict[str, Any]:
         """The outcome; of schema 1 scored anew.
 
         Raises:
             FileNotFoundError: the run is not done.
-            OldRecordError: written by another schema, or by schema 1 and without whole test outputs.
+            RecordError: damaged, written by another schema, or by schema 1 and without whole test outputs.
         """
-        result: dict[str, Any] = read_json(self.folder / "result.json")
-        if result.get("schema") == SCHEMA:
+        result: dict[str, Any] = self._checked("result.json", read_json, result_faults)
+        if result["schema"] == SCHEMA:
             return result
-        told = f"{self.folder / 'result.json'} has schema {result.get('schema')}, this version reads {SCHEMA}"
-        remedy = "start the run again with rerun=true, or read it with the csa version named in it"
-        if result.get("schema") != 1:
-            raise OldRecordError(f"{told}; {remedy}")
         try:
-            with np.load(self.folder / "test_outputs.npz", allow_pickle=False) as outputs:
+            with np.load(self.folder / OUTPUTS, allow_pickle=False) as outputs:
                 return scored_anew(result, lambda head: outputs[f"confusion_{head}"])
         except (*UNREADABLE, OtherPredictionsError) as error:
-            raise OldRecordError(f"{told}, and it cannot be scored anew ({error!r}); {remedy}") from error
+            told = f"has schema 1, this version reads {SCHEMA}, and it cannot be scored anew ({error!r})"
+            raise RecordError(self.folder / "result.json", told) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut in writing does not count."""
+        """The lines of metrics.jsonl; a last line that was cut in writing does not count. Raises RecordError."""
         try:
-            text = (self.folder / "metrics.jsonl").read_text()
+            lines: list[dict[str, Any]] = self._checked("metrics.jsonl", _read_lines, line_faults)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return lines
+
+    def predictions(self, result: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Test labels and the predictions of each head, int32 [N], that give the accuracies of the result.
+
+        Raises:
+            RecordError: they are damaged, or give others.
+        """
+        path, classes = self.folder / OUTPUTS, len(result["split"]["classes"])
+        try:
+            with np.load(path, allow_pickle=False) as outputs:
+                labels = outputs["labels"]
+                predictions = {head: outputs[f"predictions_{head}"] for head in result["heads"]}
+            check_predictions(result, labels, predictions)
+            scored_anew(result, lambda head: confusion(labels, predictions[head], classes))
+        except (*UNREADABLE, OtherPredictionsError) as error:
+            raise RecordError(path, f"cannot be used ({type(error).__name__}: {error})") from error
+        return labels.astype(np.int32), {head: array.astype(np.int32) for head, array in predictions.items()}
+
+    def failure(self) -> str:
+        """Why the run failed. Raises FileNotFoundError where it has not."""
+        try:
+            return str(read_json(self.folder / "failure.json")["reason"]).strip()
+        except FileNotFoundError:
+            raise
+        except UNREADABLE:
+            return "failure.json cannot be read"
+
+    def _checked(self, name: str, read: Callable[[Path], Any], faults: Callable[[Any], Iterable[Any]]) -> Any:
+        path = self.folder / name
+        try:
+            content = read(path)
+        except FileNotFoundError:
+            raise
+        except UNREADABLE as error:
+            told = str(error).partition("\n")[0]
+            raise RecordError(path, f"cannot be read ({type(error).__name__}: {told})") from error
+        refuse(path, faults(content))
+        return content
 
     # --- writing --------------------------------------------------------------------------
 
@@ -154,6 +208,7 @@ class Record:
         }
         scores = heads[head]["last"]
         own = {"head": head, "collapsed": scores["predicted_classes"] == 1, **{name: scores[name] for name in SUMMARY}}
+        self.config()
         config = OmegaConf.load(self.folder / "config.yaml")
         if "primary_head" in config.method:
             config.method.primary_head = head
@@ -221,6 +276,10 @@ def scored_anew(result: Mapping[str, Any], confusion: Callable[[str], np.ndarray
         heads[head] = {name: completed(one, *groups) for name, one in evaluations.items()} | {"last": found}
     own = {name: heads[result["head"]]["last"][name] for name in SUMMARY}
     return {**result, **own, "heads": heads, "schema": SCHEMA}
+
+
+def _read_lines(path: Path) -> list[Any]:
+    return [parse_json(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def _line(fields: Mapping[str, Any]) -> str:

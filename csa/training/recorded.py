@@ -40,7 +40,7 @@ def load_method(folder: Path) -> tuple[Method, Config]:
 
     Raises:
         FileNotFoundError: the run is not done, or its checkpoint is gone.
-        OldRecordError: written by another schema.
+        RecordError: damaged, or written by another schema.
         DamagedCheckpointError: the checkpoint is not whole.
     """
     record = Record(folder)

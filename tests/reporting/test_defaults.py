@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from miniature_records import from_records, write
+from miniature_records import from_records, retell, write
 
 from csa.reporting.frame import frame_of
 
@@ -89,9 +87,7 @@ def test_the_recipe_of_its_own_paper_is_a_recipe_of_its_own(tmp_path):
 
 def test_results_of_another_version_are_outdated(tmp_path):
     path = write(tmp_path, "mnist_lt", "ce", 0)
-    content = json.loads(path.read_text())
-    content["identity"]["results_version"] = 0
-    path.write_text(json.dumps(content))
+    retell(path, {"results_version": 0}, {})
     assert list(frame_of(from_records(tmp_path))["outdated"]) == [True]
 
 
@@ -99,11 +95,8 @@ def test_runs_of_another_package_are_told_apart_by_what_was_recorded(tmp_path):
     """Nothing is known of its defaults here; its settings are never averaged."""
     for seed, smoothing in ((0, 0.1), (1, 0.1), (2, 0.2)):
         path = write(tmp_path, "mnist_lt", "ce", seed)
-        content = json.loads(path.read_text())
-        for block in (content["identity"]["method"], content["config"]["method"]):
-            block |= {"name": "label_smoothing", "smoothing": smoothing}
-        content["config"]["method"]["schema"] = "nowhere.Smoothing"
-        path.write_text(json.dumps(content))
+        method = {"name": "label_smoothing", "smoothing": smoothing}
+        retell(path, {"method": method}, {"method": method | {"schema": "nowhere.Smoothing"}})
     found = frame_of(from_records(tmp_path))
     assert sorted(found["line"]) == ["label_smoothing (smoothing=0.1)"] * 2 + ["label_smoothing (smoothing=0.2)"]
     assert not found["outdated"].any()
@@ -111,10 +104,8 @@ def test_runs_of_another_package_are_told_apart_by_what_was_recorded(tmp_path):
 
 def test_own_images_are_called_by_their_folder(tmp_path):
     path = write(tmp_path, "mnist_lt", "ce", 0)
-    content = json.loads(path.read_text())
-    content["config"]["dataset"] |= {"name": "image_folder", "path": "pets", "profile": "natural"}
-    content["identity"]["dataset"]["name"] = "image_folder"
-    path.write_text(json.dumps(content))
+    own = {"name": "image_folder", "path": "pets", "profile": "natural"}
+    retell(path, {"dataset": {"name": "image_folder"}}, {"dataset": own})
     (found,) = frame_of(from_records(tmp_path)).itertuples()
     assert found.data == "pets (image_folder)"
     assert found.imbalance_ratio != found.imbalance_ratio  # there is none

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from miniature_records import write
+from miniature_records import retell, write
 
 from csa import report
 
@@ -15,10 +13,8 @@ def test_runs_on_own_images_have_the_whole_report(tmp_path, monkeypatch, capsys)
     for method, shares in (("ce", (0.9, 0.4, 0.1)), ("csa", (0.8, 0.8, 0.8)), ("balanced_softmax", (0.9, 0.5, 0.2))):
         for seed in range(3):
             path = write(tmp_path / "records", "mnist_lt", method, seed, shares=shares)
-            content = json.loads(path.read_text())
-            content["config"]["dataset"] |= {"name": "image_folder", "path": "pets", "profile": "natural"}
-            content["identity"]["dataset"]["name"] = "image_folder"
-            path.write_text(json.dumps(content))
+            own = {"name": "image_folder", "path": "pets", "profile": "natural"}
+            retell(path, {"dataset": {"name": "image_folder"}}, {"dataset": own})
     assert report.main(["source=records", "records=records"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("pets (image_folder)\nBetter than CE: CSA (+")

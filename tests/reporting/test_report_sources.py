@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import operator
 import shutil
+from dataclasses import MISSING, fields
+from functools import reduce
 
 import numpy as np
 import pytest
 from miniature_records import make, write
 
 from csa.config.faults import UserError
+from csa.config.schema import BackboneConfig, MethodConfig, ProtocolConfig, StageTwoConfig
 from csa.reporting.layout import Drawn
 from csa.reporting.mlflow_store import from_mlflow, run_ids, send, uri_of
 from csa.reporting.sources import Found, from_folders, from_records
+from csa.tracking import exported
 from csa.tracking.sync import sync
 
 
@@ -35,7 +41,7 @@ def test_the_run_folder_counts_before_its_exported_record(tmp_path):
         (1, "record"),
     ]
     assert not found.notes
-    change(record.folder / "result.json", heads={"classifier": other_scores(record)})
+    make(tmp_path / "outputs", "mnist_lt", "ce", 0, shares=(0.1, 0.1, 0.1))
     again = Found()
     again.add(from_folders(tmp_path / "outputs"))
     again.add(from_records(tmp_path / "records"))
@@ -51,11 +57,6 @@ def test_of_one_run_on_two_devices_one_counts(tmp_path):
     found.add(from_records(tmp_path))
     assert [run.result["hardware"] for run in found.runs] == ["a GPU"]
     assert not found.notes
-
-
-def other_scores(record):
-    scores = record.result()["heads"]["classifier"]
-    return {**scores, "last": {**scores["last"], "all": 1.5}}
 
 
 def test_both_hold_the_same(tmp_path):
@@ -75,9 +76,13 @@ def test_both_hold_the_same(tmp_path):
     [
         (lambda path: path.write_text(path.read_text()[:100]), "cannot be read"),
         (lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 0})), "has schema 0"),
-        (lambda path: change(path, seconds=float("nan")), "seconds are not a finite number"),
-        (lambda path: change(path, heads={"classifier": {}}), "cannot be read (KeyError: 'last')"),
-        (lambda path: change(path, head="tail"), "cannot be read (KeyError: 'tail')"),
+        (lambda path: change(path, seconds=float("nan")), "cannot be read (ValueError: NaN is no number)"),
+        (lambda path: change(path, seconds=-1), "cannot be used: result.seconds=-1: is out of range"),
+        (lambda path: change(path, heads={"classifier": {}}), "result.heads.classifier.last: is missing"),
+        (lambda path: change(path, head="tail"), "head=tail: is none of its heads"),
+        (lambda path: change(path, fingerprint="f" * 12), "its result is another run's"),
+        (lambda path: path.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes()[:-9]), "BadZipFile"),
+        (lambda path: np.savez(path.with_suffix(".npz"), metrics=np.array([91, 93], np.uint8)), "holds heads  instead"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_named_and_the_others_count(tmp_path, damage, said):
@@ -92,14 +97,38 @@ def test_a_record_that_cannot_be_used_is_named_and_the_others_count(tmp_path, da
     assert [run.seed for run in found.runs] == [1]
 
 
-@pytest.mark.parametrize("value", [float("nan"), -1, 101, "high"])
-def test_an_accuracy_that_is_no_percentage_is_named(tmp_path, value):
+def places(content, at=()):
+    """Of every field, however deep."""
+    for name, value in content.items():
+        yield (*at, name)
+        if isinstance(value, dict) and name != "packages":
+            yield from places(value, (*at, name))
+
+
+def damaged(content, place, *other):
+    """With another value there, or without the field."""
+    content = copy.deepcopy(content)
+    block = reduce(operator.getitem, place[:-1], content)
+    block.update({place[-1]: other[0]} if other else {})
+    if not other:
+        del block[place[-1]]
+    return content
+
+
+def test_every_field_that_is_lost_or_of_another_type_is_noticed(tmp_path, monkeypatch):
     path = write(tmp_path, "mnist_lt", "ce", 0)
-    content = json.loads(path.read_text())
-    content["result"]["heads"]["classifier"]["best_on_test"]["all"] = value
-    path.write_text(json.dumps(content))
-    (text,) = from_records(tmp_path)
-    assert text == f"{path}: accuracy 'all' (head 'classifier', best_on_test) is {value}, not a percentage"
+    whole = json.loads(path.read_text())
+    later = {one.name for kind in (BackboneConfig, MethodConfig, ProtocolConfig, StageTwoConfig) for one in fields(kind)
+             if one.default is not MISSING or not one.metadata.keys().isdisjoint(("neutral", "later"))}  # fmt: skip
+    for place in places(whole):
+        of_another_type = "[/red]" if isinstance(reduce(operator.getitem, place, whole), dict) else {"name": 1}
+        contents = [damaged(whole, place, of_another_type)]
+        contents += [] if place[0] == "config" and place[-1] in later else [damaged(whole, place)]
+        for content in contents:
+            monkeypatch.setattr(exported, "read_json", lambda _, content=content: content)
+            (text,) = from_records(tmp_path)
+            assert isinstance(text, str), place
+            assert str(path) in text, place
 
 
 def test_a_run_folder_of_an_older_schema_is_named(tmp_path):

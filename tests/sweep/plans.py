@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from tiny_words import TINY
+from whole_records import CONFIG, LINE, whole_names, whole_result, whole_split
 
 from csa.config.composition import tree
-from csa.metrics import SUMMARY
+from csa.data.long_tail import groups_by_rank
 from csa.sweep.cells import apply, expand
 from csa.sweep.plan import Plan, Run, make_plan
 from csa.sweep.shorthand import SMOKE_WORDS
 
 KNOWN: dict[str, str] = {}
+COUNTS = (12, 10, 8, 7, 6, 5, 4, 4, 3, 3)  # of the tiny words
 SMOKE = ("smoke=true", *SMOKE_WORDS)
 
 
@@ -38,19 +40,18 @@ def _plan_of(output_root: Path, words: tuple[str, ...], name: str, tiny: tuple[s
 
 def begin(run: Run, epochs: int = 0) -> None:
     """Interrupted after so many epochs."""
-    run.record.begin("runtime: {threads: 1}\n", run.identity, run.fingerprint)
-    line = {"stage": "train", "epoch": 0, "images": 62, "seconds": 2.0, "evaluation_seconds": 0.5, "loss": 1.0}
-    run.record.write_metrics([{**line, "epoch": epoch} for epoch in range(epochs)])
+    run.record.begin(CONFIG, run.identity, run.fingerprint)
+    run.record.write_metrics([{**LINE, "epoch": epoch} for epoch in range(epochs)])
 
 
 def finish(run: Run, epochs: int = 2, accuracy: float = 50.0) -> None:
     begin(run, epochs)
-    result = {
-        **dict.fromkeys(SUMMARY, accuracy),
-        "threads": 1, "device": "cpu", "run": {"method": run.config.method.name},
-        "split": {"total": 62, "counts": [12, 10, 8, 7, 6, 5, 4, 4, 3, 3], "by_rank": {}, "by_count": {}},
-        "seconds": 2.5 * epochs, "training_seconds": 2.0 * epochs,
-    }  # fmt: skip
+    names = whole_names(dataset=run.config.dataset.name, method=run.config.method.name, seed=run.config.seed)
+    groups = groups_by_rank(COUNTS, run.config.dataset.groups).as_lists()
+    result = whole_result(
+        accuracy, classes=len(COUNTS), run=names, split=whole_split(COUNTS, by_rank=groups),
+        seconds=2.5 * epochs, training_seconds=2.0 * epochs,
+    )  # fmt: skip
     run.record.finish(result, {"labels": np.zeros(1, dtype=np.int32)})
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from plans import begin, fail, finish, plan_of
 from tiny_words import TINY
+from whole_records import LINE
 
 from csa.config.faults import UserError
 from csa.config.schema import SweepConfig
@@ -166,10 +167,7 @@ def test_a_first_stage_that_another_run_trains_costs_nothing(tmp_path):
     plan = plan_of(tmp_path, "method=crt,ce", "seed=0,1", "protocol.epochs=4")
     finish(plan.runs[2], epochs=4)  # of the other seed it is about to be trained
     crt = plan_of(tmp_path, "method=crt", "seed=5", "protocol.epochs=4")
-    lines = [
-        {"stage": stage, "epoch": 0, "images": 62, "seconds": 2.0, "evaluation_seconds": 0.0}
-        for stage in ("train", "classifier")
-    ]
+    lines = [{**LINE, "stage": stage, "evaluation_seconds": 0.0} for stage in ("train", "classifier")]
     finish(crt.runs[0])
     crt.runs[0].record.write_metrics(lines)
     told = estimate(SETTINGS.to_do(plan), threads=1, measure=False)

@@ -8,22 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import whole_records
 from torch import nn
+from whole_records import IDENTITY, evaluation, whole_names, whole_result, whole_split
 
+from csa.config.identity import fingerprint
 from csa.tracking.record import Record
 
-FINGERPRINT = "0123456789ab"
-CONFIG = """\
-dataset: {name: dots_lt, source: csa.data.sources.dots.Dots, imbalance_ratio: 10.0, mean: null, groups: [1, 2]}
-method: {name: csa, delta: 0.8, primary_head: balanced}
-protocol: {name: tiny, lr: 0.0001, nesterov: false}
-tracking: {name: mlflow, mlflow: true, uri: 'http://me:secret@host:1', experiment: csa, model: false}
-delta: 0.8
-seed: 0
-variant: ''
-rerun: false
-"""
-SPLIT_HASH = "5" * 64
+WHO = IDENTITY | {"method": {"name": "csa"}}
+FINGERPRINT, SPLIT_HASH = fingerprint(WHO), WHO["dataset"]["split"]
+CONFIG = whole_records.CONFIG.replace(
+    "{name: ce, schema: csa.config.schema.CrossEntropyConfig,",
+    "{name: csa, schema: csa.config.schema.MethodConfig, delta: 0.8, primary_head: balanced,",
+)
 
 
 def line(epoch: int, **more: Any) -> dict[str, Any]:
@@ -48,34 +45,28 @@ def line(epoch: int, **more: Any) -> dict[str, Any]:
 
 def begin(root: Path, epochs: int = 0, config: str = CONFIG) -> Record:
     record = Record(root / "outputs" / "dots_lt" / "csa" / f"ir10-tiny-delta0.8-s0-{FINGERPRINT}")
-    record.begin(config, {"dataset": {"name": "dots_lt", "split": SPLIT_HASH}}, FINGERPRINT)
+    record.begin(config, WHO, FINGERPRINT)
     record.write_metrics(line(epoch) for epoch in range(epochs))
     return record
 
 
 def result(epochs: int = 3, **more: Any) -> dict[str, Any]:
     def scores(offset: float) -> dict[str, Any]:
-        last = {"all": offset + epochs - 1, "balanced": 65.0, "many": 70.0, "medium": 60.0, "few": None, "ece": 4.5}
+        last = evaluation(all=offset + epochs - 1, balanced=65.0, many=70.0, medium=60.0, few=None, ece=4.5)
         last |= {"macro_f1": 55.0, "g_mean": 50.0, "per_class": [90.0, 60.0, None]}
         return {"last": last, "best_on_test": {**last, "all": offset + 9, "epoch": 1}}
 
-    return {
-        "status": "done",
-        "fingerprint": FINGERPRINT,
-        "head": "balanced",
-        "collapsed": False,
-        "heads": {"uniform": scores(50.0), "balanced": scores(60.0)},
-        "training_seconds": 1.5,
-        "git_revision": "abc123",
-        "git_dirty": True,
-        "split": {
-            "hash": SPLIT_HASH,
-            "classes": ["rare", "common", "odd"],
-            "counts": [2, 20, 5],
-            "by_rank": {"many": [1], "medium": [2], "few": [0]},
-        },
+    return whole_result(
+        fingerprint=FINGERPRINT,
+        run=whole_names(method="csa"),
+        head="balanced",
+        heads={"uniform": scores(50.0), "balanced": scores(60.0)},
+        training_seconds=1.5,
+        git_revision="abc123",
+        git_dirty=True,
+        split=whole_split(classes=["rare", "common", "odd"], by_rank={"many": [1], "medium": [2], "few": [0]}),
         **more,
-    }
+    )
 
 
 def finish(record: Record, **more: Any) -> None:

@@ -99,7 +99,7 @@ def test_a_run_that_ends_while_it_is_pushed_is_pushed_to_its_end(tmp_path, uri, 
 KILLED_TRAINING = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = {here!r}
 import miniature
 from csa.tracking.follower import Follower
 from csa.tracking.lease import Lease
@@ -115,7 +115,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_training_is_not_left_running(tmp_path, uri, client):
-    script = KILLED_TRAINING.format(here=str(Path(__file__).parent), root=str(tmp_path), uri=uri)
+    script = KILLED_TRAINING.format(
+        here=[str(folder) for folder in Path(__file__).parents[:2]], root=str(tmp_path), uri=uri
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=300).returncode == -9
     wait_for(lambda: status_in(next((tmp_path / "outputs").glob("*/*/*"))) == "KILLED")
     (run,) = client.search_runs([client.get_experiment_by_name("csa").experiment_id])

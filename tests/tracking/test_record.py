@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from test_lease import without_locks
+from whole_records import CONFIG, IDENTITY, LINE, evaluation, whole_result, whole_split
 
+from csa.config.faults import RecordError
 from csa.tracking import files
+from csa.tracking.description import SINCE_2
 from csa.tracking.lease import Lease
-from csa.tracking.record import OldRecordError, Record
+from csa.tracking.record import Record
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def record(tmp_path):
 
 
 def begin(record: Record) -> None:
-    record.begin("seed: 0\n", {"seed": 0}, "abc")
+    record.begin(CONFIG, IDENTITY, "abc")
 
 
 def test_state_follows_the_files(record):
@@ -34,46 +38,51 @@ def test_state_follows_the_files(record):
     assert record.state == "failed"
     begin(record)
     assert record.state == "interrupted"
-    record.finish({"all": 12.5}, {"labels": np.arange(3)})
+    record.finish(whole_result(), {"labels": np.arange(3)})
     assert record.state == "done"
-    assert record.result() == {"schema": 2, "all": 12.5}
+    assert record.result() == {"schema": 2, **whole_result()}
     assert np.load(record.folder / "test_outputs.npz")["labels"].tolist() == [0, 1, 2]
 
 
 def test_a_cut_last_line_of_the_metrics_does_not_count(record):
     begin(record)
-    record.append_metrics({"epoch": 0})
-    record.append_metrics({"epoch": 1})
+    lines = [LINE | {"epoch": epoch} for epoch in (0, 1)]
+    for line in lines:
+        record.append_metrics(line)
     with (record.folder / "metrics.jsonl").open("a") as stream:
         stream.write('{"epo')
-    assert record.metrics() == [{"epoch": 0}, {"epoch": 1}]
-    record.write_metrics([{"epoch": 0}])
-    assert record.metrics() == [{"epoch": 0}]
+    assert record.metrics() == lines
+    record.write_metrics(lines[:1])
+    assert record.metrics() == lines[:1]
 
 
 def test_a_result_of_another_schema_says_so(record):
     begin(record)
     (record.folder / "result.json").write_text(json.dumps({"schema": 0}))
-    with pytest.raises(OldRecordError, match="has schema 0, this version reads 2"):
+    with pytest.raises(RecordError, match="has schema 0, this version reads 2"):
         record.result()
 
 
-OLD = {
-    "schema": 1,
-    "head": "only",
-    "split": {
-        "by_rank": {"many": [0], "medium": [1, 2], "few": []},
-        "by_count": {"many": [], "medium": [0], "few": [1, 2]},
-    },
-    "heads": {
+def of_schema_1(values: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in SINCE_2} | more
+
+
+OLD = of_schema_1(
+    whole_result(),
+    schema=1,
+    split=whole_split(
+        by_rank={"many": [0], "medium": [1, 2], "few": []}, by_count={"many": [], "medium": [0], "few": [1, 2]}
+    ),
+    heads={
         "only": {
-            "last": {"all": 60.0, "many": 80.0, "medium": 40.0, "ece": 3.5, "per_class": [80.0, 50.0, 0.0]},
-            "best_on_test": {"all": 70.0, "many": 80.0, "medium": 60.0, "ece": 2.5, "per_class": [80.0, 75.0, 0.0],
-                             "epoch": 4},
-            "holdout": {"all": 50.0, "medium": 50.0, "ece": 1.5, "per_class": [50.0, 50.0, 50.0]},
+            "last": of_schema_1(evaluation(), all=60.0, many=80.0, medium=40.0, ece=3.5, per_class=[80.0, 50.0, 0.0]),
+            "best_on_test": of_schema_1(
+                evaluation(), all=70.0, many=80.0, medium=60.0, ece=2.5, per_class=[80.0, 75.0, 0.0], epoch=4
+            ),
+            "holdout": of_schema_1(evaluation(), all=50.0, medium=50.0, ece=1.5, per_class=[50.0, 50.0, 50.0]),
         }
     },
-}  # fmt: skip
+)
 """Of schema 1, where a group's accuracy was its share of right images: 5, 4 and 1 of them."""
 CONFUSION = np.array([[4, 1, 0], [1, 2, 1], [0, 1, 0]])
 
@@ -114,7 +123,7 @@ def test_a_result_of_schema_1_is_scored_anew(record):
 )
 def test_a_result_of_schema_1_without_its_predictions_says_so(record, arrays, why):
     old(record, **arrays)
-    with pytest.raises(OldRecordError, match=r"has schema 1, .* cannot be scored anew") as raised:
+    with pytest.raises(RecordError, match=r"has schema 1, .* cannot be scored anew") as raised:
         record.result()
     assert why in str(raised.value)
 
@@ -130,19 +139,17 @@ def test_starting_over_keeps_only_the_log(record):
 
 
 def test_another_head_and_other_groups_stand_for_a_finished_run(record):
-    config = "dataset: {groups: null}\nmethod: {name: csa, primary_head: uniform}\nseed: 0\n"
-    record.begin(config, {"seed": 0}, "abc")
+    record.begin(CONFIG.replace("streams: sampler", "streams: sampler, primary_head: uniform"), IDENTITY, "abc")
     by_rank = {"many": [0], "medium": [1, 2], "few": [3]}
-    split = {"by_rank": by_rank, "by_count": {"many": [], "medium": [], "few": [0, 1, 2, 3]}}
+    uniform = evaluation(all=40.0, per_class=[100.0, 50.0, 30.0, None])
+    balanced = evaluation(all=10.0, per_class=[0.0, 0.0, 0.0, 40.0], predicted_classes=1)
+    best = uniform | {"epoch": 3, "all": 41.0, "per_class": [90.0, 80.0, 0.0, None]}
     heads = {
-        name: {"last": {"all": all_, "per_class": per_class, "macro_f1": 1.0, "predicted_classes": number}}
-        for name, all_, per_class, number in (
-            ("uniform", 40.0, [100.0, 50.0, 30.0, None], 3),
-            ("balanced", 10.0, [0.0, 0.0, 0.0, 40.0], 1),
-        )
+        "uniform": {"last": uniform, "best_on_test": best},
+        "balanced": {"last": balanced, "best_on_test": balanced | {"epoch": 0}},
     }
-    heads["uniform"]["best_on_test"] = {"all": 41.0, "epoch": 3, "per_class": [90.0, 80.0, 0.0, None]}
-    record.finish({"head": "uniform", "collapsed": False, "heads": heads, "seconds": 2.0, "split": split}, {})
+    record.finish(whole_result(head="uniform", heads=heads, split=whole_split([9, 4, 3, 2], by_rank=by_rank)), {})
+    before = record.config()
     assert not record.let_stand("uniform", by_rank)
     assert record.let_stand("balanced", by_rank)
     result = record.result()
@@ -154,9 +161,7 @@ def test_another_head_and_other_groups_stand_for_a_finished_run(record):
     assert result["heads"]["balanced"]["last"]["few"] == 40.0
     best = result["heads"]["uniform"]["best_on_test"]
     assert [best[name] for name in ("all", "epoch", "many", "medium", "few")] == [41.0, 3, 85.0, 0.0, None]
-    config = (record.folder / "config.yaml").read_text()
-    told = "dataset:\n  groups:\n  - 2\n  - 1\n  - 1\nmethod:\n  name: csa\n  primary_head: uniform\nseed: 0\n"
-    assert config == told
+    assert record.config() == before | {"dataset": before["dataset"] | {"groups": [2, 1, 1]}}
     assert "shot groups of [2, 1, 1] classes stand for the run from now on" in (record.folder / "log.txt").read_text()
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_runs import begin, finish, train
+from recorded_runs import begin, finish, named, train
 
 from csa import records
-from csa.config.faults import UserError
+from csa.config.faults import RecordError
 from csa.tracking import exported
-from csa.tracking.exported import NotExportableError, export, load_exported, read_exported
+from csa.tracking.exported import export, exported_paths, read_exported
 from csa.tracking.files import read_json, write_json
 
-FIRST, SECOND = "aaaa00000001", "bbbb00000002"
+FIRST, SECOND, THIRD = named("aa"), named("bb"), named("cc")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_accuracy_can_be_recomputed(run, tmp_path):
     path, outcome = export(run, tmp_path)
     assert outcome == "written"
-    (record,) = load_exported(tmp_path)
+    (record,) = map(read_exported, exported_paths(tmp_path))
     assert record.path == path == tmp_path / "digits_lt" / "csa" / f"{record.fingerprint}.json"
     assert record.result == run.result()
     assert record.identity == read_json(run.folder / "identity.json")["identity"]
@@ -89,7 +89,7 @@ def test_ten_thousand_predictions_are_a_few_kilobytes(tmp_path):
     guesses = np.where(generator.random(10_000) < 0.4, labels, generator.integers(0, 100, 10_000))
     path = export(finish(begin(tmp_path / "outputs", FIRST), guesses, 100), tmp_path / "to").path
     assert path.with_suffix(".npz").stat().st_size < 8_000
-    assert path.stat().st_size < 4_000
+    assert path.stat().st_size < 8_000
 
 
 # --- the same bytes, nothing of the machine -------------------------------------------------
@@ -119,8 +119,7 @@ def test_nothing_of_the_machine_or_its_user_is_exported(run, tmp_path):
     for private in (b"someone", b"secret", b"/home", str(tmp_path.parent).encode(), b"uri"):
         assert private not in every, private
     config = read_exported(tmp_path / "to" / "dots_lt" / "ce" / f"{FIRST}.json").config
-    assert config["dataset"] == {"name": "dots_lt", "path": "dots.npz", "mean": None}
-    assert config["method"] == {"name": "ce"}
+    assert config["dataset"]["path"] == "dots.npz"
     assert set(config) == {"dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant"}
 
 
@@ -128,7 +127,7 @@ def test_the_text_has_a_line_a_key_and_sorted_keys(tmp_path):
     path = export(finish(begin(tmp_path / "outputs", FIRST)), tmp_path).path
     lines = path.read_text().splitlines()
     assert '  "all": 75.0,' in lines
-    assert '   "classes": ["class 0", "class 1", "class 2", "class 3"]' in lines
+    assert '   "classes": ["class 0", "class 1", "class 2", "class 3"],' in lines
     assert list(json.loads(path.read_text())) == sorted(json.loads(path.read_text()))
     assert path.read_text().endswith("}\n")
 
@@ -140,7 +139,7 @@ def test_labels_are_kept_once_for_a_test_set(tmp_path):
     for fingerprint in (FIRST, SECOND):
         export(finish(begin(tmp_path / "outputs", fingerprint)), tmp_path / "to")
     assert len(list((tmp_path / "to" / "labels").iterdir())) == 1
-    first, second = load_exported(tmp_path / "to")
+    first, second = map(read_exported, exported_paths(tmp_path / "to"))
     assert first.labels is second.labels
     assert first.labels.tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="read-only"):
@@ -164,11 +163,9 @@ def test_a_gpu_and_a_processor_leave_two_results_of_one_run(tmp_path):
     finish(run, np.array([0, 1, 2, 3]), device="cuda")
     on_gpu = export(run, tmp_path / "to")
     assert (on_gpu.outcome, on_gpu.path.name) == ("written", f"{FIRST}-cuda.json")
-    assert exported.exported_paths(tmp_path / "to") == [on_gpu.path, on_processor.path]
-    assert [(one.fingerprint, one.result["all"]) for one in load_exported(tmp_path / "to")] == [
-        (FIRST, 100.0),
-        (FIRST, 75.0),
-    ]
+    assert exported_paths(tmp_path / "to") == [on_gpu.path, on_processor.path]
+    found = [read_exported(path) for path in (on_gpu.path, on_processor.path)]
+    assert [(one.fingerprint, one.result["all"]) for one in found] == [(FIRST, 100.0), (FIRST, 75.0)]
 
 
 @pytest.mark.parametrize("damage", ["old schema", "cut text", "flipped array", "empty array", "lost labels"])
@@ -194,30 +191,11 @@ def test_an_old_or_damaged_record_is_replaced(tmp_path, damage):
 # --- what is wrong with a record ------------------------------------------------------------
 
 
-def test_reading_names_every_file_at_fault_after_the_good_ones(tmp_path):
-    for fingerprint in (FIRST, SECOND, "cccc00000003"):
-        export(finish(begin(tmp_path / "outputs", fingerprint)), tmp_path)
-    folder = tmp_path / "dots_lt" / "ce"
-    write_json(folder / f"{SECOND}.json", {"schema": 7})
-    (folder / "cccc00000003.json").write_text("{")
-    good, faults = [], ()
-    try:
-        for record in load_exported(tmp_path):
-            good.append(record.fingerprint)  # noqa: PERF401 (what came before the exception counts)
-    except UserError as error:
-        faults = error.faults
-    assert good == [FIRST]
-    assert [str(fault.value) for fault in faults] == [str(folder / f"{SECOND}.json"), str(folder / "cccc00000003.json")]
-    assert faults[0].problem == "has schema 7, this version reads 2"
-    assert faults[1].problem.startswith("cannot be read (JSONDecodeError")
-    assert list(load_exported(tmp_path / "nowhere")) == []
-
-
 def test_other_labels_than_the_record_was_made_with_are_noticed(tmp_path):
     path = export(finish(begin(tmp_path / "outputs", FIRST)), tmp_path).path
     (labels,) = (tmp_path / "labels").iterdir()
     np.savez(labels, labels=np.array([3, 2, 1, 0], dtype=np.uint8))
-    with pytest.raises(UserError, match="does not hold the labels that its name stands for"):
+    with pytest.raises(RecordError, match="does not hold the labels that its name stands for"):
         read_exported(path)
 
 
@@ -227,7 +205,7 @@ def test_other_accuracies_than_those_of_the_predictions_are_noticed(tmp_path):
     content = read_json(path)
     content["result"]["heads"]["only"]["last"]["all"] = 80.0
     write_json(path, content)
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(RecordError) as raised:
         read_exported(path)
     told = "has not the accuracies of its predictions (head 'only': 80.0 % recorded, 75.0 % predicted)"
     assert raised.value.faults[0].problem == told
@@ -253,10 +231,10 @@ def test_a_record_of_schema_1_is_scored_anew_and_stays_as_it_is(tmp_path):
 def test_a_record_that_does_not_hold_together_is_not_exported(tmp_path):
     run = finish(begin(tmp_path / "outputs", FIRST))
     write_json(run.folder / "result.json", json.loads(json.dumps(run.result()).replace("75.0", "80.0")))
-    with pytest.raises(NotExportableError, match=r"head 'only': 80.0 % recorded, 75.0 % predicted"):
+    with pytest.raises(RecordError, match=r"head 'only': 80.0 % recorded, 75.0 % predicted"):
         export(run, tmp_path / "to")
     (finish(run).folder / "test_outputs.npz").write_bytes(b"PK torn")
-    with pytest.raises(NotExportableError, match=r"ir10-tiny-s0-aaaa00000001: "):
+    with pytest.raises(RecordError, match=r"test_outputs\.npz: cannot be used \(ValueError"):
         export(run, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
@@ -268,21 +246,21 @@ def test_the_command_exports_what_is_done_and_says_what_became_of_the_rest(tmp_p
     monkeypatch.chdir(tmp_path)
     run = finish(begin(Path("outputs"), FIRST))
     begin(Path("outputs"), SECOND)
-    torn = finish(begin(Path("outputs"), "cccc00000003"))
+    torn = finish(begin(Path("outputs"), THIRD))
     (torn.folder / "test_outputs.npz").unlink()
     assert records.main(["mode=export"]) == 1
     told = capsys.readouterr()
     assert told.out == "reports/records: 1 written, 1 left out because they are not done\n"
-    assert told.err.startswith(f"left out: {torn.folder}: FileNotFoundError")
+    assert told.err.startswith(f"left out: record={torn.folder}/test_outputs.npz: cannot be used (FileNotFoundError")
     assert [path.name for path in Path("reports/records/dots_lt/ce").iterdir() if path.suffix == ".json"] == [
         f"{FIRST}.json"
     ]
     finish(run, np.array([0, 1, 2, 3]))
-    assert records.main(["mode=export", "run=aaaa"]) == 0
+    assert records.main(["mode=export", "run=aa"]) == 0
     assert "1 kept although the run here differs (replace=true takes it)" in capsys.readouterr().out
-    assert records.main(["mode=export", "run=aaaa", "replace=true", "to=elsewhere"]) == 0
+    assert records.main(["mode=export", "run=aa", "replace=true", "to=elsewhere"]) == 0
     assert capsys.readouterr().out == "elsewhere: 1 written\n"
-    assert records.main(["mode=export", "run=bbbb"]) == 0
+    assert records.main(["mode=export", "run=bb"]) == 0
     assert capsys.readouterr().out == "reports/records: 1 left out because they are not done\n"
 
 

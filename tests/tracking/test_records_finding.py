@@ -13,8 +13,8 @@ FINGERPRINTS = ("aaaa00000001", "aaaa00000002", "bbbb00000003")
 
 @pytest.fixture
 def output_root(tmp_path):
-    for seed, fingerprint in enumerate(FINGERPRINTS):
-        begin(tmp_path, fingerprint, seed=seed)
+    for fingerprint in FINGERPRINTS:
+        begin(tmp_path, fingerprint)
     return tmp_path
 
 

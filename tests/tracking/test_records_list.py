@@ -10,14 +10,15 @@ import sys
 import time
 
 import pytest
-from recorded_runs import begin, finish
+from recorded_runs import begin, finish, named
 
 from csa import records
 from csa.tracking.files import write_json
 from csa.tracking.lease import Lease
 from csa.tracking.overview import overview, size
 
-DONE, FAILED, INTERRUPTED, RUNNING = "aaaa00000001", "bbbb00000002", "cccc00000003", "dddd00000004"
+DONE, FAILED = named("aa", method="csa", seed=3), named("bb")
+INTERRUPTED, RUNNING = named("cc", seed=1), named("dd", seed=2)
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ def output_root(tmp_path, monkeypatch):
     """``outputs`` in the working directory, with a run in each state."""
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "outputs"
-    finish(begin(root, DONE, "csa", seed=3))
+    finish(begin(root, DONE))
     begin(root, FAILED).fail({"reason": "Traceback (most recent call last):\n  File\nValueError: too [bold]deep\n"})
-    begin(root, INTERRUPTED, seed=1)
-    with Lease(begin(root, RUNNING, seed=2).folder):
+    begin(root, INTERRUPTED)
+    with Lease(begin(root, RUNNING).folder):
         yield root
 
 
@@ -71,12 +72,10 @@ def test_json(output_root, capsys):
 
 def test_a_run_of_a_variant_is_told_apart(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    smoke = finish(begin(tmp_path / "outputs", DONE))
-    content = json.loads((smoke.folder / "identity.json").read_text())
-    content["identity"]["variant"] = "smoke"
-    write_json(smoke.folder / "identity.json", content)
+    smoke = named("ee", variant="smoke")
+    finish(begin(tmp_path / "outputs", smoke))
     records.main([])
-    assert lines(capsys)[-1] == f"{DONE} done: variant smoke"
+    assert lines(capsys)[-1] == f"{smoke} done: variant smoke"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +123,7 @@ def test_a_result_that_cannot_be_read_is_listed_with_the_reason(tmp_path):
     assert (overview(old).state, overview(old).accuracy) == ("done", None)
     assert "has schema 0, this version reads 2" in overview(old).note
     (old.folder / "result.json").write_text("{")
-    assert overview(old).note.startswith("result.json cannot be read (")
+    assert "result.json: cannot be read (JSONDecodeError" in overview(old).note
     assert size(old.folder) > 0
 
 

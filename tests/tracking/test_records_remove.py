@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
-from recorded_runs import begin, finish
+from recorded_runs import begin, finish, named
 
 from csa import records
 from csa.tracking import lease, removal
 from csa.tracking.files import write_json
 from csa.tracking.lease import HeldError, Lease
 
-DONE, FAILED, INTERRUPTED = "aaaa00000001", "bbbb00000002", "cccc00000003"
+DONE, FAILED, INTERRUPTED = named("aa"), named("bb"), named("cc")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_nothing_of_that_state(root, capsys):
 def test_a_running_run_stays(root, capsys):
     with Lease(root / "dots_lt" / "ce" / f"ir10-tiny-s0-{INTERRUPTED}"):
         with pytest.raises(SystemExit, match="2"):
-            records.main(["mode=remove", "run=cccc", "yes=true"])
+            records.main(["mode=remove", "run=cc", "yes=true"])
         assert f"run={INTERRUPTED}: is running (process " in capsys.readouterr().err
         # Of those chosen by state it is none.
         records.main(["mode=remove", "state=interrupted", "yes=true"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recorded_runs import begin
+from recorded_runs import begin, named
 
 import csa.tracking.sync
 from csa import records
@@ -15,7 +15,7 @@ from csa.tracking.sync import Synced
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begin(Path("outputs"), "aaaa00000001")
+    begin(Path("outputs"), named("aa"))
     received = []
 
     def send(*arguments):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from omegaconf import OmegaConf
+from whole_records import IDENTITY, whole_result, whole_split
 
 from csa.methods.method import build_method
 from csa.tracking.record import Record
@@ -22,10 +23,10 @@ def recorded(request, configuration, tmp_path):
         if tensor.is_floating_point():
             tensor.copy_(tensor + 0.05 * torch.rand_like(tensor))
     record = Record(tmp_path / "run")
-    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), {}, "f" * 12)
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(config)), IDENTITY, "f" * 12)
     checkpoint.save(record.checkpoint, {"method": method.state_dict()})
-    split = {"image_shape": list(SHAPE), "mean": MEAN, "std": STD, "counts": COUNTS}
-    record.finish({"split": split}, {})
+    split = whole_split(image_shape=list(SHAPE), mean=MEAN, std=STD, counts=COUNTS)
+    record.finish(whole_result(split=split), {})
     return record.folder, config, method.eval()
 
 
