@@ -49,6 +49,9 @@ def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) ->
             ("collapsed", "bold red"), ": the network predicts a single class; the tables will mark this run"
         )
         console.print(warned)
+    if chosen := result.get("chosen"):
+        kept = ", ".join(f"{stage} {epoch + 1}" for stage, epoch in chosen["epochs"].items())
+        console.print(f"kept: the epoch that was best on the validation images ({kept})")
     if skipped := result.get("unreadable_images"):
         console.print(f"skipped images that cannot be read: {skipped}; log.txt names them")
     rate = result["images_per_second"]
@@ -61,7 +64,7 @@ def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) ->
 
 
 def objective(result: dict[str, Any]) -> float:
-    """Accuracy in percent of the primary head at the last epoch, on the validation images where there are any."""
+    """Accuracy in percent of the primary head, as it is kept, on the validation images where there are any."""
     scores = result["heads"][result["head"]]
     return float(scores.get("holdout", scores["last"])["all"])
 

@@ -61,7 +61,7 @@ PROTOCOL = (
     *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov", "schedule"),
     *("warmup_epochs", "warmup_from", "warmup_each_step", "milestones", "factors", "drop_last", "crop_padding"),
     *("flip", "precision", "resized_crop", "colour_jitter"),
-    *("optimizer", "layer_decay", "clip_norm", "ema", "label_smoothing"),
+    *("optimizer", "layer_decay", "clip_norm", "ema", "label_smoothing", "choose"),
 )
 RUNTIME = ("sync_batch_norm",)
 

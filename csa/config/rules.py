@@ -182,6 +182,9 @@ def validation_faults(config: Config) -> list[Fault]:
     if isinstance(config.method, PostHocConfig) and config.method.tau is None:
         problem = "is tuned on validation images, and there are none"
         faults.append(Fault("method.tau", "null", problem, f"a number, or {HOW_TO_VALIDATE}"))
+    if config.protocol.choose != "last":
+        problem = "needs validation images, and there are none"
+        faults.append(Fault("protocol.choose", config.protocol.choose, problem, f"last, or {HOW_TO_VALIDATE}"))
     return faults
 
 

@@ -281,6 +281,7 @@ class ProtocolConfig:
     clip_norm: float | None = neutral(None, above=0)
     ema: float | None = neutral(None, above=0, at_most=0.99999)
     label_smoothing: float = neutral(0.0, at_least=0, at_most=0.99)
+    choose: Literal["last", "best_on_validation"] = neutral("last")
     schedule: Literal["constant", "cosine", "multistep"]
     warmup_epochs: int = number(at_least=0)
     warmup_from: float | None = neutral(None, at_least=0, at_most=1)

@@ -33,7 +33,7 @@ table."""
 COLUMNS = (
     *(*CELL, "dataset", "imbalance_ratio", "backbone", "method", "protocol", "settings", "seed", "head", "stands"),
     *(f"{rule}_{name}" for rule in RULES for name in MEASURES),
-    *("best_epoch", "collapsed", "epochs", "shortened", "outdated", "minutes"),
+    *("best_epoch", "chosen_epoch", "collapsed", "epochs", "shortened", "outdated", "minutes"),
     *("hardware", "device", "precision", "threads", "versions", "git_revision", "split", "fingerprint", "where", "run"),
 )
 
@@ -59,6 +59,8 @@ def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = 
                               ``many``, ``medium``, ``few`` by class rank, ``count_many`` ... by images,
                               ``macro_f1``, ``g_mean``, ``ece``; at the last epoch, at the best on the test set
     best_epoch                from 1
+    chosen_epoch              from 1: whose network was kept by ``protocol.choose=best_on_validation``, and is what
+                              ``last_*`` are of; NaN of runs that keep the last epoch's
     collapsed                 whether the head predicts one class for every test image
     epochs, shortened         trained; whether fewer than its protocol has
     minutes                   of training and evaluation
@@ -120,6 +122,7 @@ def _of_the_run(run: Run, beyond: Beyond) -> dict[str, Any]:
         "protocol": str(run.config["protocol"].get("name", "")),
         "settings": " ".join(words),
         "seed": run.seed,
+        "chosen_epoch": 1.0 + ([*result["chosen"]["epochs"].values()][-1] if "chosen" in result else math.nan),
         "epochs": int(result["epochs"]),
         "shortened": beyond.usual_epochs is not None and run.config["protocol"]["epochs"] < beyond.usual_epochs,
         "outdated": beyond.outdated,

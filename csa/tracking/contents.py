@@ -172,7 +172,9 @@ def note(contents: Contents) -> str:
         cells += [f"{_percent(best['all'])} (epoch {best['epoch'] + 1})", _percent(last["ece"])]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     warning = "**Collapsed**: the network predicts a single class.\n\n" if contents.result["collapsed"] else ""
-    return f"{warning}Test accuracy in % at the last epoch.\n\n" + "\n".join(rows)
+    chosen = contents.result.get("chosen")
+    when = "the last epoch" if chosen is None else "the epoch that was best on the validation images"
+    return f"{warning}Test accuracy in % at {when}.\n\n" + "\n".join(rows)
 
 
 def per_class_table(result: Mapping[str, Any]) -> dict[str, list[Any]]:

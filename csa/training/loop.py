@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
 from csa.training.interruption import StoppedError
-from csa.training.optimisation import WeightAverage, make_optimiser
+from csa.training.optimisation import BestNetwork, WeightAverage, make_optimiser
 from csa.training.profiling import Profiling
 from csa.training.progress import told
 from csa.training.single_images import refuse_single_images, refuse_single_images_of_any_stage
@@ -105,6 +105,7 @@ class Training:
         self._loader: Loader  # of the stage: the data, and what the method adds to it
         self._optimiser: torch.optim.Optimizer
         self._average: WeightAverage | None = None  # of the stage's weights
+        self._best: BestNetwork | None = None  # of the stage, where that is what is kept
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
         self._together = machine.together
@@ -132,6 +133,8 @@ class Training:
                     self._epoch(stage, Clock(index, number, stage.epochs))
                 if self._average is not None:
                     self._average.adopt()
+                if self._best is not None:
+                    self._best.adopt()
                 if stage.shared is not None or index + 1 == len(self._method.stages):
                     self._save()  # first: killed behind ``keep`` and without it, it would take its own for another's
                 if self._together.first:
@@ -140,22 +143,27 @@ class Training:
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
             self._note_best(scores, 0)
-        holdout = (
-            self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0] if len(self._split.holdout_labels) else {}
-        )
+        holdout = self._validation_scores() if len(self._split.holdout_labels) else {}
         joined = self._together.joined
         logits = {head: joined(outputs) for head, outputs in logits.items()}
         return Outcome(scores, holdout, logits, joined(labels), self._history, self._stepping.mode)
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
         """Scores on all processes' images; logits and labels of this one's."""
-        with nullcontext() if self._average is None else self._average.in_place():
+        with self._as_kept():
             logits, labels = head_logits(self._method, self._stepping.logits, batches)
         groups = vars(self._split.by_rank), vars(self._split.by_count)
         try:
             return head_scores(self._method, logits, labels, *groups, self._together), logits, labels
         except NotFiniteLogitsError as error:
             raise self._not_finite(str(error)) from error
+
+    def _validation_scores(self) -> dict[str, Scores]:
+        return self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0]
+
+    def _as_kept(self) -> AbstractContextManager[None]:
+        """Inside, the method computes with the weights that would be kept if training ended now."""
+        return nullcontext() if self._average is None else self._average.in_place()
 
     # --- stages ---------------------------------------------------------------------------
 
@@ -180,10 +188,13 @@ class Training:
         protocol = self._config.protocol
         self._optimiser = make_optimiser(self._method, index, protocol)
         self._average = None if protocol.ema is None else WeightAverage(self._method, protocol.ema)
+        self._best = None if protocol.choose == "last" else BestNetwork(self._method)
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
             if self._average is not None:
                 self._average.load_state_dict(state["average"][self._together.share.rank])
+            if self._best is not None:
+                self._best.load_state_dict(state["best_network"][self._together.share.rank])
         self._stepping = Stepping(
             self._method, self._optimiser, self._machine, clip_norm=protocol.clip_norm, average=self._average
         )
@@ -272,6 +283,7 @@ class Training:
             },
             "head": self._method.primary_head,
             "heads": {head: values.summary() for head, values in scores.items()},
+            **self._offered(stage, clock.epoch),
             "images": sum(sizes),
             "seconds": self._open.seconds,
             "evaluation_seconds": time.monotonic() - started,
@@ -288,6 +300,17 @@ class Training:
         self._record.append_metrics(line)
         self._record.log(f"{stage.name} epoch {clock.epoch + 1}/{clock.epochs}  {told(line)}")
         self._progress.end_epoch(line)
+
+    def _offered(self, stage: Stage, epoch: int) -> dict[str, float]:
+        """Accuracy on the validation images, by which the epoch may become the stage's best; where that is kept."""
+        if self._best is None:
+            return {}
+        accuracy = self._validation_scores()[self._method.primary_head].all
+        with self._as_kept():
+            self._best.offer(epoch, accuracy)
+        assert self._best.epoch is not None
+        self._history.chosen[stage.name] = self._best.epoch
+        return {"validation": accuracy}
 
     def _check_losses(self, losses: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -333,6 +356,8 @@ class Training:
         state = standing.packed(self._method, self._optimiser, self._together)
         if self._average is not None:
             state["average"] = self._together.everyones(self._average.state_dict())
+        if self._best is not None:
+            state["best_network"] = self._together.everyones(self._best.state_dict())
         if self._together.first:
             checkpoint.save(self._record.checkpoint, state | arithmetic(self._machine, self._config))
         self._saved_at = time.monotonic()

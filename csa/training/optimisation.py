@@ -1,4 +1,4 @@
-"""What changes the weights of a stage: its optimiser; and the average of them that may be kept."""
+"""What changes the weights of a stage: its optimiser; and what may be kept: their average, those of the best epoch."""
 
 from __future__ import annotations
 
@@ -120,3 +120,34 @@ class WeightAverage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.count.copy_(state["count"])
         torch._foreach_copy_(self.values, [value.to(self.count.device) for value in state["values"]])
+
+
+class BestNetwork:
+    """A stage's network at the epoch that was best on the validation images, the first of equals.
+
+    epoch: from 0; None before there is one. accuracy: of that epoch, in percent. Each process has its own, since the
+    method's state (CSA's bank) differs between them.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self.epoch: int | None = None
+        self.accuracy = -1.0
+        self._state: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, accuracy: float) -> None:
+        """Keep the network as it is now, if it is better."""
+        if accuracy > self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            self._state = {name: value.detach().cpu().clone() for name, value in self._method.state_dict().items()}
+
+    def adopt(self) -> None:
+        """Let the method go on with it; a stage without an epoch stays as it is."""
+        if self.epoch is not None:
+            self._method.load_state_dict(self._state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "accuracy": self.accuracy, "state": self._state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.accuracy, self._state = state["epoch"], state["accuracy"], state["state"]

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 def result(config: Config, fingerprint: str, split: Split, method: Method, outcome: Outcome) -> dict[str, Any]:
-    """The outcome as plain values; accuracies in percent. The primary head at the last epoch is the result."""
-    lines = outcome.history.lines
-    own = lines[outcome.history.reused_epochs :]
+    """The outcome as plain values; accuracies in percent. The primary head is the result, at the last epoch.
+
+    ``last`` is of the network that is kept: under ``chosen`` that of another epoch (of each stage, from 0).
+    """
+    history = outcome.history
+    lines = history.lines
+    own = lines[history.reused_epochs :]
     training_seconds = sum(line["seconds"] for line in own)
     primary = outcome.scores[method.primary_head]
     return {
@@ -28,17 +32,18 @@ def result(config: Config, fingerprint: str, split: Split, method: Method, outco
         **primary.summary(),
         "head": method.primary_head,
         "collapsed": primary.predicted_classes == 1,
+        **({"chosen": {"rule": config.protocol.choose, "epochs": history.chosen}} if history.chosen else {}),
         "heads": {
             head: {
                 "last": scores.as_dict(),
                 # Completed, because a checkpoint or a shared stage may be from before some metrics.
-                "best_on_test": completed(outcome.history.best[head], vars(split.by_rank), vars(split.by_count)),
+                "best_on_test": completed(history.best[head], vars(split.by_rank), vars(split.by_count)),
                 **({"holdout": outcome.holdout[head].as_dict()} if outcome.holdout else {}),
             }
             for head, scores in outcome.scores.items()
         },
         "epochs": len(lines),
-        "reused_epochs": outcome.history.reused_epochs,
+        "reused_epochs": history.reused_epochs,
         "seconds": training_seconds + sum(line["evaluation_seconds"] for line in own),
         "training_seconds": training_seconds,
         "images_per_second": sum(line["images"] for line in own) / training_seconds if own else None,

@@ -32,12 +32,14 @@ class History:
 
     lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
     was best on the test set, with its scores: what released code reports, under that name.
-    reused_epochs: how many of the lines come from a finished stage of another run.
+    reused_epochs: how many of the lines come from a finished stage of another run. chosen: of each stage by its name,
+    the epoch (from 0) whose network stands for it, where that is chosen on validation images.
     """
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     reused_epochs: int = 0
+    chosen: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -28,6 +28,7 @@ def contents(record: Record) -> dict[str, Any]:
         "lines": lines,
         "outputs": {name: outputs[name].tobytes() for name in outputs},
         "heads": result["heads"],
+        "chosen": result.get("chosen"),
     }
 
 
@@ -43,3 +44,4 @@ def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert first["lines"] == second["lines"]
     assert first["outputs"] == second["outputs"]
     assert first["heads"] == second["heads"]
+    assert first["chosen"] == second["chosen"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,40 @@ def test_so_are_the_state_of_adamw_and_the_average_of_the_weights(configuration,
     disturbed, starts = start_until_done(configuration("method=crt", *update, f"output_root={tmp_path / 'disturbed'}"))
     assert starts == 4
     assert_same(contents(disturbed), undisturbed)
+
+
+def test_the_best_network_on_validation_images_is_kept_tested_and_resumed(configuration, tmp_path, monkeypatch):
+    shares = {(0, 0): 40.0, (0, 1): 60.0, (0, 2): 60.0, (1, 0): 30.0, (1, 1): 20.0}
+    seen = {}
+
+    def scores(training):
+        found = evaluated(training)
+        if training._at.epoch < training._method.stages[training._at.stage].epochs and training._at.step:
+            at = training._at.stage, training._at.epoch
+            seen[at] = {name: value.clone() for name, value in training._method.state_dict().items()}
+            found = {head: replace(one, all=shares[at]) for head, one in found.items()}
+        return found
+
+    evaluated = loop.Training._validation_scores
+    monkeypatch.setattr(loop.Training, "_validation_scores", scores)
+    words = ("method=crt", "protocol.choose=best_on_validation", "dataset.holdout_share=0.2", "protocol.epochs=3")
+    words += ("method.epochs=2",)
+    undisturbed = start(configuration(*words))
+    expected = contents(undisturbed)
+    assert expected["chosen"]["rule"] == "best_on_validation"
+    assert list(expected["chosen"]["epochs"].values()) == [1, 0]
+    assert [line["validation"] for line in expected["lines"]] == [40, 60, 60, 30, 20]
+    kept, _ = load_method(undisturbed.folder)
+    assert all(torch.equal(value, seen[1, 0][name]) for name, value in kept.state_dict().items())
+    trunk = [name for name in kept.state_dict() if name.startswith("backbone") and "conv" in name]
+    assert all(torch.equal(seen[1, 0][name], seen[0, 1][name]) for name in trunk)
+    assert not all(torch.equal(seen[0, 2][name], seen[0, 1][name]) for name in trunk)
+    last = [line["heads"][line["head"]]["all"] for line in expected["lines"]]
+    assert undisturbed.result()["all"] == last[3]
+    Stopper(monkeypatch, 2, 8, 13, 17)
+    disturbed, starts = start_until_done(configuration(*words, f"output_root={tmp_path / 'disturbed'}"))
+    assert starts >= 4
+    assert_same(contents(disturbed), expected)
 
 
 def test_images_that_stay_in_their_files_are_resumed_in_an_epoch_s_middle(configuration, tmp_path, monkeypatch):
