@@ -65,7 +65,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
 
 
 def _sweep(task: Callable[[Config], float | None], options: Namespace, words: list[str], first: Composed) -> None:
-    search = prepare_search(first)
+    search = prepare_search(first, words)
     more = search.words if search else []
     _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(words)), *more])
     try:
@@ -88,6 +88,7 @@ def _through_hydra(task: Callable[[Config], float | None]) -> None:
     def job(config: DictConfig) -> float | None:
         with open_dict(config):
             config.pop("cells", None)
+            config.pop("search", None)
         return task(build(config))  # the sweep tells what is wrong among its failures
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises then, where it would print

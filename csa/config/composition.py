@@ -104,13 +104,14 @@ class Composed:
     """A composed configuration without Hydra's own part and without what a sweep file varies.
 
     words: those that make it; hydra: Hydra's part, which may refer to keys of ours; cells: the grids of a sweep file;
-    multirun: whether it asks to be swept.
+    searched: the ranges of a search, by key; multirun: whether it asks to be swept.
     """
 
     words: tuple[str, ...]
     config: DictConfig
     hydra: DictConfig
     cells: list[Any]
+    searched: dict[str, str]
     multirun: bool
 
     @property
@@ -130,12 +131,12 @@ class Composed:
 
     @property
     def varied(self) -> list[str]:
-        """The words by which a sweeper's own settings vary keys (``hydra.sweeper.params``). Raises as ``sweeper``."""
+        """The words by which a file varies keys: ``search:``, or ``hydra.sweeper.params``. Raises as ``sweeper``."""
         with composition_errors():
             params = self.whole.hydra.sweeper.get("params") or {}
             if not isinstance(params, Mapping):
                 raise TypeError("is not a group of keys")
-            return [f"{key}={value}" for key, value in params.items()]
+            return [f"{key}={value}" for key, value in {**params, **self.searched}.items()]
 
     def with_value(self, word: Override) -> Composed:
         """This with one plain value set, as composing anew would give it (25 times faster); as ``Tree.compose``."""
@@ -212,10 +213,14 @@ class Tree:
             multirun = config.hydra.mode == RunMode.MULTIRUN
             with open_dict(config):
                 own, grids = config.pop("hydra"), config.pop("cells", None)
+                ranges = config.pop("search", None)
             if not isinstance(grids, ListConfig | None):
                 raise TypeError("cells is not a list of grids")
+            if not isinstance(ranges, DictConfig | None):
+                raise TypeError("search is not a group of keys and their ranges")
             cells: Any = [] if grids is None else OmegaConf.to_container(grids)
-        return Composed(tuple(lines), config, own, cells, multirun)
+            searched = {str(key): str(value) for key, value in (ranges or {}).items() if value is not None}
+        return Composed(tuple(lines), config, own, cells, searched, multirun)
 
 
 def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:

@@ -47,9 +47,9 @@ def read(tree: Tree, words: Iterable[str]) -> tuple[list[Word], list[Fault]]:
     for text in words:
         try:
             word = _read(tree, text)
-            if word.values[0].key_or_group.split(".")[0] == "cells":
-                allowed = "cells: in a file, as in those of sweeps/; -m key=a,b varies a key"
-                faults.append(Fault("cells", word.text.partition("=")[2], "is no word of a command", allowed))
+            if (block := word.values[0].key_or_group.split(".")[0]) in ("cells", "search"):
+                allowed = f"{block}: in a file, as in those of sweeps/; -m key=a,b varies a key"
+                faults.append(Fault(block, word.text.partition("=")[2], "is no word of a command", allowed))
             else:
                 read_words.append(word)
         except (CompositionError, ValueError) as error:

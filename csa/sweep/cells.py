@@ -189,7 +189,7 @@ def _values(word: Override) -> list[str]:
         value = word.get_value_element_as_str()
         return [spelling.get(value, value)]
     if not word.is_discrete_sweep():
-        allowed = "values, or a range; -cn search_csa searches in intervals"
+        allowed = "values, or a range; -cn search searches in intervals"
         raise UserError(Fault(word.key_or_group, _typed(word), "is an interval", allowed))
     return [spelling.get(value, value) for value in word.sweep_string_iterator()]
 

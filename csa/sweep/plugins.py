@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from csa.config.composition import Composed
     from csa.sweep.search import Search
 
@@ -23,7 +25,7 @@ def register_plugins() -> None:
             Plugins.instance().register(plugin)
 
 
-def prepare_search(first: Composed) -> Search | None:
+def prepare_search(first: Composed, words: Sequence[str]) -> Search | None:
     """What is known of the study, where the sweep is one of Optuna's; raises UserError where it may not run."""
     if "optuna" not in str(first.sweeper.get("_target_")):
         return None
@@ -33,4 +35,4 @@ def prepare_search(first: Composed) -> Search | None:
     from csa.sweep.search_sweeper import SearchSweeper
 
     Plugins.instance().register(SearchSweeper)
-    return prepare(first)
+    return prepare(first, words)

@@ -8,6 +8,7 @@ left is put back in line, and the sampler goes on with another seed.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -18,9 +19,12 @@ from optuna.exceptions import StorageInternalError
 from csa.config.address import sqlite_file
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
+from csa.config.passwords import without_passwords
+from csa.config.rules import HOW_TO_VALIDATE
 from csa.config.typed import build
-from csa.console import PlainConsole, duration
-from csa.sweep.cells import Cell, shown
+from csa.console import FoldedTable, PlainConsole, duration
+from csa.data.dataset import has_validation, preview
+from csa.sweep.cells import Cell, of_the_sweep, shown
 from csa.sweep.estimate import estimate
 from csa.sweep.plan import Run
 from csa.sweep.slots import slots, where
@@ -35,7 +39,9 @@ if TYPE_CHECKING:
     from csa.config.composition import Composed
     from csa.sweep.slots import Slot
 
-SMOKE_TRIALS, MOST_TRIALS = 3, 100_000
+SMOKE_TRIALS, MOST_TRIALS, MOST_SHOWN = 3, 100_000, 20
+SEARCH = "search"
+"""The file of sweeps/ that adds nothing to a run but that it is searched."""
 DIRECTIONS = ("maximize", "minimize")
 SEEDS = 2**32  # of the samplers
 SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
@@ -43,7 +49,10 @@ SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
 
 @dataclass
 class Search:
-    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; only_told: ``plan=true``."""
+    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; only_told: ``plan=true``.
+
+    run: the command that makes a run of what is the same in all trials.
+    """
 
     words: list[str]
     storage: str
@@ -53,6 +62,7 @@ class Search:
     lock: IO[str] | None = None
     only_told: bool = False
     time: str = ""
+    run: tuple[str, ...] = ("python", "-m", "csa.run")
 
     @property
     def is_over(self) -> bool:
@@ -71,12 +81,42 @@ class Search:
         if self.time and left:
             console.print(self.time)
         if study is not None and done:
-            found = " ".join(f"{key}={canonical(value)}" for key, value in study.best_params.items())
-            console.print(f"best on the validation images: {study.best_value:.2f} % with {found}")
+            console.print(_table(study))
+            best = study.best_params
+            others = [word for word in self.run if word.partition("=")[0] not in best]
+            found = [f"{key}={canonical(value)}" for key, value in best.items()]
+            console.print(f"best on the validation images: {study.best_value:.2f} % with {' '.join(found)}")
+            console.print(f"its run again: {without_passwords(shlex.join([*others, *found]))}")
 
 
-def prepare(first: Composed) -> Search:
-    """Look at the study and put it in order; under ``plan=true`` only look.
+def _table(study: Study) -> FoldedTable:
+    """The trials with their values, the best first."""
+    from optuna.study import StudyDirection
+
+    done = [trial for trial in study.trials if trial.value is not None]
+    done.sort(key=lambda trial: trial.value, reverse=study.direction is StudyDirection.MAXIMIZE)
+    keys = list(dict.fromkeys(key for trial in done for key in trial.params))
+    more = f"; {len(done) - MOST_SHOWN} more trials were worse" if len(done) > MOST_SHOWN else ""
+    table = FoldedTable(title=f"accuracy on the validation images in %{more}", title_justify="left")
+    for heading in ("trial", "all", *keys):
+        table.add_column(heading, justify="right")
+    for trial in done[:MOST_SHOWN]:
+        values = [str(canonical(trial.params.get(key, "-"))) for key in keys]
+        table.add_row(str(trial.number), f"{trial.value:.2f}", *values)
+    return table
+
+
+def _command(first: Composed, words: Sequence[str]) -> tuple[str, ...]:
+    """One run of what is the same in all trials: the command without what is of the search."""
+    of_the_run = [word for word in words if not (word.startswith("hydra") or of_the_sweep(re.split(r"[.=]", word)[0]))]
+    name, sources = first.hydra.job.config_name, first.hydra.runtime.config_sources
+    file = [] if name == SEARCH else ["-cn", name, "hydra.mode=RUN"]
+    added = [part for one in sources if one.provider == "command-line" for part in ("--config-dir", one.path)]
+    return ("python", "-m", "csa.run", *added, *file, *of_the_run)
+
+
+def prepare(first: Composed, words: Sequence[str] = ()) -> Search:
+    """Look at the study and put it in order; under ``plan=true`` only look. words: of the command.
 
     Raises:
         UserError: there are no validation images, the study has no place to be continued from, this
@@ -97,22 +137,24 @@ def prepare(first: Composed) -> Search:
     places = slots(run.config.sweep, [run.config] * max(left, 1))
     if run.config.plan:
         time = _time(run, left, places)
-        return Search([], storage, name, budget, left, only_told=True, time=time)
+        return Search([], storage, name, budget, left, only_told=True, time=time, run=_command(first, words))
     if study is not None:
         _put_in_line(study)
-    words = [
+    named = [word.partition("=")[0] for word in words]
+    added = [
+        *(f"{key}={ranges}" for key, ranges in first.searched.items() if key not in named),
         f"hydra.sweeper._target_={SWEEPER}",
         f"hydra.sweeper.study_name={shown(name)}",
         f"hydra.sweeper.n_trials={max(left, 0)}",
         f"hydra.sweeper.n_jobs={len(places)}",
     ]
     if storage != sweeper["storage"]:
-        words.append(f"hydra.sweeper.storage={shown(storage)}")
+        added.append(f"hydra.sweeper.storage={shown(storage)}")
     seed = sweeper["sampler"].get("seed")
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
-        words.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
-    return Search(words, storage, name, budget, left, lock)
+        added.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
+    return Search(added, storage, name, budget, left, lock, run=_command(first, words))
 
 
 def _one_trial(first: Composed) -> Run:
@@ -132,11 +174,12 @@ def _time(run: Run, left: int, places: Sequence[Slot]) -> str:
 def _faults(first: Composed) -> list[Fault]:
     sweeper = first.sweeper
     faults = []
-    if first.config.dataset.holdout == 0:
+    config = build(first.config)
+    if not has_validation(config.dataset, preview(config.dataset, config.data_dir)):
         problem = "leaves a search without validation images, and the test set must not choose"
-        faults.append(Fault("dataset.holdout", 0, problem, "an integer, at least 1"))
+        faults.append(Fault("dataset.holdout_share", 0, problem, HOW_TO_VALIDATE))
     faults += [
-        Fault(f"hydra.sweeper.{key}", "null", "is needed to continue a search", "as in -cn search_csa")
+        Fault(f"hydra.sweeper.{key}", "null", "is needed to continue a search", "as in -cn search")
         for key in ("storage", "study_name")
         if not sweeper[key]
     ]

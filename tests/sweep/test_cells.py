@@ -122,7 +122,7 @@ def test_the_sweep_itself_is_not_swept(word):
 
 
 def test_an_interval_is_for_a_search():
-    with pytest.raises(UserError, match="search_csa"):
+    with pytest.raises(UserError, match="-cn search"):
         applied([], "delta=interval(0,1)")
 
 

@@ -110,7 +110,7 @@ def test_the_test_set_must_not_choose(tmp_path):
     words = [word for word in FEW if not word.startswith("dataset.holdout")]
     status, told = ended(start(tmp_path, *words))
     assert status == 2, told
-    assert "dataset.holdout=0: leaves a search without validation images" in told
+    assert "dataset.holdout_share=0: leaves a search without validation images" in told
     assert not (tmp_path / "few.db").exists()
 
 
@@ -119,7 +119,7 @@ def test_the_test_set_must_not_choose(tmp_path):
     [
         ("hydra.sweeper.storage=foo", "cannot be opened (Could not parse SQLAlchemy URL from given URL string)"),
         ("hydra.sweeper.storage=sqlite:////dev/null/x.db", "cannot be opened (File exists)"),
-        ("hydra.sweeper.storage=null", "is needed to continue a search; allowed: as in -cn search_csa"),
+        ("hydra.sweeper.storage=null", "is needed to continue a search; allowed: as in -cn search"),
         ("hydra.sweeper.direction=up", "is none; allowed: maximize, minimize"),
         ("hydra.sweeper.max_failure_rate=2.0", "is out of range; allowed: a number from 0 to 1"),
     ],
@@ -129,6 +129,32 @@ def test_settings_of_a_search_that_it_cannot_have(tmp_path, monkeypatch, word, f
     first = preflight(["dataset=digits_lt", "dataset.max_per_class=99", word], "search_csa")
     with pytest.raises(UserError, match=re.escape(f"{word}: {fault}")):
         prepare(first)
+
+
+def test_any_run_is_searched_and_the_best_one_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    words = ["method=ce", "dataset.holdout_share=0.1", "sweep.slots=1", "seed=3", "protocol.lr=interval(0.01,0.1)"]
+    search = prepare(preflight(words, "search"), words)
+    (ranges,) = (word for word in search.words if not word.startswith("hydra"))
+    assert ranges == "protocol.weight_decay=tag(log, interval(0.00001, 0.01))"
+    study = optuna.create_study(study_name=search.name, storage=search.storage, direction="maximize")
+    for lr, accuracy in ((0.02, 61.5), (0.04, 72.25)):
+        trial = optuna.trial.create_trial(
+            params={"protocol.lr": lr},
+            distributions={"protocol.lr": optuna.distributions.FloatDistribution(0.01, 0.1)},
+            value=accuracy,
+        )
+        study.add_trial(trial)
+    search.tell()
+    told = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in told.splitlines() if line[0] == "│"]
+    assert rows == [["1", "72.25", "0.04"], ["0", "61.50", "0.02"]]
+    best = "python -m csa.run method=ce dataset.holdout_share=0.1 seed=3 protocol.lr=0.04"
+    assert f"its run again: {best}\n" in told
+    preflight(best.split()[3:])
+    own = preflight([], "search_csa", to_run=False)
+    assert next(iter(own.searched)) == "delta"
 
 
 def test_seeds_of_any_length_and_files_below_home(tmp_path, monkeypatch):

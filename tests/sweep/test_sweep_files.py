@@ -17,7 +17,7 @@ from csa.sweep.cells import expand
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("table1", "table2", "table3", "table4", "table5")
-NAMES = sorted({path.stem for path in (ROOT / "sweeps").glob("*.yaml")} - {"search_csa"})
+NAMES = sorted({path.stem for path in (ROOT / "sweeps").glob("*.yaml")} - {"search", "search_csa"})
 OF_A_DATA_SET = {"mnist_lt": ("100", "lenet"), "fashion_lt": ("100", "lenet"), "cifar100_lt": ("100", "resnet32"),
                  "cifar10_lt": ("100", "resnet32"), "imagenet_lt": ("", "")}  # fmt: skip
 OWN_RECIPE = "protocol=published"
