@@ -198,6 +198,7 @@ def _hints(schema: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(schema)}
 
 
+@cache
 def _without_null(hint: Any) -> tuple[Any, bool]:
     """The kind of a field, and whether null is allowed: ``int | None`` is (int, True)."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]

@@ -6,7 +6,7 @@ there, of a later version.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from csa.config.schema import (
     ProtocolConfig,
     SamplerConfig,
     TrackingConfig,
+    later,
     number,
 )
 from csa.metrics import GROUPS, Scores, Summary, percent
@@ -68,14 +69,17 @@ class Evaluation(Scores):
     """epoch: of the best one."""
 
     confusion: Any = None  # it lies with the test outputs
-    epoch: int | None = field(default=None, metadata={"at_least": 0})
+    epoch: int = later(at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
     last: Evaluation
     best_on_test: Evaluation
-    holdout: Evaluation | None = None
+    holdout: Evaluation = later()  # noqa: RUF009
+
+
+NAMES_OF_A_HEAD = [one.name for one in fields(Head)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,14 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Under ``protocol.choose`` the epoch of each stage whose network is kept."""
+
+    rule: str
+    epochs: dict[str, int] = count()  # noqa: RUF009
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result(Summary):
     """``csa.training.result``, and what the machine and its software were."""
 
@@ -114,7 +126,8 @@ class Result(Summary):
     head: str
     heads: dict[str, Head]
     collapsed: bool
-    unreadable_images: int | None = None
+    chosen: Chosen = later()  # noqa: RUF009
+    unreadable_images: int = later(at_least=0)
     epochs: int = count()
     reused_epochs: int = count()
     seconds: float = count()
@@ -189,14 +202,20 @@ def _disagreements(result: Mapping[str, Any]) -> Iterator[str]:
         yield "collapsed: is not what its predicted classes say"
     if len(split["counts"]) != classes or sum(split["counts"]) != split["total"] or len(split["image_shape"]) != 3:
         yield "split: its numbers of images, classes and channels do not agree"
+    if not result.get("chosen", {"epochs": "of none"})["epochs"]:
+        yield "chosen.epochs: names no stage"
     for name in ("by_rank", "by_count"):
         if set(split[name]) != set(GROUPS) or sorted(chain(*split[name].values())) != list(range(classes)):
             yield f"split.{name}: is no division of {classes} classes into many, medium and few"
+    yield from _disagreements_of_heads(heads, classes)
+
+
+def _disagreements_of_heads(heads: Mapping[str, Any], classes: int) -> Iterator[str]:
     for head, evaluations in heads.items():
-        for name, one in evaluations.items():
+        for name, one in ((name, evaluations[name]) for name in NAMES_OF_A_HEAD if name in evaluations):
             if len(one["per_class"]) != classes or set(one["by_count"]) != set(GROUPS):
                 yield f"heads.{head}.{name}: is not of {classes} classes in three groups"
-        if evaluations["best_on_test"].get("epoch") is None:
+        if "epoch" not in evaluations["best_on_test"]:
             yield f"heads.{head}.best_on_test.epoch: is missing"
 
 

@@ -14,12 +14,14 @@ import pytest
 from miniature_records import make, write
 
 from csa.config.faults import UserError
-from csa.config.schema import BackboneConfig, MethodConfig, ProtocolConfig, StageTwoConfig
+from csa.config.schema import BackboneConfig, DatasetConfig, MethodConfig, ProtocolConfig, SamplerConfig, StageTwoConfig
 from csa.reporting.layout import Drawn
 from csa.reporting.mlflow_store import from_mlflow, run_ids, send, uri_of
 from csa.reporting.sources import Found, from_folders, from_records
 from csa.tracking import exported
 from csa.tracking.sync import sync
+
+KINDS = (DatasetConfig, SamplerConfig, MethodConfig, BackboneConfig, ProtocolConfig, StageTwoConfig)
 
 
 def change(path, **more):
@@ -118,7 +120,7 @@ def damaged(content, place, *other):
 def test_every_field_that_is_lost_or_of_another_type_is_noticed(tmp_path, monkeypatch):
     path = write(tmp_path, "mnist_lt", "ce", 0)
     whole = json.loads(path.read_text())
-    later = {one.name for kind in (BackboneConfig, MethodConfig, ProtocolConfig, StageTwoConfig) for one in fields(kind)
+    later = {one.name for kind in KINDS for one in fields(kind)
              if one.default is not MISSING or not one.metadata.keys().isdisjoint(("neutral", "later"))}  # fmt: skip
     for place in places(whole):
         of_another_type = "[/red]" if isinstance(reduce(operator.getitem, place, whole), dict) else {"name": 1}
