@@ -5,6 +5,7 @@ csa data dataset=cifar100_lt               class counts, shot groups and hash of
 csa report                                 tables and figures of what is recorded
 csa records                                list, remove, export recorded runs, or send them to MLflow
 csa evaluate run=3f2a images=folder        use a recorded model
+csa export run=3f2a to=model.pt2           as one file, torch.export's or ONNX, with a model card
 csa completion bash                        completion by tab, for bash, zsh or fish: eval "$(csa completion bash)"
 
 python -m csa ... is the same, and python -m csa.run the same as csa run.
@@ -18,7 +19,7 @@ import sys
 from csa.cli import answer_help, reporting_faults
 from csa.config.faults import Fault, UserError, nearest
 
-ENTRIES = {name: f"csa.{name}" for name in ("run", "data", "report", "records", "evaluate", "completion")}
+ENTRIES = {name: f"csa.{name}" for name in ("run", "data", "report", "records", "evaluate", "export", "completion")}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from csa.config.faults import Fault, UserError
@@ -85,6 +86,21 @@ def say(text: str, *, aside: bool = False) -> None:
     from csa.console import PlainConsole
 
     PlainConsole(stderr=aside).print(text)
+
+
+def file_faults(to: str) -> list[Fault]:
+    """Whether the file that ``to=`` names has a folder to lie in; nothing where none is named."""
+    there = Path(to).expanduser().absolute().parent.is_dir()
+    return [] if not to or there else [Fault("to", to, "the folder for it does not exist")]
+
+
+@contextmanager
+def writing_to(to: str | Path) -> Iterator[None]:
+    """Around writing what ``to=`` names. Raises UserError where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(Fault("to", to, f"cannot be written ({error.strerror})")) from error
 
 
 def answer_help(words: Sequence[str], text: str | None) -> None:

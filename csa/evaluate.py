@@ -3,12 +3,15 @@
 python -m csa.evaluate run=3f2a                                     its own test set: the recorded accuracies again
 python -m csa.evaluate run=3f2a dataset=npz dataset.path=mine.npz   the test part of another data set
 python -m csa.evaluate run=3f2a images=folder                       every image below a folder, as CSV
+python -m csa.evaluate run=3f2a images=folder top=5                 of the five likeliest classes alone
 python -m csa.evaluate run=3f2a images=folder to=predictions.csv head=balanced
 
 run      a fingerprint, or how it begins; python -m csa.records lists them
 images   a folder; each image is resized to the model's input, its centre cropped
 to       where the CSV goes (standard output): file, predicted class, the probability of each class (softmax; of a
-         sigmoid loss each class's own, which need not add up to 1)
+         sigmoid loss each class's own, which need not add up to 1), calibrated by a temperature if the run has
+         validation images, else as the model gives them
+top      so many classes an image, the likeliest first, instead of all
 head     one of the model's classifiers (CSV: the one that stands for the run; tables: all)
 output_root=folder, data_dir=folder, runtime.device=cpu, --config-dir and the like are as in csa.run.
 """
@@ -20,8 +23,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from csa.cli import answer_help, reporting_faults, say
-from csa.config.faults import Fault, UserError, nearest, printable
+from csa.cli import answer_help, file_faults, reporting_faults, say, writing_to
+from csa.config.faults import Fault, UserError, printable
 from csa.data.class_names import distinct_names, same_form
 
 if TYPE_CHECKING:
@@ -34,19 +37,18 @@ if TYPE_CHECKING:
     from csa.metrics import Scores
     from csa.tracking.record import Record
 
-WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "head": ()}
+WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "top": (), "head": ()}
 TAKES = ("output_root", "dataset", "data_dir", "download", "runtime")
 
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
     from csa.preflight import configure
-    from csa.tracking.finding import find_run
+    from csa.tracking.finding import find_finished
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)
-        record = find_run(Path(config.output_root).expanduser(), own["run"])
-        result = finished(record)
+        record, result = find_finished(Path(config.output_root).expanduser(), own["run"])
         elsewhere = any(word.startswith(("dataset=", "dataset.")) for word in words)
         _check(own, result, elsewhere)
         if own["images"]:
@@ -57,32 +59,19 @@ def main(words: list[str]) -> None:
             evaluate_own(record, result, config, own["head"])
 
 
-def finished(record: Record) -> dict[str, Any]:
-    """The run's result. Raises UserError where it is not done, or its result or model cannot be read."""
-    from csa.tracking.overview import failure_reason
-
-    name, state = record.folder.name, record.state
-    if state != "done":
-        problem = f"is {state}" + (f" ({failure_reason(record)})" if state == "failed" else "")
-        raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))
-    if not record.checkpoint.exists():
-        raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
-    record.config()
-    return record.result()
-
-
 def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None:
-    faults = []
-    heads = list(result["heads"])
-    if own["head"] and own["head"] not in heads:
-        problem = "the model has no such head"
-        faults.append(Fault("head", own["head"], problem, ", ".join(heads), nearest(own["head"], heads)))
+    from csa.tracking.finding import head_faults
+
+    faults = head_faults(result, own["head"]) + file_faults(own["to"])
     if own["images"] and elsewhere:
         faults.append(Fault("images", own["images"], "stands beside dataset=", "one of the two"))
     if own["to"] and not own["images"]:
         faults.append(Fault("to", own["to"], "only predictions on images=<folder> are written to a file"))
-    if own["to"] and not Path(own["to"]).expanduser().absolute().parent.is_dir():
-        faults.append(Fault("to", own["to"], "the folder for it does not exist"))
+    if own["top"] and not own["images"]:
+        faults.append(Fault("top", own["top"], "only predictions on images=<folder> are listed"))
+    classes = len(result["split"]["classes"])
+    if own["top"] and not (own["top"].isdecimal() and 1 <= int(own["top"]) <= classes):
+        faults.append(Fault("top", own["top"], "is out of range", f"an integer from 1 to {classes}"))
     if faults:
         raise UserError(*faults)
 
@@ -93,14 +82,10 @@ def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None
 def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
     """The test set of the run itself, and whether the recorded accuracies came out again."""
     from csa.console import PlainConsole
-    from csa.data.dataset import load_split
     from csa.summary import print_accuracies
+    from csa.training.recorded import recorded_split
 
-    dataset = _recorded_dataset(record)
-    split = load_split(dataset, Path(config.data_dir), download=config.download)
-    if split.hash != result["split"]["hash"]:
-        problem = f"data set {dataset.name!r} is not what it was: its hash was {result['split']['hash']}"
-        raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
+    split = recorded_split(record, config.data_dir, config.download)
     _tell(*split.notes)
     scores = _scores(record, split.test_images, split.test_labels, config, head)
     heads = {name: {**result["heads"][name], "last": values.as_dict()} for name, values in scores.items()}
@@ -179,12 +164,6 @@ def _scores(record: Record, images: Images, labels: np.ndarray, config: Config, 
     return {head: found[head]} if head else found
 
 
-def _recorded_dataset(record: Record) -> DatasetConfig:
-    from csa.config.recorded import read_recorded
-
-    return read_recorded(record.folder / "config.yaml").dataset
-
-
 def _name(result: dict[str, Any]) -> str:
     run = result["run"]
     return f"{run['method']} trained on {run['dataset']}, seed {run['seed']}"
@@ -197,18 +176,21 @@ def predict_folder(record: Record, result: dict[str, Any], config: Config, own: 
     """Every image below the folder; of one that cannot be read nothing is written."""
     folder = Path(own["images"]).expanduser()
     files, images = read_folder(folder, tuple(result["split"]["image_shape"]))
+    from csa.tracking.record import temperature
     from csa.training.application import probabilities
 
-    chosen = probabilities(record.folder, images, config.runtime)[own["head"] or result["head"]]
+    head = own["head"] or result["head"]
+    chosen = probabilities(record.folder, images, config.runtime, calibrated=True)[head]
+    divisor = temperature(result, head)
+    how = "as the model gives them: the run has no temperature" if divisor is None else f"at temperature {divisor:.3g}"
+    _tell(f"probabilities of head {head}, {how}{' of its validation images' * (divisor is not None)}")
     names = [printable(file.as_posix()) for file in files]
+    top = int(own["top"] or 0)
     if not own["to"]:
-        write_csv(sys.stdout, names, chosen, result["split"]["classes"])
+        write_csv(sys.stdout, names, chosen, result["split"]["classes"], top)
         return
-    try:
-        with Path(own["to"]).expanduser().open("w", newline="") as stream:
-            write_csv(stream, names, chosen, result["split"]["classes"])
-    except OSError as error:
-        raise UserError(Fault("to", own["to"], f"cannot be written ({error.strerror})")) from error
+    with writing_to(own["to"]), Path(own["to"]).expanduser().open("w", newline="") as stream:
+        write_csv(stream, names, chosen, result["split"]["classes"], top)
     say(f"{len(names)} predictions are in {own['to']}")
 
 
@@ -249,13 +231,22 @@ def _tell(*notes: str) -> None:
         say(note, aside=True)
 
 
-def write_csv(stream: TextIO, files: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> None:
-    """A line an image; probabilities: [N, K]."""
+def write_csv(
+    stream: TextIO, files: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], top: int = 0
+) -> None:
+    """A line an image; probabilities: [N, K]. top: so many classes, the likeliest first; 0: all, in their order."""
     writer = csv.writer(stream, lineterminator="\n")
     file_column, predicted, *names = distinct_names(["file", "predicted", *classes])
-    writer.writerow([file_column, predicted, *names])
-    for file, row in zip(files, probabilities, strict=True):
-        writer.writerow([file, names[int(row.argmax())], *(f"{value:.6g}" for value in row)])
+    columns = [predicted, *names]
+    if top:
+        columns = [f"{what} {place}" for place in range(1, top + 1) for what in ("predicted", "probability")]
+    writer.writerow([file_column, *columns])
+    order = (-probabilities).argsort(1, kind="stable")
+    for file, likeliest, row in zip(files, order, probabilities, strict=True):
+        cells = [names[likeliest[0]], *(f"{value:.6g}" for value in row)]
+        if top:
+            cells = [cell for k in likeliest[:top] for cell in (names[k], f"{row[k]:.6g}")]
+        writer.writerow([file, *cells])
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def sync(config: Config, output_root: Path) -> int:
     tracking = config.tracking
     if (fault := tracking_fault(tracking.uri)) is not None:
         raise UserError(fault)
-    model = None if tracking.model is False else "csa.training.recorded.primary_head"
+    model = None if tracking.model is False else "csa.training.recorded.head_network"
     try:
         sent = send(output_root, tracking.uri, tracking.experiment, model)
     except Exception as error:  # MLflow raises what its stores happen to

@@ -55,6 +55,7 @@ def test_help_and_a_command_that_is_not_there(capsys, monkeypatch):
         ("csa run tracking.mlflow=", "tracking.mlflow=false tracking.mlflow=true"),
         ("csa report source=r", "source=records source=runs"),
         ("csa data check=", "check=images check=lists"),
+        ("csa export fo", "format="),
         ("csa run nothing=", ""),
     ],
 )

@@ -39,7 +39,7 @@ def csa(folder: Path, *words: str) -> str:
 
 HOUSE = Path(__file__).parents[1] / "csa"
 EVERYWHERE = ("config", "cli", "console", "metrics", "randomness", "summary")
-ENTRIES = ("__init__", "run", "entry", "report", "evaluate", "records", "completion", "__main__")
+ENTRIES = ("__init__", "run", "entry", "report", "evaluate", "export", "records", "completion", "__main__")
 
 
 def room(module: Path) -> str:

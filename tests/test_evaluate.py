@@ -244,11 +244,23 @@ def test_linked_folders_are_read_and_what_is_left_out_is_told(pictures, tmp_path
 
 
 def test_columns_of_classes_of_one_name_are_told_apart():
-    stream = io.StringIO()
-    evaluate.write_csv(stream, ["a.png"], np.array([[0.1, 0.2, 0.7]]), ["crane", "file", "crane"])
-    assert predicted(stream.getvalue()) == [
+    told = written(["crane", "file", "crane"])
+    assert told == [
         ["file", "predicted", "crane", "file (2)", "crane (2)"],
         ["a.png", "crane (2)", "0.1", "0.2", "0.7"],
+    ]
+
+
+def written(classes: list[str], top: int = 0) -> list[list[str]]:
+    stream = io.StringIO()
+    evaluate.write_csv(stream, ["a.png"], np.array([[0.1, 0.2, 0.7]]), classes, top)
+    return predicted(stream.getvalue())
+
+
+def test_the_likeliest_classes_stand_first():
+    assert written(["a", "b", "c"], 2) == [
+        ["file", "predicted 1", "probability 1", "predicted 2", "probability 2"],
+        ["a.png", "c", "0.7", "b", "0.2"],
     ]
 
 
@@ -273,11 +285,13 @@ def test_an_image_covers_the_shape_and_is_cropped_in_its_centre(tmp_path, shape,
     [
         (
             ["head=unifrm"],
-            "head=unifrm: the model has no such head; did you mean 'uniform'? Allowed: uniform, balanced",
+            "head=unifrm: the run has no such head; did you mean 'uniform'? Allowed: uniform, balanced",
         ),
         (["images=x", "dataset=digits_lt"], "images=x: stands beside dataset=; allowed: one of the two"),
         (["to=x.csv"], "to=x.csv: only predictions on images=<folder> are written to a file"),
         (["images=x", "to=no/x.csv"], "to=no/x.csv: the folder for it does not exist"),
+        (["top=3"], "top=3: only predictions on images=<folder> are listed"),
+        (["images=x", "top=11"], "top=11: is out of range; allowed: an integer from 1 to 10"),
         (["images=nowhere"], "images=nowhere: there is no such folder"),
         (["images=."], "images=.: has no image in it"),
         (["run=zzz"], "run=zzz: there is no such run below"),

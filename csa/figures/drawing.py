@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli import say
+from csa.cli import say, writing_to
 from csa.config.faults import Fault, UserError
 from csa.figures import classes, results
 from csa.figures.panel import Panel, looks_of, panel
@@ -267,11 +267,9 @@ def write(found: Sequence[Drawn], to: Path) -> None:
     for drawn in found:
         for ending, content in {**drawn.files, "txt": (drawn.caption + "\n").encode()}.items():
             path = to / f"{drawn.name}.{ending}"
-            try:
+            with writing_to(to):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            except OSError as error:
-                raise UserError(Fault("to", to, f"cannot be written ({error.strerror})")) from error
             say(str(path))
         say(drawn.caption)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from csa.config.method_schema import FocalConfig
 from csa.methods.class_weights import class_weights
@@ -44,6 +45,13 @@ class Focal(Classifier):
     def probabilities(self, logits: Tensor) -> Tensor:
         """In the sigmoid form each class has one of its own, so that they need not add up to 1."""
         return logits.sigmoid() if self.form == "sigmoid" else super().probabilities(logits)
+
+    def log_likelihood(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """In the sigmoid form of K answers, one of them yes."""
+        if self.form != "sigmoid":
+            return super().log_likelihood(logits, labels)
+        answers = functional.one_hot(labels, logits.shape[1]).to(logits)
+        return -functional.binary_cross_entropy_with_logits(logits, answers, reduction="none").sum(1)
 
 
 def focal_criterion(config: FocalConfig, counts: Sequence[int]) -> Criterion:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from csa.config.classes import named_class
 from csa.config.faults import Fault, UserError
@@ -178,6 +179,10 @@ class Method(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each class, [B, K], from the logits of a head: softmax, unless the loss takes them for something else."""
         return logits.softmax(1)
+
+    def log_likelihood(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of each image's label under these probabilities, [B]."""
+        return -functional.cross_entropy(logits, labels, reduction="none")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.config.faults import Fault, UserError
+from csa.cli import writing_to
 from csa.reporting.layout import Grid, Section, as_csv
 from csa.reporting.notes import legend
 
@@ -87,6 +87,11 @@ def _environment() -> Environment:
         "bolder": lambda text, kind: rf"\textbf{{{text}}}" if kind in ("main", "baseline") and text else text,
     }
     return environment
+
+
+def rendered(template: str, **values: object) -> str:
+    """A template of ``templates`` with these values."""
+    return _environment().get_template(template).render(values).strip() + "\n"
 
 
 # --- formats --------------------------------------------------------------------------------
@@ -221,11 +226,9 @@ def write(
         files[f"figures/{drawn.name}.txt"] = (drawn.caption + "\n").encode()
     alone = [drawn for drawn in figures if not drawn.section]
     files["index.html"] = page(sections, tables, alone, colours).encode()
-    try:
+    with writing_to(to):
         for name, content in sorted(files.items()):
             path = to / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    except OSError as error:
-        raise UserError(Fault("to", to, f"cannot be written ({error.strerror})")) from error
     return f"{to / 'index.html'}: the report ({len(files)} files)"

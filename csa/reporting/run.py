@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from csa.config.faults import Fault, UserError, nearest
+from csa.config.faults import Fault, UserError
 from csa.tracking.description import agreement_faults, refuse
+from csa.tracking.finding import head_faults
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from csa.training.recorded import PrimaryHead
+    from csa.training.recorded import HeadNetwork
 
 Origin = Literal["folder", "record", "mlflow"]
 
@@ -78,14 +79,16 @@ class Run:
 
     # --- in Python --------------------------------------------------------------------------
 
-    def model(self) -> PrimaryHead:
-        """The network of the head that stands for the run: images [B, C, H, W] in [0, 1] to logits [B, K].
+    def model(self, head: str = "") -> HeadNetwork:
+        """The network of a head, or of that which stands for the run: images [B, C, H, W] in [0, 1] to logits [B, K].
 
-        Raises UserError where no checkpoint is there (an exported record has none) or it cannot be read.
+        Raises UserError for a head that it has not, where no checkpoint is there (an exported record has none) or it
+        cannot be read.
         """
-        from csa.training.recorded import primary_head
+        from csa.training.recorded import head_network
 
-        network: PrimaryHead = self._of_networks(primary_head)
+        self._check_head(head)
+        network: HeadNetwork = self._of_networks(partial(head_network, head=self.head(head)))
         return network
 
     def predict(self, images: np.ndarray, head: str = "") -> np.ndarray:
@@ -142,9 +145,8 @@ class Run:
             raise UserError(Fault("run", self.folder.name, f"its model cannot be read ({error})")) from error
 
     def _check_head(self, head: str) -> None:
-        if head and head not in self.result["heads"]:
-            heads = list(self.result["heads"])
-            raise UserError(Fault("head", head, "the run has no such head", ", ".join(heads), nearest(head, heads)))
+        if faults := head_faults(self.result, head):
+            raise UserError(*faults)
 
     def __repr__(self) -> str:
         return (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from csa.tracking.record import State
 
 LOG_NAME = "mlflow.txt"
-MODEL = "csa.training.recorded.primary_head"
+MODEL = "csa.training.recorded.head_network"
 LOOK_SECONDS = 1.0
 MOST_AT_ONCE = 50  # folders told to the follower at a time: its pipe is small
 MOST_OF_A_NAME = 80  # characters

@@ -66,10 +66,11 @@ class FolderConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Scores):
-    """epoch: of the best one."""
+    """epoch: of the best one; temperature: of validation images."""
 
     confusion: Any = None  # it lies with the test outputs
     epoch: int = later(at_least=0)
+    temperature: float = later(at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
         "schema": EXPORT_SCHEMA,
         "fingerprint": who["fingerprint"],
         "identity": who["identity"],
-        "config": _of_the_run(config),
+        "config": of_the_run(config),
         "result": result,
         "labels_digest": _digest(labels),
     }
@@ -215,7 +215,7 @@ def _file_name(who: dict[str, Any], result: dict[str, Any]) -> str:
     return f"{who['fingerprint']}{'' if device == 'cpu' else f'-{device}'}.json"
 
 
-def _of_the_run(config: Any) -> dict[str, Any]:
+def of_the_run(config: Any) -> dict[str, Any]:
     """What of the configuration describes the run and not its machine; a path keeps its last part."""
     return {key: config[key] for key in CONFIGURED} | {
         name: _without_folders(config[name]) for name in ("dataset", "backbone")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.identity import DIGITS
@@ -11,7 +11,7 @@ from csa.tracking.files import UNREADABLE, read_json
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 EXPECTED = "a fingerprint or how it begins; python -m csa.records lists them"
@@ -59,3 +59,30 @@ def find_run(output_root: Path, text: str) -> Record:
         more = f" and {len(found) - MOST_CANDIDATES} more" if len(found) > MOST_CANDIDATES else ""
         raise UserError(Fault("run", text, f"stands for {len(found)} runs", listed + more))
     return found[0][1]
+
+
+def find_finished(output_root: Path, text: str) -> tuple[Record, dict[str, Any]]:
+    """As ``find_run``, with its result.
+
+    Raises:
+        UserError: also where the run is not done, or its result or model cannot be read.
+    """
+    from csa.tracking.overview import failure_reason
+
+    record = find_run(output_root, text)
+    name, state = record.folder.name, record.state
+    if state != "done":
+        problem = f"is {state}" + (f" ({failure_reason(record)})" if state == "failed" else "")
+        raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))
+    if not record.checkpoint.exists():
+        raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
+    record.config()
+    return record, record.result()
+
+
+def head_faults(result: Mapping[str, Any], head: str) -> list[Fault]:
+    """Whether a finished run has the head that is asked for; nothing where none is."""
+    heads = list(result["heads"])
+    if not head or head in heads:
+        return []
+    return [Fault("head", head, "the run has no such head", ", ".join(heads), nearest(head, heads))]

@@ -278,6 +278,12 @@ def scored_anew(result: Mapping[str, Any], confusion: Callable[[str], np.ndarray
     return {**result, **own, "heads": heads, "schema": SCHEMA}
 
 
+def temperature(result: Mapping[str, Any], head: str) -> float | None:
+    """By which the logits of a head are divided before they become probabilities; None without validation images."""
+    found: float | None = result["heads"][head].get("holdout", {}).get("temperature")
+    return found
+
+
 def _read_lines(path: Path) -> list[Any]:
     return [parse_json(line) for line in path.read_text().split("\n")[:-1]]
 

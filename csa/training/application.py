@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 
 from csa.config.faults import Fault, UserError
+from csa.config.host import cores
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import LostWorkerError, plain_batches, telling_lost_workers
-from csa.tracking.record import Record
+from csa.tracking.record import Record, temperature
 from csa.training.checkpoint import DamagedCheckpointError
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.loop import EVALUATION_BATCH
@@ -20,6 +22,7 @@ from csa.training.recorded import load_method
 from csa.training.together import Together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -51,10 +54,36 @@ def scores_on(
         raise UserError(Fault("run", folder.name, str(error))) from error
 
 
-def probabilities(folder: Path, images: np.ndarray, runtime: RuntimeConfig) -> dict[str, np.ndarray]:
-    """Class probabilities, float32 [N, K], of each head of a finished run; as ``scores_on``."""
+def probabilities(
+    folder: Path, images: np.ndarray, runtime: RuntimeConfig, *, calibrated: bool = False
+) -> dict[str, np.ndarray]:
+    """Class probabilities, float32 [N, K], of each head of a finished run; as ``scores_on``.
+
+    calibrated: by the temperature of the run's validation images, where it has such.
+    """
     method, logits, _ = _applied(folder, images, np.zeros(len(images), dtype=np.int64), runtime, {})
-    return {head: method.probabilities(outputs).cpu().numpy() for head, outputs in logits.items()}
+    result = Record(folder).result()
+    known = {head: temperature(result, head) if calibrated else None for head in logits}
+    return {head: method.probabilities(outputs / (known[head] or 1)).cpu().numpy() for head, outputs in logits.items()}
+
+
+def answers(answer: Callable[[Tensor], Tensor], images: Images, labels: np.ndarray, dataset: str) -> np.ndarray:
+    """The class that ``answer`` gives to each image, [N]: images [B, C, H, W] in [0, 1] to logits, on the processor.
+
+    Damaged files are passed over where the data set says so. Raises UserError where one may not be, or cannot be read.
+    """
+    batches = plain_batches(images, labels, EVALUATION_BATCH, torch.device("cpu"), cores(), {})
+    with _telling_what_cannot_be_read(dataset), torch.no_grad():
+        return torch.cat([answer(batch.images).argmax(1) for batch in batches]).numpy()
+
+
+@contextmanager
+def _telling_what_cannot_be_read(dataset: str) -> Iterator[None]:
+    try:
+        with telling_lost_workers():
+            yield
+    except (UnreadableImageError, LostWorkerError) as error:
+        raise UserError(Fault("dataset", dataset, str(error))) from error
 
 
 def _applied(
@@ -77,8 +106,5 @@ def _applied(
     )
     method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = plain_batches(images, labels, EVALUATION_BATCH, machine.device, machine.threads, damaged)
-    try:
-        with telling_lost_workers():
-            return method, *head_logits(method, plain_logits(method, machine), batches)
-    except (UnreadableImageError, LostWorkerError) as error:
-        raise UserError(Fault("dataset", config.dataset.name, str(error))) from error
+    with _telling_what_cannot_be_read(config.dataset.name):
+        return method, *head_logits(method, plain_logits(method, machine), batches)

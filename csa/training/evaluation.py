@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from csa.metrics import ShotGroups
     from csa.training.machine import Machine
     from csa.training.together import Together
+
+
+MOST_TEMPERATURE = 10.0
+"""A temperature is between its inverse and this."""
 
 
 class NotFiniteLogitsError(Exception):
@@ -88,6 +93,24 @@ def predict(method: Method, logits: Tensor) -> tuple[Tensor, Tensor]:
     """The predicted class of each image [N] and its probability [N], from a head's logits [N, K]."""
     predicted = logits.argmax(1)
     return predicted, method.probabilities(logits).gather(1, predicted[:, None])[:, 0]
+
+
+@torch.no_grad()
+def best_temperature(method: Method, logits: Tensor, labels: Tensor) -> float:
+    """By which the logits [N, K] of validation images are to be divided to make their labels likeliest.
+
+    Temperature scaling (Guo et al. 2017). The likelihood is concave in 1/T, so it has one peak; where that
+    lies beyond ``MOST_TEMPERATURE`` or its inverse, as where every image is right, this is the answer.
+    """
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+
+    values, known = logits.cpu().double(), labels.cpu()
+
+    def loss(exponent: float) -> float:
+        return -float(method.log_likelihood(values / math.exp(exponent), known).mean())
+
+    most = math.log(MOST_TEMPERATURE)
+    return math.exp(minimize_scalar(loss, bounds=(-most, most), method="bounded").x)
 
 
 def counts(method: Method, logits: Tensor, labels: Tensor) -> Tensor:

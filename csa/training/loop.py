@@ -19,7 +19,7 @@ import torch
 from csa.methods.method import Clock
 from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
-from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores
+from csa.training.evaluation import NotFiniteLogitsError, best_temperature, head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.optimisation import BestNetwork, WeightAverage, make_optimiser
 from csa.training.profiling import Profiling
@@ -65,13 +65,14 @@ class NotFiniteError(Exception):
 
 @dataclass
 class Outcome:
-    """The trained method's last evaluation; holdout: on the validation images, empty without any.
+    """The trained method's last evaluation; holdout, temperatures: on the validation images, empty without any.
 
     step_mode: how the steps of the last stage were launched.
     """
 
     scores: dict[str, Scores]
     holdout: dict[str, Scores]
+    temperatures: dict[str, float]
     logits: dict[str, Tensor]
     labels: Tensor
     history: History
@@ -143,10 +144,19 @@ class Training:
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
             self._note_best(scores, 0)
-        holdout = self._validation_scores() if len(self._split.holdout_labels) else {}
+        holdout, temperatures = self._validated() if len(self._split.holdout_labels) else ({}, {})
         joined = self._together.joined
         logits = {head: joined(outputs) for head, outputs in logits.items()}
-        return Outcome(scores, holdout, logits, joined(labels), self._history, self._stepping.mode)
+        return Outcome(scores, holdout, temperatures, logits, joined(labels), self._history, self._stepping.mode)
+
+    def _validated(self) -> tuple[dict[str, Scores], dict[str, float]]:
+        """Scores of each head on the validation images, and the temperature that suits it there."""
+        scores, logits, labels = self._on_validation_images()
+        joined = self._together.joined
+        known = joined(labels)
+        return scores, {
+            head: best_temperature(self._method, joined(outputs), known) for head, outputs in logits.items()
+        }
 
     def _evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
         """Scores on all processes' images; logits and labels of this one's."""
@@ -158,8 +168,8 @@ class Training:
         except NotFiniteLogitsError as error:
             raise self._not_finite(str(error)) from error
 
-    def _validation_scores(self) -> dict[str, Scores]:
-        return self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))[0]
+    def _on_validation_images(self) -> tuple[dict[str, Scores], dict[str, Tensor], Tensor]:
+        return self._evaluate(self._data.holdout_batches(EVALUATION_BATCH))
 
     def _as_kept(self) -> AbstractContextManager[None]:
         """Inside, the method computes with the weights that would be kept if training ended now."""
@@ -305,7 +315,7 @@ class Training:
         """Accuracy on the validation images, by which the epoch may become the stage's best; where that is kept."""
         if self._best is None:
             return {}
-        accuracy = self._validation_scores()[self._method.primary_head].all
+        accuracy = self._on_validation_images()[0][self._method.primary_head].all
         with self._as_kept():
             self._best.offer(epoch, accuracy)
         assert self._best.epoch is not None

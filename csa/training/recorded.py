@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from csa.config.faults import Fault, UserError
 from csa.config.recorded import read_recorded
+from csa.data.dataset import load_split
 from csa.methods.method import build_method
 from csa.tracking.record import Record
 from csa.training import checkpoint
@@ -20,19 +22,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from csa.config.schema import Config
+    from csa.data.split import Split
     from csa.methods.method import Method
 
 
-class PrimaryHead(nn.Module):
-    """Images [B, C, H, W] in [0, 1] to the logits [B, K], in float32, of the head that stands for the run."""
+class HeadNetwork(nn.Module):
+    """Images [B, C, H, W] in [0, 1] to the logits [B, K], in float32, of one head."""
 
-    def __init__(self, method: Method, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, method: Method, head: str, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.method = method
+        self.head = head
         self.image_shape = image_shape
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.method.logits(images)[self.method.primary_head].float()
+        return self.method.logits(images)[self.head].float()
 
 
 def load_method(folder: Path) -> tuple[Method, Config]:
@@ -55,23 +59,34 @@ def load_method(folder: Path) -> tuple[Method, Config]:
     return method.eval(), config
 
 
-def primary_head(folder: Path) -> PrimaryHead:
+def head_network(folder: Path, head: str = "") -> HeadNetwork:
     """The network of a finished run as one function from images to logits; raises what ``load_method`` raises.
 
-    What its computation does not touch (a context bank) is left out.
+    head: the one that stands for the run where none is named. What its computation does not touch (a context bank) is
+    left out.
     """
     method, _ = load_method(folder)
     channels, height, width = Record(folder).result()["split"]["image_shape"]
-    head = PrimaryHead(method, (channels, height, width)).eval()
+    network = HeadNetwork(method, head or method.primary_head, (channels, height, width)).eval()
     touched = _Touched()
     with torch.no_grad(), touched:
-        head(torch.zeros(2, channels, height, width))
-    for module in head.modules():
+        network(torch.zeros(2, channels, height, width))
+    for module in network.modules():
         for tensors in (module._parameters, module._buffers):
             unused = [name for name, tensor in tensors.items() if tensor is not None and id(tensor) not in touched.ids]
             for name in unused:
                 del tensors[name]
-    return head
+    return network
+
+
+def recorded_split(record: Record, data_dir: str, download: bool) -> Split:
+    """The data that a finished run was trained and tested on. Raises UserError where they are not what they were."""
+    dataset, known = read_recorded(record.folder / "config.yaml").dataset, record.result()["split"]["hash"]
+    split = load_split(dataset, data_dir, download=download)
+    if split.hash != known:
+        problem = f"data set {dataset.name!r} is not what it was: its hash was {known}"
+        raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
+    return split
 
 
 class _Touched(TorchFunctionMode):

@@ -38,7 +38,7 @@ def result(config: Config, fingerprint: str, split: Split, method: Method, outco
                 "last": scores.as_dict(),
                 # Completed, because a checkpoint or a shared stage may be from before some metrics.
                 "best_on_test": completed(history.best[head], vars(split.by_rank), vars(split.by_count)),
-                **({"holdout": outcome.holdout[head].as_dict()} if outcome.holdout else {}),
+                **({"holdout": _on_validation_images(outcome, head)} if outcome.holdout else {}),
             }
             for head, scores in outcome.scores.items()
         },
@@ -59,6 +59,10 @@ def result(config: Config, fingerprint: str, split: Split, method: Method, outco
         },
         "split": describe_split(split),
     }
+
+
+def _on_validation_images(outcome: Outcome, head: str) -> dict[str, Any]:
+    return {**outcome.holdout[head].as_dict(), "temperature": outcome.temperatures[head]}
 
 
 def describe_split(split: Split) -> dict[str, Any]:

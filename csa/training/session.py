@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from csa.methods.method import Method
     from csa.tracking.record import Record
 
-MODEL = "csa.training.recorded.primary_head"
+MODEL = "csa.training.recorded.head_network"
 
 
 def train_and_record(

@@ -17,6 +17,7 @@ from csa.data.samplers import epoch_indices
 from csa.methods.class_weights import class_weights, log_prior
 from csa.methods.method import Clock
 from csa.models.heads import NormalizedLinear
+from csa.training.evaluation import best_temperature
 
 LENGTHS = [(200, 160), (10, 8), (8, 6)]
 """Epochs of training, and where what is deferred begins."""
@@ -83,6 +84,18 @@ def test_each_class_has_a_probability_of_its_own_in_the_sigmoid_form(build, name
     sigmoid, softmax = (build(f"method={name}", f"method.form={form}") for form in ("sigmoid", "softmax"))
     assert sigmoid.probabilities(logits).tolist() == [pytest.approx([0.5, 0.1192029, 0.9525741], abs=1e-7)]
     assert softmax.probabilities(logits).tolist() == [pytest.approx([0.0471234, 0.0063775, 0.9464991], abs=1e-7)]
+    last = torch.tensor([2])
+    assert float(softmax.log_likelihood(logits, last)) == pytest.approx(math.log(0.9464991), abs=1e-6)
+    likelihood = 0.5 * (1 - 0.1192029) * 0.9525741
+    assert float(sigmoid.log_likelihood(logits, last)) == pytest.approx(math.log(likelihood), abs=1e-6)
+
+
+@pytest.mark.parametrize(("form", "logits"), [("softmax", [2.0, 0.0]), ("sigmoid", [2.0, -2.0])])
+def test_at_the_best_temperature_confidence_is_the_share_of_right_images(build, form, logits):
+    method, outputs = build("method=focal", f"method.form={form}"), torch.tensor([logits] * 100)
+    labels = torch.tensor([0] * 73 + [1] * 27)
+    assert best_temperature(method, outputs, labels) == pytest.approx(2 / math.log(73 / 27), rel=1e-3)
+    assert best_temperature(method, outputs, torch.zeros(100, dtype=torch.long)) == pytest.approx(0.1, rel=1e-3)
 
 
 def test_class_balanced_focal_is_focal_times_the_weight_of_the_class(build):

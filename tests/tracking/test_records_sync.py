@@ -35,7 +35,7 @@ def test_the_store_of_the_configuration_is_told(calls, capsys):
     assert calls[1] == (Path("outputs"), "sqlite:///other.db", "mine", None)
     assert capsys.readouterr().out == "outputs/a: sent 3 epochs and 2 files\n"
     records.main(["mode=sync", "tracking.model=true"])
-    assert calls[2] == (Path("outputs"), None, "csa", "csa.training.recorded.primary_head")
+    assert calls[2] == (Path("outputs"), None, "csa", "csa.training.recorded.head_network")
 
 
 def test_a_run_that_could_not_be_sent_shows_in_the_status(calls, capsys):

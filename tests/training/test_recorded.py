@@ -8,7 +8,7 @@ from whole_records import IDENTITY, whole_result, whole_split
 from csa.methods.method import build_method
 from csa.tracking.record import Record
 from csa.training import checkpoint
-from csa.training.recorded import load_method, primary_head
+from csa.training.recorded import head_network, load_method
 
 SHAPE, MEAN, STD, COUNTS = (1, 8, 8), [0.3], [0.2], [9, 5, 2]
 
@@ -43,9 +43,9 @@ def test_the_method_answers_as_it_did(recorded):
         assert torch.equal(found[head], expected[head])
 
 
-def test_the_primary_head_is_one_function_without_what_it_does_not_need(recorded):
+def test_head_network_is_one_function_without_what_it_does_not_need(recorded):
     folder, _, method = recorded
-    head = primary_head(folder)
+    head = head_network(folder)
     images = torch.rand(5, *SHAPE)
     with torch.no_grad():
         assert torch.equal(head(images), method.logits(images)[method.primary_head])

@@ -62,7 +62,7 @@ def test_tuned_on_the_validation_images_the_last_evaluation_is_the_best(configur
     for head in ("classifier", "corrected"):
         scores = result["heads"][head]
         assert scores["best_on_test"]["all"] == scores["last"]["all"]
-        assert "holdout" in scores
+        assert 0.1 <= scores["holdout"]["temperature"] <= 10
     assert result["heads"]["corrected"]["holdout"]["all"] >= result["heads"]["classifier"]["holdout"]["all"]
 
 
