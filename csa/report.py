@@ -2,7 +2,7 @@
 
 python -m csa.report                              everything: shown here, written to outputs/report
 python -m csa.report source=records to=reports    from the exported records alone, into the repository
-python -m csa.report dataset=mnist_lt             one data set
+python -m csa.report dataset=mnist_lt             one data set (dataset.name=birds: of your own)
 python -m csa.report format=latex                 markdown, latex, csv or html, on the standard output
 python -m csa.report detail=full                  every head, further measures and tests as well
 python -m csa.report layout=paper                 the paper's Tables 1 to 5
@@ -191,7 +191,7 @@ def _sections(order: Order, frame: pd.DataFrame) -> list[Section]:
     from csa.reporting.tables import BASELINE
 
     own = order.own
-    shown = frame[frame["dataset"] == order.config.dataset.name] if "dataset" in order.named else frame
+    shown = frame[frame["dataset"] == order.config.dataset.name] if {"dataset", "dataset.name"} & order.named else frame
     baseline = own["baseline"] or BASELINE
     if own["methods"]:
         shown = shown[shown["method"].isin([*own["methods"].split(","), baseline])]

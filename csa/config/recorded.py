@@ -63,7 +63,7 @@ def read_recorded(path: Path) -> Config:
     OmegaConf.set_struct(present, value=False)
     for group in set(GROUPS) - set(known):  # from another package, which may not be on the search path now
         present[group] = recorded[group]
-    later = {group: _neutral(group, present) for group in known}
+    later = {group: _neutral(group, present) for group in GROUPS}
     merged = OmegaConf.merge(present, later, recorded)
     assert isinstance(merged, DictConfig)
     return build(merged)

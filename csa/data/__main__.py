@@ -1,4 +1,4 @@
-"""Class counts, shot groups, total and hash of a data set's split.
+"""Class counts, shot groups, total, hash of a data set's split, and images that stand in two of its parts.
 
 python -m csa.data dataset=cifar100_lt [dataset.imbalance_ratio=50 ...] [format=json]
 python -m csa.data dataset=imagenet_lt [check=lists]     image files are all decoded once, unless check=lists
@@ -6,25 +6,34 @@ python -m csa.data dataset=imagenet_lt [check=lists]     image files are all dec
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from csa.cli import answer_help, reporting_faults, say
 from csa.config.faults import Fault, UserError
+from csa.data.cache_folder import UNREADABLE, content_hashes
 from csa.data.dataset import cache_faults, load_split
-from csa.data.split import TRAIN
+from csa.data.image_files import ImageFiles
+from csa.data.sources.source import listed
+from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.preflight import KEYS, configure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from csa.config.schema import Config
-    from csa.data.split import Groups, Split
+    from csa.data.split import Groups, Images, Split
 
 WORDS: dict[str, tuple[str, ...]] = {"format": ("table", "json"), "check": ("images", "lists")}
 TAKES = ("dataset", "data_dir", "download", "output_root")
 MOST_TOLD = 20
+BAR = 8  # columns of the largest class
+PARTS = {TRAIN: "training", HOLDOUT: "validation", TEST: "test"}
 
 
 def main(words: list[str]) -> None:
@@ -48,8 +57,13 @@ def show(config: Config, form: str, *, decode: bool = True) -> None:
         raise UserError(*faults)
     if decode:
         check_files(split)
+    twice = duplicates(split) if decode or not split.files else {}
+    for (first, second), positions in twice.items():
+        where = listed_names(split, second, positions)
+        say(f"{len(positions)} {PARTS[second]} image(s) are {PARTS[first]} images too: {where}", aside=True)
     if form == "json":
-        print(json.dumps(describe(split, config.dataset.imbalance_ratio)))
+        counted = {f"{first}, {second}": len(positions) for (first, second), positions in twice.items()}
+        print(json.dumps({**describe(split, config.dataset.imbalance_ratio), "duplicates": counted}))
     else:
         print_tables(split)
 
@@ -96,6 +110,31 @@ def _beyond_skipping(split: Split, part: str, damaged: list[int]) -> list[Fault]
     return [] if len(whole) or not damaged else [Fault("dataset", part, "has no image that can be read")]
 
 
+def duplicates(split: Split) -> dict[tuple[str, str], list[int]]:
+    """By two parts, positions in the second of images that the first has too, pixel by pixel or byte by byte."""
+    images = {TRAIN: split.train_images, HOLDOUT: split.holdout_images, TEST: split.test_images}
+    hashes = {part: _hashes(of_part) for part, of_part in images.items()}
+    found = {}
+    for first, second in combinations(PARTS, 2):
+        known = set(hashes[first]) - {UNREADABLE}
+        found[first, second] = [place for place, one in enumerate(hashes[second]) if one in known]
+    return {parts: positions for parts, positions in found.items() if positions}
+
+
+def _hashes(images: Images) -> Sequence[str | bytes]:
+    if isinstance(images, ImageFiles):
+        return content_hashes(images.root, images.names.tolist(), images.stamps, images.cache)
+    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images]
+
+
+def listed_names(split: Split, part: str, positions: Sequence[int]) -> str:
+    """The first of some images of a part, by file where they lie in files, with their classes."""
+    files = split.files.get(part)
+    names = [str(place if files is None else files.names[place]) for place in positions]
+    classes = [split.classes[split.labels[part][place]] for place in positions]
+    return listed([f"{name} ({of_class})" for name, of_class in zip(names, classes, strict=True)], 3)
+
+
 def describe(split: Split, ratio: float) -> dict[str, Any]:
     """Plain values; groups are class indices, by rank (the paper's rule) and by count."""
     return {
@@ -105,10 +144,18 @@ def describe(split: Split, ratio: float) -> dict[str, Any]:
         "total": sum(split.counts),
         "groups": split.by_rank.as_lists(),
         "groups_by_count": split.by_count.as_lists(),
+        "largest_over_smallest": max(split.counts) / min(split.counts),
+        "part_counts": counts_by_part(split),
         "test": len(split.test_labels),
         "holdout": len(split.holdout_labels),
         "hash": split.hash,
     }
+
+
+def counts_by_part(split: Split) -> dict[str, list[int]]:
+    """Images of each class [K] in each part that has some."""
+    counted = {part: np.bincount(split.labels[part], minlength=len(split.classes)).tolist() for part in PARTS}
+    return {part: counts for part, counts in counted.items() if sum(counts)}
 
 
 def print_tables(split: Split) -> None:
@@ -118,11 +165,14 @@ def print_tables(split: Split) -> None:
     console = PlainConsole()
     by_rank, by_count = _group_of(split.by_rank), _group_of(split.by_count)
     classes = FoldedTable("class", "name", title=split.name)
-    classes.add_column("images", justify="right")
-    for heading in ("by rank", "by count"):
+    counts = counts_by_part(split)
+    for part in counts:
+        classes.add_column({HOLDOUT: "val"}.get(part, part), justify="right")
+    for heading in ("", "by rank", "by count"):
         classes.add_column(heading)
     for k, (name, images) in enumerate(zip(split.classes, split.counts, strict=True)):
-        classes.add_row(str(k), name, str(images), by_rank[k], by_count[k])
+        bar = "▇" * max(1, round(BAR * images / max(split.counts)))
+        classes.add_row(str(k), name, *(str(of_part[k]) for of_part in counts.values()), bar, by_rank[k], by_count[k])
     console.print(classes)
 
     headings = ("classes by rank", "images", "classes by count", "images")
@@ -138,6 +188,8 @@ def print_tables(split: Split) -> None:
     console.print(f"test images     {len(split.test_labels)}")
     if len(split.holdout_labels):
         console.print(f"held out        {len(split.holdout_labels)}")
+    ratio = max(split.counts) / min(split.counts)
+    console.print(f"ratio           {ratio:.4g} ({max(split.counts)} to {min(split.counts)} training images a class)")
     console.print(f"hash            {split.hash}")
 
 

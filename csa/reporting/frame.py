@@ -235,7 +235,7 @@ def data_name(run: Run, words: Sequence[str] = ()) -> str:
     """``CIFAR-100-LT, ratio 100``; own images by their folder or file as well."""
     dataset = run.config["dataset"]
     own = str(dataset.get("path") or dataset.get("lists") or "").rstrip("/").rpartition("/")[2]
-    parts = [f"{own} ({run.dataset})" if own and run.dataset not in PRINTED else printed(run.dataset)]
+    parts = [f"{own} ({run.dataset})" if own and run.dataset not in (*PRINTED, own) else printed(run.dataset)]
     ratio = _ratio(dataset)
     parts += [] if math.isnan(ratio) else [f"ratio {ratio:g}"]
     return ", ".join([*parts, *map(_short, words)])

@@ -19,6 +19,19 @@ def test_json(capsys):
     assert len(told["hash"]) == 64
 
 
+def test_parts_are_counted_and_what_stands_in_two_of_them_is_told(capsys, write_npz):
+    images = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
+    parts = {"x_train": images, "x_test": images[[4, 5]] + 9, "x_val": images[[5]]}
+    labels = {"y_train": np.array([0, 0, 0, 0, 1, 1]), "y_test": np.array([0, 1]), "y_val": np.array([1])}
+    parts["x_test"][1] = images[3]
+    main(["dataset=npz", f"dataset.path={write_npz(**parts, **labels)}", "format=json"])
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["part_counts"] == {"train": [4, 2], "holdout": [0, 1], "test": [1, 1]}
+    assert (told["largest_over_smallest"], told["duplicates"]) == (2, {"train, holdout": 1, "train, test": 1})
+    assert "1 test image(s) are training images too: 1 (1)" in err
+
+
 def test_the_table_keeps_to_80_columns_with_a_hundred_long_names(capsys, write_npz, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     names = np.array(
@@ -30,8 +43,8 @@ def test_the_table_keeps_to_80_columns_with_a_hundred_long_names(capsys, write_n
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if "[bold]a rather" in line]
     assert len(rows) == 100
-    assert [cell.strip() for cell in rows[29].strip("│").split("│")][2:] == ["120", "many", "many"]
-    assert [cell.strip() for cell in rows[99].strip("│").split("│")][2:] == ["3", "few", "few"]
+    assert [cell.strip() for cell in rows[29].strip("│").split("│")][2:] == ["120", "2", "▇" * 8, "many", "many"]
+    assert [cell.strip() for cell in rows[99].strip("│").split("│")][2:] == ["3", "2", "▇", "few", "few"]
     assert "training images 3810" in lines
     groups = [line.replace("│", " ").split() for line in lines if line.startswith(("│ many", "│ medium", "│ few"))]
     assert groups == [
