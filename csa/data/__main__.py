@@ -124,7 +124,7 @@ def duplicates(split: Split) -> dict[tuple[str, str], list[int]]:
 def _hashes(images: Images) -> Sequence[str | bytes]:
     if isinstance(images, ImageFiles):
         return content_hashes(images.root, images.names.tolist(), images.stamps, images.cache)
-    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images]
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
 def listed_names(split: Split, part: str, positions: Sequence[int]) -> str:

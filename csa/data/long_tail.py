@@ -113,7 +113,8 @@ def select(
     for k, (count, aside) in enumerate(zip(counts, set_aside(counts, share), strict=True)):
         positions = np.flatnonzero(labels == k)
         generator.shuffle(positions)
-        taken = numpy_generator(seed, "validation", k).permutation(count)[:aside] if aside else []
+        drawn = numpy_generator(seed, "validation", k).permutation(count)[:aside] if aside else ()
+        taken = np.array(drawn, dtype=np.int64)
         kept.append(np.delete(positions[:count], taken))
         held += [positions[taken], positions[count : count + holdout]]
     return np.concatenate(kept), np.concatenate(held)

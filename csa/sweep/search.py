@@ -94,7 +94,7 @@ def _table(study: Study) -> FoldedTable:
     from optuna.study import StudyDirection
 
     done = [trial for trial in study.trials if trial.value is not None]
-    done.sort(key=lambda trial: trial.value, reverse=study.direction is StudyDirection.MAXIMIZE)
+    done.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction is StudyDirection.MAXIMIZE)
     keys = list(dict.fromkeys(key for trial in done for key in trial.params))
     more = f"; {len(done) - MOST_SHOWN} more trials were worse" if len(done) > MOST_SHOWN else ""
     table = FoldedTable(title=f"accuracy on the validation images in %{more}", title_justify="left")
