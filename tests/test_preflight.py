@@ -455,6 +455,10 @@ def test_an_entry_names_its_own_words(entry, word, told, capsys):
             "method.start_epoch=20: leaves none of the 20 epochs to stage two; allowed: below 20",
         ),
         (
+            ["method=oltr", "method.first_epochs=21"],
+            "method.first_epochs=21: is more than the 20 epochs of both stages; allowed: at most 20",
+        ),
+        (
             ["method=cb_focal", "method.beta=1"],
             "method.beta=1: is out of range; allowed: a number from 0 to 0.999999999",
         ),

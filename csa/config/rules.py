@@ -65,6 +65,14 @@ def fine_tuning_has_an_epoch(_: int | None, start: int | None, epochs: int) -> F
     return Fault("method.start_epoch", start, f"leaves none of the {epochs} epochs to stage two", f"below {epochs}")
 
 
+@rule("method.first_epochs", "protocol.epochs")
+def stage_one_is_within_the_epochs(first: int | None, epochs: int) -> Fault | None:
+    """OLTR's second stage has the rest of them."""
+    if first is None or first <= epochs:
+        return None
+    return Fault("method.first_epochs", first, f"is more than the {epochs} epochs of both stages", f"at most {epochs}")
+
+
 @rule("method.min_scale", "method.max_scale")
 def scale_is_an_interval(low: float, high: float) -> Fault | None:
     if low <= high:

@@ -51,7 +51,7 @@ def memory_needs(config: Config, known: Preview) -> tuple[dict[str, float], dict
     if known.in_memory:
         images = "dataset.image_size" if hasattr(config.dataset, "image_size") else "dataset.name"
         pool = channels * pixels * (sum(known.class_sizes) + taken)
-        needs = {images: pool, "protocol.crop_padding": channels * taken * (padded - pixels)}
+        needs: dict[str, float] = {images: pool, "protocol.crop_padding": channels * taken * (padded - pixels)}
     else:
         needs = {"runtime.workers": LEAST_WORKER_BYTES * (config.runtime.workers or 0)}
     pixel_bytes = LEAST_PIXEL_BYTES if config.backbone.pixel_bytes is None else config.backbone.pixel_bytes
