@@ -18,10 +18,10 @@ from csa.config.blocks import build_block
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
+from csa.config.overrides import Settled, Word, apply, read, settle
 from csa.config.rules import validation_faults
 from csa.config.schema import Config, DatasetConfig
 from csa.config.typed import build, check, resolve_and_check, unresolved
-from csa.config.words import Settled, Word, apply, read, settle
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

@@ -14,11 +14,11 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn
 from torch import nn
 
-from csa.data.share import Share
+from csa.data.sharding import Share
 from csa.methods.method import Method
 from csa.metrics import PARTS, Scores, calibration_bins, class_means, completed, scores
+from csa.training.distributed import Together
 from csa.training.evaluation import NotFiniteLogitsError, head_scores
-from csa.training.together import Together
 
 BY_RANK = {"many": (0,), "medium": (1, 2), "few": (3,)}
 BY_COUNT = {"many": (0, 1), "medium": (2, 3), "few": ()}

@@ -20,7 +20,7 @@ from csa.data.augmentation import CropFlip, as_floats
 from csa.data.batch import Batch, to_device
 from csa.data.resized_crop import ResizedCrop
 from csa.data.samplers import epoch_indices
-from csa.data.share import ALONE, Share, SharedSteps
+from csa.data.sharding import ALONE, Share, SharedSteps
 from csa.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:

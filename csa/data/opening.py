@@ -10,7 +10,7 @@ import numpy as np
 from csa.data.decoding import refuse_none
 from csa.data.image_files import ImageFiles
 from csa.data.loader import ResidentLoader
-from csa.data.share import ALONE, Share
+from csa.data.sharding import ALONE, Share
 from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.data.streaming import StreamingLoader
 

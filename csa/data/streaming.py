@@ -24,7 +24,7 @@ from csa.data.batch import Batch, to_device
 from csa.data.decoding import Ask, Chunk, Damage, Decoder, refuse, refuse_none
 from csa.data.image_files import ImageFiles
 from csa.data.loader import batch_sizes, epoch_positions, in_order, resized_crop
-from csa.data.share import ALONE, Share, SharedSteps
+from csa.data.sharding import ALONE, Share, SharedSteps
 from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.randomness import torch_generator
 

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from csa.config.blocks import build_block
 from csa.config.composition import CompositionError, composition_errors
 from csa.config.faults import UserError
+from csa.config.overrides import settle, unreadable
 from csa.config.schema import Config
 from csa.config.typed import resolve_and_check
-from csa.config.words import settle, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,11 +15,11 @@ from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import LostWorkerError, plain_batches, telling_lost_workers
 from csa.tracking.record import Record, temperature
 from csa.training.checkpoint import DamagedCheckpointError
+from csa.training.distributed import Together
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.loop import EVALUATION_BATCH
 from csa.training.machine import choose
 from csa.training.recorded import load_method
-from csa.training.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,13 +10,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from csa.config.faults import Fault, UserError
 from csa.tracking.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from csa.config.schema import Config
+    from csa.methods.method import Method
+    from csa.training.distributed import Together
+    from csa.training.machine import Machine
 
 FORMAT = 1
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -88,3 +98,114 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@dataclass
+class Position:
+    """The next step to take: ``epoch`` and ``step`` within ``stage``; all count from 0."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass
+class History:
+    """What training has produced so far.
+
+    lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
+    was best on the test set, with its scores: what released code reports, under that name.
+    reused_epochs: how many of the lines come from a finished stage of another run. chosen: of each stage by its name,
+    the epoch (from 0) whose network stands for it, where that is chosen on validation images.
+    """
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reused_epochs: int = 0
+    chosen: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class OpenEpoch:
+    """Sums over the steps taken so far of the epoch in progress; on the device, but for the seconds.
+
+    losses: [steps], zero where not yet taken.
+    """
+
+    losses: Tensor
+    measures: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Standing:
+    """Where training stands, beside its networks and its optimiser."""
+
+    at: Position
+    history: History
+    open: OpenEpoch
+
+    def packed(self, method: Method, optimiser: torch.optim.Optimizer, together: Together) -> dict[str, Any]:
+        """Everything that training goes on from; all processes of a run take part, the first one's is whole."""
+        processes_state = together.own_state(method)
+        measures = {name: value.cpu() for name, value in self.open.measures.items()}
+        opened = together.everyones({"losses": self.open.losses.cpu(), "measures": measures})
+        if not together.first:
+            return {}
+        return {
+            "at": asdict(self.at),
+            "method": method.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": asdict(self.history),
+            "open": {**opened[0], "seconds": self.open.seconds},
+            **({} if together.alone else {"processes_state": processes_state, "opened": opened}),
+        }
+
+    @classmethod
+    def unpacked(cls, state: dict[str, Any], machine: Machine) -> Standing:
+        """This process's part of what ``packed`` made."""
+        opened = state["open"] | (state["opened"][machine.together.share.rank] if "opened" in state else {})
+        measures = {name: value.to(machine.device) for name, value in opened["measures"].items()}
+        return cls(
+            Position(**state["at"]),
+            History(**state["history"]),
+            OpenEpoch(opened["losses"].to(machine.device), measures, opened["seconds"]),
+        )
+
+
+SETTINGS = {"precision": "protocol.precision"} | {
+    key: f"runtime.{key}" for key in ("threads", "device", "step_mode", "sync_batch_norm")
+}
+"""Of what decides the last bits, what the configuration asks for; the rest is as the machine has it."""
+
+
+def arithmetic(machine: Machine, config: Config) -> dict[str, Any]:
+    """What decides the last bits of a run."""
+    several = {"processes": machine.together.share.processes, "sync_batch_norm": config.runtime.sync_batch_norm}
+    return {
+        "threads": machine.threads,
+        "precision": machine.precision,
+        "device": machine.device.type,
+        "step_mode": "compiled" if machine.step_mode == "compiled" else "eager",  # a graph has eager's bits
+        **machine.kernels(),
+        **({} if machine.together.alone else several),
+    }
+
+
+def refuse_other_arithmetic(state: dict[str, Any], machine: Machine, config: Config) -> None:
+    """With another arithmetic the last bits are others: the run would not be the same run.
+
+    What a checkpoint from before a key was added does not say is taken to be the same.
+
+    Raises:
+        UserError: the checkpoint was written under another arithmetic.
+    """
+    alone = {"processes": 1, "sync_batch_norm": False}
+    asked, known = alone | arithmetic(machine, config), {**alone, **state}
+    others = [key for key, value in asked.items() if known.get(key, value) != value]
+    remedy = "continue it with that, or start over with rerun=true"
+    faults = [
+        Fault(SETTINGS.get(key, key), asked[key], f"this run was started with {known[key]}; {remedy}") for key in others
+    ]
+    if faults:
+        raise UserError(*faults)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from csa.data.batch import Batch
     from csa.methods.method import Method
     from csa.metrics import ShotGroups
+    from csa.training.distributed import Together
     from csa.training.machine import Machine
-    from csa.training.together import Together
 
 
 MOST_TEMPERATURE = 10.0

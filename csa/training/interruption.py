@@ -9,7 +9,7 @@ from typing import Any
 
 from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
 from csa.config.processes import started_together
-from csa.training.together import LostProcessError
+from csa.training.distributed import LostProcessError
 
 
 class StoppedError(Exception):

@@ -19,15 +19,15 @@ import torch
 from csa.methods.method import Clock
 from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
+from csa.training.checkpoint import History, OpenEpoch, Position, Standing, arithmetic
+from csa.training.distributed import batch_statistics
 from csa.training.evaluation import NotFiniteLogitsError, best_temperature, head_logits, head_scores
 from csa.training.interruption import StoppedError
 from csa.training.optimisation import BestNetwork, WeightAverage, make_optimiser
 from csa.training.profiling import Profiling
 from csa.training.progress import told
 from csa.training.single_images import refuse_single_images, refuse_single_images_of_any_stage
-from csa.training.standing import History, OpenEpoch, Position, Standing, arithmetic
 from csa.training.stepping import Stepping
-from csa.training.together import batch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

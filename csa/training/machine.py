@@ -17,8 +17,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from csa.config.faults import Fault, UserError
 from csa.config.host import cores, device_fault, idle_cores
 from csa.config.processes import Processes, slot_threads, started_together
-from csa.data.share import Share
-from csa.training.together import Together, meet
+from csa.data.sharding import Share
+from csa.training.distributed import Together, meet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

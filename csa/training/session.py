@@ -25,6 +25,8 @@ from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
 from csa.tracking.record import SecondRecord
 from csa.training import checkpoint
+from csa.training.checkpoint import refuse_other_arithmetic
+from csa.training.distributed import LOST, LostProcessError, telling_lost_processes
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import NotFiniteError, Training
 from csa.training.machine import Machine, choose, telling_what_mps_lacks
@@ -32,8 +34,6 @@ from csa.training.profiling import where_profiled
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
 from csa.training.shared_stages import SharedStages, threads_of_first_stage
-from csa.training.standing import refuse_other_arithmetic
-from csa.training.together import LOST, LostProcessError, telling_lost_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

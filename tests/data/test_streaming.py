@@ -27,7 +27,7 @@ from csa.data.loader import ResidentLoader
 from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
 from csa.data.resized_crop import ResizedCrop, fitting
-from csa.data.share import Share
+from csa.data.sharding import Share
 from csa.data.streaming import LostWorkerError, StreamingLoader, plain_batches, telling_lost_workers
 
 SIDE = 16

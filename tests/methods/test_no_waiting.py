@@ -28,11 +28,11 @@ from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
 from csa.methods.method import Method, build_method
 from csa.metrics import CALIBRATION_BINS
+from csa.training.distributed import Together
 from csa.training.evaluation import counts
 from csa.training.machine import Machine
 from csa.training.optimisation import WeightAverage, make_optimiser
 from csa.training.stepping import Stepping
-from csa.training.together import Together
 
 BATCH = 6
 META = torch.device("meta")

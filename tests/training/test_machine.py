@@ -15,7 +15,7 @@ from csa.config.faults import UserError
 from csa.config.host import cores, free_memory, idle_cores, total_memory
 from csa.config.processes import SLOT_THREADS, Processes
 from csa.training import machine
-from csa.training.standing import arithmetic, refuse_other_arithmetic
+from csa.training.checkpoint import arithmetic, refuse_other_arithmetic
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

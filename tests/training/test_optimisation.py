@@ -16,11 +16,11 @@ from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
 from csa.training.application import scores_on
+from csa.training.distributed import Together, batch_statistics
 from csa.training.machine import Machine
 from csa.training.optimisation import WeightAverage, make_optimiser
 from csa.training.recorded import load_method
 from csa.training.stepping import Stepping
-from csa.training.together import Together, batch_statistics
 
 FINE = ("protocol.optimizer=adamw", "protocol.layer_decay=0.5", "protocol.clip_norm=0.5", "protocol.ema=0.9")
 

@@ -19,12 +19,12 @@ from test_resuming import EAGER
 from tiny_words import TINY
 
 from csa.config.processes import Processes, started_together
-from csa.data.share import ALONE, Share
+from csa.data.sharding import ALONE, Share
 from csa.tracking.record import Record
+from csa.training.checkpoint import Position
+from csa.training.distributed import Together
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import Training
-from csa.training.standing import Position
-from csa.training.together import Together
 
 HERE = Path(__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

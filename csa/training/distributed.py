@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from csa.data.share import ALONE, Share
+from csa.data.sharding import ALONE, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
