@@ -424,8 +424,8 @@ OF_DATA = "format, check, dataset, data_dir, download, output_root"
         (report, "method=csa", "unknown key; did you mean 'methods'? Allowed: table, figure, compare, "),
         (records, "outdir=x", "unknown key; did you mean 'to'? Allowed: mode, state, format, yes, "),
         (records, "delta=1", "unknown key; allowed: mode, state, format, yes, replace, run, to, output"),
-        (evaluate, "image=x", "unknown key; did you mean 'images'? Allowed: run, images, to, head, "),
-        (evaluate, "hydra.mode=RUN", "unknown key; allowed: run, images, to, head, output_root, data"),
+        (evaluate, "image=x", "unknown key; did you mean 'images'? Allowed: run, images, to, top, head, "),
+        (evaluate, "hydra.mode=RUN", "unknown key; allowed: run, images, to, top, head, output_root"),
         (data, "fromat=x", f"unknown key; did you mean 'format'? Allowed: {OF_DATA}."),
     ],
 )

@@ -95,15 +95,15 @@ def test_the_best_network_on_validation_images_is_kept_tested_and_resumed(config
     seen = {}
 
     def scores(training):
-        found = evaluated(training)
+        found, *outputs = evaluated(training)
         if training._at.epoch < training._method.stages[training._at.stage].epochs and training._at.step:
             at = training._at.stage, training._at.epoch
             seen[at] = {name: value.clone() for name, value in training._method.state_dict().items()}
             found = {head: replace(one, all=shares[at]) for head, one in found.items()}
-        return found
+        return found, *outputs
 
-    evaluated = loop.Training._validation_scores
-    monkeypatch.setattr(loop.Training, "_validation_scores", scores)
+    evaluated = loop.Training._on_validation_images
+    monkeypatch.setattr(loop.Training, "_on_validation_images", scores)
     words = ("method=crt", "protocol.choose=best_on_validation", "dataset.holdout_share=0.2", "protocol.epochs=3")
     words += ("method.epochs=2",)
     undisturbed = start(configuration(*words))
