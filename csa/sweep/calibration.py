@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -174,4 +175,5 @@ def _evaluation_seconds(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of this process alone: no traceback where the parent was killed
     main()

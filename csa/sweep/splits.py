@@ -128,7 +128,6 @@ def _answer(one: Question) -> Answer:
 
 def question_of_parent() -> Any:
     """What the parent of such a process asks of it. Where the parent was killed there is nobody to answer."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent)
     except (EOFError, pickle.UnpicklingError):
@@ -148,4 +147,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of this process alone: no traceback where the parent was killed
     main()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import random_batch
 
-from csa.config.faults import UserError
 from csa.data.batch import Batch
 from csa.methods.post_hoc import tau_normalized
 
@@ -75,8 +74,3 @@ def test_tau_is_chosen_on_the_validation_images(build, tau):
     assert torch.equal(method.corrected(feature, method.tau).argmax(1), holdout.labels)
     assert float(method.tau) <= tau + 1e-6  # the smallest that is as good
     assert "tau" in method.state_dict()
-
-
-def test_tuning_without_validation_images_is_a_fault(build):
-    with pytest.raises(UserError, match=r"method\.tau=null: is tuned on validation images"):
-        build("method=tau_norm", "method.tau=null")
