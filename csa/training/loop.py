@@ -193,8 +193,10 @@ class Training:
         if state is None and self._at.epoch == 0:
             self._prepare(index)
         added = self._method.added_images(index, self._data)
-        self._loader = self._data if added is None else self._data.with_images(*added)
-        refuse_single_images(self._method, index, self._loader, self._split.image_shape)
+        self._loader = self._data
+        if added is not None:  # the other steps were looked at before the first stage
+            self._loader = self._data.with_images(*added)
+            refuse_single_images(self._method, index, self._loader, self._split.image_shape)
         protocol = self._config.protocol
         self._optimiser = make_optimiser(self._method, index, protocol)
         self._average = None if protocol.ema is None else WeightAverage(self._method, protocol.ema)
