@@ -106,6 +106,7 @@ def writing_to(to: str | Path) -> Iterator[None]:
 def answer_help(words: Sequence[str], text: str | None) -> None:
     """End with the entry's description where the command asks for it."""
     if {"-h", "--help"} & set(words):
+        settle_process()  # whoever reads it may stop reading
         print((text or "").strip())
         raise SystemExit(0)
 

@@ -42,6 +42,14 @@ def test_help_and_a_command_that_is_not_there(capsys, monkeypatch):
     assert "csa=rum: there is no such command; did you mean 'run'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("module", ["csa", "csa.records", "csa.report"])
+def test_help_outlives_its_reader(module):
+    done = subprocess.run(
+        f"{sys.executable} -m {module} --help | true", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
