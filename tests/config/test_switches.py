@@ -8,61 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.config.schema import ContextShiftConfig, ProtocolConfig, StageTwoConfig
+from csa.config.composition import tree
+from csa.config.schema import ProtocolConfig
 from csa.config.switches import resolved, scaled, window
+from csa.config.typed import build
 
-PROTOCOL = ProtocolConfig(
-    name="test",
-    epochs=200,
-    reference_epochs=200,
-    batch_size=128,
-    lr=0.2,
-    momentum=0.9,
-    weight_decay=2e-4,
-    nesterov=False,
-    optimizer="sgd",
-    layer_decay=1.0,
-    clip_norm=None,
-    ema=None,
-    label_smoothing=0.0,
-    schedule="multistep",
-    warmup_epochs=5,
-    milestones=[160, 180],
-    factors=[0.1, 0.01],
-    warmup_from=None,
-    warmup_each_step=False,
-    drop_last=False,
-    deferral_epoch=160,
-    crop_padding=4,
-    flip=True,
-    resized_crop=None,
-    colour_jitter=0.0,
-    precision="auto",
-    balanced_epoch="images",
-    mixup_alpha=1.0,
-    mixup_off_epochs=3,
-    stage_two=StageTwoConfig(epochs=10, scales_epochs=10, lr=0.1, cosine_share=1.0, head="new", bn_mode="train"),
-)
-METHOD = ContextShiftConfig(
-    name="csa",
-    schema="",
-    target="",
-    streams="own",
-    published=[],
-    delta=0.8,
-    start_epoch=None,
-    bank=True,
-    bank_size=None,
-    empty_bank="epoch",
-    lambda_min=0.0,
-    lambda_max=1.0,
-    mask_pass="eval",
-    balanced_sampler="class_aware",
-    images_per_visit=4,
-    mixup_alpha=0.0,
-    mixup_off_epochs=None,
-    primary_head="balanced",
-)
+with tree("config") as shipped:
+    CIFAR = build(shipped.compose([shipped.parse("dataset=cifar100_lt"), shipped.parse("method=csa")]).config)
+PROTOCOL, METHOD = CIFAR.protocol, CIFAR.method
 
 
 def protocol_of(epochs: int, reference_epochs: int = 200) -> ProtocolConfig:
