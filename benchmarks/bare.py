@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import seconds
 from benchmarks.table import Row
-from csa.models.build import build_backbone
+from csa.models.backbone import build_backbone
 from csa.models.heads import linear_head
 from csa.training.graphs import Graphs
 from csa.training.loop import EVALUATION_BATCH

@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn
 from torch import nn
 
-from csa.data.sharding import Share
+from csa.data.batch import Shard
 from csa.methods.method import Method
 from csa.metrics import PARTS, Scores, calibration_bins, class_means, completed, scores
-from csa.training.distributed import Together
+from csa.training.distributed import ProcessGroup
 from csa.training.evaluation import NotFiniteLogitsError, head_scores
 
 BY_RANK = {"many": (0,), "medium": (1, 2), "few": (3,)}
@@ -127,10 +127,10 @@ class Softmax(nn.Module):
 
 
 def measured(
-    logits: torch.Tensor, labels: torch.Tensor, together: Together | None = None, method: nn.Module | None = None
+    logits: torch.Tensor, labels: torch.Tensor, together: ProcessGroup | None = None, method: nn.Module | None = None
 ) -> Scores:
     classes = {name: range(logits.shape[1]) for name in BY_RANK}
-    found = head_scores(method or Softmax(), {"only": logits}, labels, classes, classes, together or Together())
+    found = head_scores(method or Softmax(), {"only": logits}, labels, classes, classes, together or ProcessGroup())
     return found["only"]
 
 
@@ -203,12 +203,12 @@ def test_several_processes_count_together():
     alone = measured(logits, labels)
     sums: list[torch.Tensor] = []
 
-    class Others(Together):
+    class Others(ProcessGroup):
         def summed(self, values):
             sums.append(values)
             return torch.stack(sums).sum(0)
 
     for rows in (slice(0, 51), slice(51, 101)):
-        together = measured(logits[rows], labels[rows], Others(Share(0, 2)))
+        together = measured(logits[rows], labels[rows], Others(Shard(0, 2)))
     assert together.as_dict() == alone.as_dict()
     assert np.array_equal(together.confusion, alone.confusion)

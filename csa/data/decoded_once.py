@@ -17,17 +17,48 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from csa.data.cache_folder import alone
-from csa.data.decoding import Ask, Decoder, refuse
+from csa.data.decoding import Ask, Decoder, refuse, refuse_none
+from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError
-from csa.data.split import TRAIN
+from csa.data.split import HOLDOUT, TEST, TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from csa.data.image_files import ImageFiles
+    from csa.data.split import Images, Split
 
 CHUNK = 256
+
+
+def decoded_split(split: Split, workers: int) -> tuple[Split, dict[str, str]]:
+    """The same split with arrays for images, and the damaged files, with the reason.
+
+    Damaged test and validation images are left out.
+    """
+    damaged: dict[str, str] = {}
+    train, _ = _decoded(split.train_images, split.train_labels, split.classes, workers, TRAIN, damaged)
+    test, test_whole = _decoded(split.test_images, split.test_labels, split.classes, workers, TEST, damaged)
+    held, held_whole = _decoded(split.holdout_images, split.holdout_labels, split.classes, workers, HOLDOUT, damaged)
+    whole = replace(
+        split, train_images=train,
+        test_images=test[test_whole], test_labels=split.test_labels[test_whole],
+        holdout_images=held[held_whole], holdout_labels=split.holdout_labels[held_whole],
+    )  # fmt: skip
+    return whole, damaged
+
+
+def _decoded(
+    images: Images, labels: np.ndarray, classes: Sequence[str], workers: int, part: str, damaged: dict[str, str]
+) -> tuple[np.ndarray, slice | np.ndarray]:
+    """Squares [N, S, S, 3] of a part, and which are whole: all, as a slice that copies nothing, or positions."""
+    assert isinstance(images, ImageFiles)
+    if not len(images):
+        return np.zeros(images.decoded_shape, np.uint8), slice(None)
+    pixels, unread = decoded(images, labels, classes, workers=workers, part=part)
+    refuse_none(part, len(images) - len(unread), len(images))
+    damaged |= {str(images.path(place)): why for place, why in unread.items()}
+    return pixels, np.delete(np.arange(len(pixels)), list(unread)) if unread else slice(None)
 
 
 def decoded(

@@ -1,22 +1,26 @@
-"""What the loader's worker processes do: decode files, and cut and resize what was drawn for each image."""
+"""Worker processes that decode files, cut and resize what was drawn for each image, and how they are asked."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from csa.config.faults import Fault, UserError
+from csa.data.augmentation import as_floats
+from csa.data.batch import Batch, Shard, to_device
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
-from csa.data.resized_crop import fitting
+from csa.data.resized_crop import crop_boxes
 from csa.data.split import TRAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 
     from csa.data.image_files import ImageFiles
     from csa.data.split import Images
+
+T = TypeVar("T")
+CHUNK = 32
+"""Images that a worker decodes at a time: less than a batch, so that the first batch of an epoch is there early."""
+STEPS_AHEAD = 2
 
 
 class Ask(NamedTuple):
@@ -133,7 +142,7 @@ class Decoder(Dataset[Chunk]):
         path, wishes = self._parts[ask.part].path(ask.position), ask.wishes
         if wishes is None:
             return self._plain(in_rows(decode(path)))  # type: ignore[no-any-return]
-        crop = decode_crop(path, lambda height, width: fitting(wishes[None], height, width)[0].tolist(), self._side)
+        crop = decode_crop(path, lambda height, width: crop_boxes(wishes[None], height, width)[0].tolist(), self._side)
         return interpolate(in_rows(crop), (self._side, self._side), mode="bilinear", antialias=True)
 
     def _another(self, ask: Ask) -> Tensor | None:
@@ -148,3 +157,142 @@ class Decoder(Dataset[Chunk]):
             except UnreadableImageError:
                 continue
         return None
+
+
+class Decoding:
+    """Worker processes and what they read; ``workers`` of them, kept until the end, 0: decode in this process.
+
+    ahead: images that are decoded before they are asked for. classes: names, of data that is trained on. damaged:
+    files that could not be read so far, with the reason.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, ImageFiles],
+        labels: Mapping[str, np.ndarray],
+        *,
+        device: torch.device,
+        workers: int,
+        ahead: int = STEPS_AHEAD * 256,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self.files, self.labels, self.device, self._classes = files, labels, device, classes
+        self.damaged: dict[str, str] = {}
+        self._asked = _Asked()
+        self._decoded: DataLoader[Chunk] = DataLoader(
+            Decoder(files, labels.get(TRAIN, np.zeros(0, np.int64))),
+            batch_sampler=self._asked,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            prefetch_factor=max(2, -(-ahead // CHUNK // workers)) if workers else None,
+            generator=torch.Generator(),
+        )
+        self._reading = 0
+
+    def read(self, asks: Iterable[list[Ask]]) -> Reading:
+        """Begin to decode; what was being read before is given up."""
+        self._reading += 1
+        self._asked.lists = asks
+        return Reading(self, self._reading, iter(self._decoded))
+
+    def is_current(self, reading: Reading) -> bool:
+        return reading.number == self._reading
+
+    def note(self, ask: Ask, damage: Damage) -> None:
+        """Count a damaged file, or stop at it.
+
+        Raises:
+            UnreadableImageError: see ``refuse``.
+        """
+        name = self._classes[self.labels[TRAIN][ask.position]] if ask.part == TRAIN else ""
+        refuse(self.files[ask.part], ask, damage, name)
+        self.damaged[str(self.files[ask.part].path(ask.position))] = damage.reason
+
+    def labels_of(self, part: str, asks: list[Ask]) -> Tensor:
+        """On the device, [n]."""
+        return to_device(torch.from_numpy(self.labels[part][[ask.position for ask in asks]]), self.device)
+
+    def in_order(self, part: str, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        """This process's share of a part, not augmented; damaged images are left out.
+
+        Raises:
+            UnreadableImageError: one that may not be left out, or all of them are damaged.
+        """
+        size = len(self.labels[part])
+        mine = [Ask(part, position, None) for position in range(size)[shard.part(size)]]
+        batches = list(_groups(mine, batch_size))
+        reading = self.read(chain.from_iterable(map(chunks, batches))) if mine else None
+        read = 0
+        for asks in batches:
+            assert reading is not None
+            images, whole = reading.take(asks)
+            if len(whole) < len(asks):
+                asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
+            read += len(asks)
+            if asks:
+                yield Batch(as_floats(images), self.labels_of(part, asks))
+        refuse_none(part, read, len(mine))
+
+
+class Reading:
+    """Chunks on their way, in the order in which they were asked for."""
+
+    def __init__(self, decoding: Decoding, number: int, chunks: Iterator[Chunk]) -> None:
+        self.number, self._decoding, self.chunks = number, decoding, chunks
+
+    def take(self, asks: list[Ask]) -> tuple[Tensor, list[int]]:
+        """The images of the next asks, uint8 [n, H, W, C], on the device, and the places of those that could be read.
+
+        Chunks come in pinned memory and are joined there: joined here they would be in memory that a copy waits for.
+
+        Raises:
+            UnreadableImageError: a damaged file stops the run.
+            RuntimeError: a worker process has ended; see ``telling_lost_workers``.
+        """
+        parts: list[Tensor] = []
+        damaged = set()
+        for chunk in chunks(asks):
+            images, faults = next(self.chunks)
+            for damage in faults:
+                self._decoding.note(chunk[damage.place], damage)
+                damaged.add(CHUNK * len(parts) + damage.place)
+            parts.append(to_device(images, self._decoding.device))
+        return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
+
+
+class _Asked:
+    """The lists of images that the workers are given next; what a DataLoader calls a batch sampler."""
+
+    lists: Iterable[list[Ask]] = ()
+
+    def __iter__(self) -> Iterator[list[Ask]]:
+        return iter(self.lists)
+
+
+def chunks(asks: list[Ask]) -> Iterator[list[Ask]]:
+    return _groups(asks, CHUNK)
+
+
+def _groups(items: list[T], size: int) -> Iterator[list[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk
+
+
+class LostWorkerError(Exception):
+    """A worker process ended, and with it the images that it was to decode."""
+
+
+@contextmanager
+def telling_lost_workers() -> Iterator[None]:
+    """Turns what torch raises when a worker has ended into ``LostWorkerError``; it does so at any line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LostWorkerError(str(error).splitlines()[0]) from error

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from csa.data.augmentation import CropFlip, as_floats
-from csa.data.batch import Batch, to_device
+from csa.data.batch import ALONE, Batch, Shard, ShardedSteps, to_device
 from csa.data.resized_crop import ResizedCrop
 from csa.data.samplers import epoch_indices
-from csa.data.sharding import ALONE, Share, SharedSteps
 from csa.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -109,11 +108,11 @@ class ResidentLoader:
         device: torch.device | str,
         seed: int,
         *,
-        share: Share = ALONE,
+        shard: Shard = ALONE,
         image_shape: tuple[int, int, int] | None = None,
         damaged: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.seed, self.share, self.damaged = seed, share, damaged
+        self.seed, self.shard, self.damaged = seed, shard, damaged
         self.device = torch.device(device)
         self.batch_size = protocol.batch_size
         self.counts = split.counts
@@ -145,7 +144,7 @@ class ResidentLoader:
         if length is None:
             raise ValueError("an epoch needs at least one stream")
         sizes = batch_sizes(length, self.batch_size, self.drop_last)
-        return ResidentEpoch(self.share, self.batch_size, sizes, self, drawn)
+        return ResidentEpoch(self.shard, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return in_order(self.crop_flip.unprepared(self._images), self._labels, batch_size)
@@ -178,7 +177,7 @@ class ResidentLoader:
         return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), self._labels[there])
 
     def _mine(self, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
-        part = self.share.part(len(labels))
+        part = self.shard.part(len(labels))
         return in_order(images[part], labels[part], batch_size)
 
     def _plain(self, images: Images) -> Tensor:
@@ -194,7 +193,7 @@ class ResidentLoader:
 
 
 @dataclass
-class ResidentEpoch(SharedSteps):
+class ResidentEpoch(ShardedSteps):
     """An epoch of a ``ResidentLoader``."""
 
     loader: ResidentLoader

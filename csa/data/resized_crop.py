@@ -46,12 +46,12 @@ class ResizedCrop:
         return images[:, down : down + self.height, right : right + self.width]
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
-        """Of ``size`` squares, float32 [size, 11], on the CPU: a box as ``fitting`` has it, and ``changes``."""
+        """Of ``size`` squares, float32 [size, 11], on the CPU: a box as ``crop_boxes`` has it, and ``changes``."""
         wishes = self.wishes(size, generator)
-        return torch.cat([torch.from_numpy(fitting(wishes, 1, 1)), self.changes(size, generator)], dim=1)
+        return torch.cat([torch.from_numpy(crop_boxes(wishes, 1, 1)), self.changes(size, generator)], dim=1)
 
     def wishes(self, size: int, generator: torch.Generator) -> np.ndarray:
-        """What ``fitting`` makes crops of, whatever shape the images have: float32 [size, 22]."""
+        """What ``crop_boxes`` makes crops of, whatever shape the images have: float32 [size, 22]."""
         least, greatest = self.shares
         share = least + (greatest - least) * torch.rand(size, TRIES, generator=generator)
         low, high = (torch.tensor(aspect).log() for aspect in ASPECTS)
@@ -104,7 +104,7 @@ class ResizedCrop:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def fitting(wishes: np.ndarray, height: int, width: int) -> np.ndarray:
+def crop_boxes(wishes: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crops of images of this size, as their shares: height, width, top and left, float32 [n, 4].
 
     The first of the tries that fits; else the centre, of the nearest ratio that a crop may have. wishes: [n, 22].

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from csa.methods.class_weights import class_weights, ldam_margins, log_prior
-from csa.methods.losses import class_weighted, logit_adjusted, margin_loss, plain
+from csa.methods.losses import (
+    class_weighted,
+    class_weights,
+    ldam_margins,
+    log_prior,
+    logit_adjusted,
+    margin_loss,
+    plain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from csa.config.method_schema import FocalConfig
-from csa.methods.class_weights import class_weights
 from csa.methods.classifier import Classifier
 from csa.methods.criteria import Criterion, WithConstant
-from csa.methods.losses import distorted_softmax_focal, sigmoid_focal, softmax_focal
+from csa.methods.losses import class_weights, distorted_softmax_focal, sigmoid_focal, softmax_focal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Losses as pure functions: one loss an image, and their sum over weighted labels."""
+"""Losses as pure functions: one an image, their sum over weighted labels, and what the sizes of classes say to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ PerImage = Callable[[Tensor, Tensor], Tensor]
 """Logits [B, K] and labels [B] to one loss an image, [B]."""
 
 Reduction = Literal["mean", "weighted_mean"]
+WeightRule = Literal["effective_number", "inverse_frequency"]
 
 
 def cross_entropy(
@@ -106,3 +107,34 @@ def _focused(losses: Tensor, gamma: float) -> Tensor:
 def _wide(logits: Tensor) -> Tensor:
     """At least float32."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+# --- of the sizes of classes, [K] float32, computed in float64 ---------------------------------
+# A class without images counts as one with a single image: nothing of it is drawn, and everything stays finite.
+
+
+def class_weights(rule: WeightRule, counts: Sequence[int], beta: float) -> Tensor:
+    """Weights that sum to K (BASELINES 3.1). beta: of the effective number alone, in [0, 1).
+
+    effective_number    1 / E_k with E_k = (1 - beta^n_k) / (1 - beta) (Cui et al. 2019)
+    inverse_frequency   1 / n_k
+    """
+    sizes = _sizes(counts)
+    weights = (1 - beta) / (1 - beta**sizes) if rule == "effective_number" else 1 / sizes
+    return (len(counts) * weights / weights.sum()).float()
+
+
+def ldam_margins(counts: Sequence[int], largest: float) -> Tensor:
+    """n_k^(-1/4), scaled so that the smallest class has the margin ``largest`` (Cao et al. 2019)."""
+    sizes = _sizes(counts)
+    return (largest * (sizes.min() / sizes) ** 0.25).float()
+
+
+def log_prior(counts: Sequence[int]) -> Tensor:
+    """log(n_k / N)."""
+    sizes = _sizes(counts)
+    return (sizes / sizes.sum()).log().float()
+
+
+def _sizes(counts: Sequence[int]) -> Tensor:
+    return torch.tensor(counts, dtype=torch.float64).clamp_min(1)

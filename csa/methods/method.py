@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from csa.config.classes import named_class
 from csa.config.faults import Fault, UserError
-from csa.models.build import build_backbone
+from csa.models.backbone import build_backbone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

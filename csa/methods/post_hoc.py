@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from csa.config.method_schema import PostHocConfig
-from csa.methods.class_weights import log_prior
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
+from csa.methods.losses import log_prior
 from csa.methods.method import Stage
 from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM

@@ -1,15 +1,21 @@
-"""What a method may ask of a backbone."""
+"""What a method may ask of a backbone, and the one that a configuration names."""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from typing import Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from csa.config.classes import named_class
 from csa.config.faults import Fault, UserError
+from csa.config.schema import BackboneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Normalize(nn.Module):
@@ -112,3 +118,28 @@ def places_of_map(backbone: Backbone, image_shape: tuple[int, int, int]) -> tupl
     _, channels, height, width = backbone.feature_map(torch.zeros(1, *image_shape)).shape
     backbone.train()
     return channels, height * width
+
+
+def build_backbone(
+    config: BackboneConfig, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> Backbone:
+    """A backbone with fresh weights (from torch's current generator) for images [channels, height, width].
+
+    Raises:
+        UserError: the images are too small for the network, or its class cannot be imported.
+    """
+    channels, height, width = image_shape
+    if min(height, width) < config.min_size:
+        problem = f"cannot take images of {height}x{width} pixels"
+        raise UserError(Fault("backbone", config.name, problem, f"sides of at least {config.min_size} pixels"))
+    known = [field.name for field in fields(BackboneConfig)]
+    own = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in known}
+    target = named_class("backbone.target", config.target, Backbone)
+    return target(channels, height, width, tuple(mean), tuple(std), config.stem, **own)
+
+
+def kaiming_normal(network: nn.Module) -> None:
+    """Kaiming normal (fan-in) weights in every convolution and linear layer; biases keep torch's default."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from csa.models.weights import kaiming_normal
+from csa.models.backbone import kaiming_normal
 
 if TYPE_CHECKING:
     from torch import Tensor

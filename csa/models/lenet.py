@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from csa.models.backbone import Backbone, Normalize
-from csa.models.weights import kaiming_normal
+from csa.models.backbone import Backbone, Normalize, kaiming_normal
 
 
 class LeNet(Backbone):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from csa.models.backbone import Normalize, StagedBackbone
-from csa.models.weights import kaiming_normal
+from csa.models.backbone import Normalize, StagedBackbone, kaiming_normal
 
 
 class Block(nn.Module):

@@ -81,7 +81,7 @@ def main() -> None:
 def measure(config: Config, threads: int) -> dict[str, Any]:
     """Steps as in training, at several places of each stage; every image is made to fit, so that CSA's bank fills."""
     from csa.data.dataset import load_split
-    from csa.data.opening import open_loader
+    from csa.data.streaming import open_loader
     from csa.methods.method import build_method
     from csa.training.machine import choose
 

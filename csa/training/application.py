@@ -11,11 +11,12 @@ import torch
 
 from csa.config.faults import Fault, UserError
 from csa.config.host import cores
+from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError
-from csa.data.streaming import LostWorkerError, plain_batches, telling_lost_workers
+from csa.data.streaming import plain_batches
 from csa.tracking.record import Record, temperature
 from csa.training.checkpoint import DamagedCheckpointError
-from csa.training.distributed import Together
+from csa.training.distributed import ProcessGroup
 from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.loop import EVALUATION_BATCH
 from csa.training.machine import choose
@@ -49,7 +50,7 @@ def scores_on(
     damaged: dict[str, str] = {}
     method, logits, on_device = _applied(folder, images, labels, runtime, damaged)
     try:
-        return head_scores(method, logits, on_device, split["by_rank"], split["by_count"], Together()), damaged
+        return head_scores(method, logits, on_device, split["by_rank"], split["by_count"], ProcessGroup()), damaged
     except NotFiniteLogitsError as error:
         raise UserError(Fault("run", folder.name, str(error))) from error
 

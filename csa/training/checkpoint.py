@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.methods.method import Method
-    from csa.training.distributed import Together
+    from csa.training.distributed import ProcessGroup
     from csa.training.machine import Machine
 
 FORMAT = 1
@@ -145,12 +145,12 @@ class Standing:
     history: History
     open: OpenEpoch
 
-    def packed(self, method: Method, optimiser: torch.optim.Optimizer, together: Together) -> dict[str, Any]:
+    def packed(self, method: Method, optimiser: torch.optim.Optimizer, group: ProcessGroup) -> dict[str, Any]:
         """Everything that training goes on from; all processes of a run take part, the first one's is whole."""
-        processes_state = together.own_state(method)
+        processes_state = group.own_state(method)
         measures = {name: value.cpu() for name, value in self.open.measures.items()}
-        opened = together.everyones({"losses": self.open.losses.cpu(), "measures": measures})
-        if not together.first:
+        opened = group.everyones({"losses": self.open.losses.cpu(), "measures": measures})
+        if not group.first:
             return {}
         return {
             "at": asdict(self.at),
@@ -158,13 +158,13 @@ class Standing:
             "optimiser": optimiser.state_dict(),
             "history": asdict(self.history),
             "open": {**opened[0], "seconds": self.open.seconds},
-            **({} if together.alone else {"processes_state": processes_state, "opened": opened}),
+            **({} if group.alone else {"processes_state": processes_state, "opened": opened}),
         }
 
     @classmethod
     def unpacked(cls, state: dict[str, Any], machine: Machine) -> Standing:
         """This process's part of what ``packed`` made."""
-        opened = state["open"] | (state["opened"][machine.together.share.rank] if "opened" in state else {})
+        opened = state["open"] | (state["opened"][machine.group.rank] if "opened" in state else {})
         measures = {name: value.to(machine.device) for name, value in opened["measures"].items()}
         return cls(
             Position(**state["at"]),
@@ -181,14 +181,14 @@ SETTINGS = {"precision": "protocol.precision"} | {
 
 def arithmetic(machine: Machine, config: Config) -> dict[str, Any]:
     """What decides the last bits of a run."""
-    several = {"processes": machine.together.share.processes, "sync_batch_norm": config.runtime.sync_batch_norm}
+    several = {"processes": machine.group.size, "sync_batch_norm": config.runtime.sync_batch_norm}
     return {
         "threads": machine.threads,
         "precision": machine.precision,
         "device": machine.device.type,
         "step_mode": "compiled" if machine.step_mode == "compiled" else "eager",  # a graph has eager's bits
         **machine.kernels(),
-        **({} if machine.together.alone else several),
+        **({} if machine.group.alone else several),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from csa.data.sharding import ALONE, Share
+from csa.data.batch import ALONE, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ class LostProcessError(Exception):
 
 
 @contextmanager
-def telling_lost_processes(together: Together) -> Iterator[None]:
+def telling_lost_processes(group: ProcessGroup) -> Iterator[None]:
     """Turns what torch raises when it cannot reach another process into ``LostProcessError``."""
     try:
         yield
     except RuntimeError as error:
         told = str(error)
-        if together.alone or not any(word in told.lower() for word in ("gloo", "nccl", "connection", "peer")):
+        if group.alone or not any(word in told.lower() for word in ("gloo", "nccl", "connection", "peer")):
             raise
         raise LostProcessError(f"{LOST} ({told.splitlines()[0]})") from error
 
@@ -70,18 +70,26 @@ def batch_statistics(method: nn.Module) -> list[Tensor]:
     return [statistic for statistic in found if statistic is not None]
 
 
-class Together:
-    def __init__(self, share: Share = ALONE) -> None:
-        self.share = share
+class ProcessGroup:
+    def __init__(self, shard: Shard = ALONE) -> None:
+        self.shard = shard
+
+    @property
+    def rank(self) -> int:
+        return self.shard.rank
+
+    @property
+    def size(self) -> int:
+        return self.shard.processes
 
     @property
     def alone(self) -> bool:
-        return self.share.processes == 1
+        return self.size == 1
 
     @property
     def first(self) -> bool:
         """Whether this process writes the record."""
-        return self.share.rank == 0
+        return self.rank == 0
 
     def wrapped(self, method: nn.Module, device: torch.device) -> nn.Module:
         """The method whose gradients, after a step's one forward, are the mean over the processes."""
@@ -123,7 +131,7 @@ class Together:
         """Each process's value."""
         if self.alone:
             return [value]
-        values: list[Any] = [None] * self.share.processes
+        values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
 
@@ -134,7 +142,7 @@ class Together:
     def average(self, values: Sequence[Tensor]) -> None:
         """Each becomes its mean over the processes."""
         for value in values if not self.alone else ():
-            value.copy_(self.summed(value) / self.share.processes)
+            value.copy_(self.summed(value) / self.size)
 
     def own_state(self, method: nn.Module) -> list[dict[str, Tensor]]:
         """What differs between the processes, of each; empty for a process alone."""
@@ -144,4 +152,4 @@ class Together:
 
     def load_own_state(self, method: nn.Module, states: list[Mapping[str, Tensor]]) -> None:
         if states:
-            method.load_state_dict({**method.state_dict(), **states[self.share.rank]})
+            method.load_state_dict({**method.state_dict(), **states[self.rank]})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from csa.data.batch import Batch
     from csa.methods.method import Method
     from csa.metrics import ShotGroups
-    from csa.training.distributed import Together
+    from csa.training.distributed import ProcessGroup
     from csa.training.machine import Machine
 
 
@@ -67,7 +67,7 @@ def head_scores(
     labels: Tensor,
     by_rank: ShotGroups,
     by_count: ShotGroups,
-    together: Together,
+    group: ProcessGroup,
 ) -> dict[str, Scores]:
     """Scores of each head's logits [N, K] against labels [N], of all processes' images.
 
@@ -76,7 +76,7 @@ def head_scores(
     Raises:
         NotFiniteLogitsError: the logits of an image have no finite maximum.
     """
-    counted = together.summed(torch.stack([counts(method, outputs, labels) for outputs in logits.values()]))
+    counted = group.summed(torch.stack([counts(method, outputs, labels) for outputs in logits.values()]))
     found = {}
     for head, row in zip(logits, counted.cpu().numpy(), strict=True):
         classes = logits[head].shape[1]

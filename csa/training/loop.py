@@ -109,9 +109,9 @@ class Training:
         self._best: BestNetwork | None = None  # of the stage, where that is what is kept
         self._open = OpenEpoch(torch.zeros(0))
         self._saved_at = time.monotonic()
-        self._together = machine.together
+        self._group = machine.group
         self._stepping: Stepping  # of the stage
-        wanted = config.runtime.profile and machine.together.first
+        wanted = config.runtime.profile and machine.group.first
         self._profiling = Profiling(record.folder, machine.device, wanted=wanted)
 
     def run(self, state: dict[str, Any] | None = None) -> Outcome:
@@ -138,21 +138,21 @@ class Training:
                     self._best.adopt()
                 if stage.shared is not None or index + 1 == len(self._method.stages):
                     self._save()  # first: killed behind ``keep`` and without it, it would take its own for another's
-                if self._together.first:
+                if self._group.first:
                     self._shared.keep(index, self._method, asdict(self._history))
-                self._together.wait()
+                self._group.wait()
         scores, logits, labels = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         if not self._history.best:  # the last stage had no epoch: its one evaluation is this
             self._note_best(scores, 0)
         holdout, temperatures = self._validated() if len(self._split.holdout_labels) else ({}, {})
-        joined = self._together.joined
+        joined = self._group.joined
         logits = {head: joined(outputs) for head, outputs in logits.items()}
         return Outcome(scores, holdout, temperatures, logits, joined(labels), self._history, self._stepping.mode)
 
     def _validated(self) -> tuple[dict[str, Scores], dict[str, float]]:
         """Scores of each head on the validation images, and the temperature that suits it there."""
         scores, logits, labels = self._on_validation_images()
-        joined = self._together.joined
+        joined = self._group.joined
         known = joined(labels)
         return scores, {
             head: best_temperature(self._method, joined(outputs), known) for head, outputs in logits.items()
@@ -164,7 +164,7 @@ class Training:
             logits, labels = head_logits(self._method, self._stepping.logits, batches)
         groups = vars(self._split.by_rank), vars(self._split.by_count)
         try:
-            return head_scores(self._method, logits, labels, *groups, self._together), logits, labels
+            return head_scores(self._method, logits, labels, *groups, self._group), logits, labels
         except NotFiniteLogitsError as error:
             raise self._not_finite(str(error)) from error
 
@@ -188,7 +188,7 @@ class Training:
             for earlier in range(index + 1):
                 self._method.enter_stage(earlier)
             self._method.load_state_dict(state["method"])
-            self._together.load_own_state(self._method, state.get("processes_state", []))
+            self._group.load_own_state(self._method, state.get("processes_state", []))
         self._method.to(device=self._machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if state is None and self._at.epoch == 0:
             self._prepare(index)
@@ -204,9 +204,9 @@ class Training:
         if state is not None:
             self._optimiser.load_state_dict(state["optimiser"])
             if self._average is not None:
-                self._average.load_state_dict(state["average"][self._together.share.rank])
+                self._average.load_state_dict(state["average"][self._group.rank])
             if self._best is not None:
-                self._best.load_state_dict(state["best_network"][self._together.share.rank])
+                self._best.load_state_dict(state["best_network"][self._group.rank])
         self._stepping = Stepping(
             self._method, self._optimiser, self._machine, clip_norm=protocol.clip_norm, average=self._average
         )
@@ -254,7 +254,7 @@ class Training:
                 self._open.seconds += time.monotonic() - started
                 started = time.monotonic()
                 self._save()
-        losses = self._together.summed(self._open.losses).cpu()  # the epoch's one wait for the device
+        losses = self._group.summed(self._open.losses).cpu()  # the epoch's one wait for the device
         self._open.seconds += time.monotonic() - started
         if self._stepping.trouble:
             self._record.log(f"steps are launched kernel by kernel: {self._stepping.trouble}")
@@ -263,17 +263,17 @@ class Training:
 
     def _draws(self, clock: Clock, sizes: Sequence[int]) -> dict[str, Tensor]:
         # What a step draws belongs to this process's own batch: its permutations, its bank's contexts.
-        own = () if self._together.first else ("process", self._together.share.rank)
+        own = () if self._group.first else ("process", self._group.rank)
         generator = torch_generator(self._config.seed, "draws", clock.stage, clock.epoch, *own)
         draws = self._method.draws(clock, sizes, generator)
         return {name: rows.to(self._machine.device) for name, rows in draws.items()}
 
     def _step(self, epoch: Epoch, step: int, rows: Mapping[str, Tensor], clock: Clock) -> None:
         if self._stepping.random:  # drop path and its like draw from torch's own generators
-            address = ("network", clock.stage, clock.epoch, step, self._together.share.rank)
+            address = ("network", clock.stage, clock.epoch, step, self._group.rank)
             torch.manual_seed(seed_at(self._config.seed, *address))
         loss, measures = self._stepping.step(epoch, step, rows, clock)
-        self._open.losses[step] = loss / self._together.share.processes
+        self._open.losses[step] = loss / self._group.size
         for name, value in measures.items():
             # A sum of its own: the value's place is that of the next step's, too.
             self._open.measures[name] = self._open.measures.get(name, 0) + value
@@ -281,7 +281,7 @@ class Training:
     def _end_epoch(self, stage: Stage, clock: Clock, losses: Tensor, sizes: Sequence[int]) -> None:
         self._check_losses(losses)
         averaged = [] if self._average is None else self._average.averaged_statistics
-        self._together.average([*batch_statistics(self._method), *averaged])
+        self._group.average([*batch_statistics(self._method), *averaged])
         started = time.monotonic()
         scores, _, _ = self._evaluate(self._data.test_batches(EVALUATION_BATCH))
         line = {
@@ -290,7 +290,7 @@ class Training:
             "lr": stage.lr(clock.epoch),
             "loss": float((losses * torch.tensor(sizes)).sum() / sum(sizes)),
             **{
-                name: float(self._together.summed(value)) / len(sizes) / self._together.share.processes
+                name: float(self._group.summed(value)) / len(sizes) / self._group.size
                 for name, value in sorted(self._open.measures.items())
             },
             "head": self._method.primary_head,
@@ -331,7 +331,7 @@ class Training:
 
     def _check_standing(self) -> None:
         """A checkpoint must not keep a network that is no longer finite; a step's loss does not tell of its update."""
-        self._check_losses(self._together.summed(self._open.losses).cpu())
+        self._check_losses(self._group.summed(self._open.losses).cpu())
         if not bool(torch.stack([weights.isfinite().all() for weights in self._method.parameters()]).all()):
             raise self._not_finite("a weight is not finite", step=self._at.step)
 
@@ -352,11 +352,11 @@ class Training:
 
     def _wants_checkpoint(self) -> bool:
         """Whether to save now: the same answer in all processes of a run, since they ask at the same steps."""
-        if not self._together.alone and self._at.step % ASK_EVERY:  # 0: an epoch has ended
+        if not self._group.alone and self._at.step % ASK_EVERY:  # 0: an epoch has ended
             return False
         waited = time.monotonic() - self._saved_at
-        due = int(self._together.first and waited >= self._config.runtime.checkpoint_seconds)
-        wanted = self._together.greatest(self._interruption.status or due)
+        due = int(self._group.first and waited >= self._config.runtime.checkpoint_seconds)
+        wanted = self._group.greatest(self._interruption.status or due)
         if wanted > 1:
             self._interruption.status = wanted  # another process of the run was asked to stop
         return wanted > 0
@@ -365,12 +365,12 @@ class Training:
         """Write a checkpoint; then stop, if a signal asked for it."""
         self._check_standing()
         standing = Standing(self._at, self._history, self._open)
-        state = standing.packed(self._method, self._optimiser, self._together)
+        state = standing.packed(self._method, self._optimiser, self._group)
         if self._average is not None:
-            state["average"] = self._together.everyones(self._average.state_dict())
+            state["average"] = self._group.everyones(self._average.state_dict())
         if self._best is not None:
-            state["best_network"] = self._together.everyones(self._best.state_dict())
-        if self._together.first:
+            state["best_network"] = self._group.everyones(self._best.state_dict())
+        if self._group.first:
             checkpoint.save(self._record.checkpoint, state | arithmetic(self._machine, self._config))
         self._saved_at = time.monotonic()
         if self._interruption.status is not None:

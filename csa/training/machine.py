@@ -17,8 +17,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from csa.config.faults import Fault, UserError
 from csa.config.host import cores, device_fault, idle_cores
 from csa.config.processes import Processes, slot_threads, started_together
-from csa.data.sharding import Share
-from csa.training.distributed import Together, meet
+from csa.data.batch import Shard
+from csa.training.distributed import ProcessGroup, meet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Machine:
     """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
 
-    workers: processes that decode images, where these stay in their files. together: with the run's other processes.
+    workers: processes that decode images, where these stay in their files. group: with the run's other processes.
     step_mode: how a step is to be launched; ``graph`` where it can be, see ``training.stepping``.
     """
 
@@ -39,7 +39,7 @@ class Machine:
     threads: int
     workers: int
     fabric: Fabric
-    together: Together
+    group: ProcessGroup
     step_mode: Literal["eager", "compiled", "graph"]
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -65,7 +65,7 @@ class Machine:
             "hardware": hardware_name(self.device),
             "precision": self.precision,
             "threads": self.threads,
-            **({} if self.together.alone else {"processes": self.together.share.processes}),
+            **({} if self.group.alone else {"processes": self.group.size}),
         }
 
 
@@ -103,8 +103,8 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     if processes.count > 1:
         meet(fabric)
     workers = threads if runtime.workers is None else runtime.workers
-    together = Together(Share(processes.rank, processes.count))
-    return Machine(device, precision, threads, workers, fabric, together, _step_mode(runtime, device, together))
+    group = ProcessGroup(Shard(processes.rank, processes.count))
+    return Machine(device, precision, threads, workers, fabric, group, _step_mode(runtime, device, group))
 
 
 def _threads(device: torch.device, processes: Processes) -> int:
@@ -172,9 +172,9 @@ def _precision(requested: str, device: torch.device) -> Literal["fp32", "bf16"]:
 
 
 def _step_mode(
-    runtime: RuntimeConfig, device: torch.device, together: Together
+    runtime: RuntimeConfig, device: torch.device, group: ProcessGroup
 ) -> Literal["eager", "compiled", "graph"]:
-    possible = device.type == "cuda" and together.alone
+    possible = device.type == "cuda" and group.alone
     if runtime.step_mode == "auto":
         return "graph" if possible else "eager"
     if runtime.step_mode == "graph" and not possible:

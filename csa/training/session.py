@@ -15,9 +15,9 @@ from csa.config.faults import UserError
 from csa.config.identity import fingerprint
 from csa.config.processes import started_together
 from csa.console import PlainConsole
-from csa.data.opening import open_loader
+from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError
-from csa.data.streaming import LostWorkerError, telling_lost_workers
+from csa.data.streaming import open_loader
 from csa.methods.method import build_method
 from csa.summary import print_result
 from csa.tracking.environment import software
@@ -175,16 +175,16 @@ def _train(
     config, machine, method = start.config, start.machine, start.method
     with telling_lost_workers():
         loader = open_loader(
-            split, config.protocol, machine.device, config.seed, workers=machine.workers, share=machine.together.share
+            split, config.protocol, machine.device, config.seed, workers=machine.workers, shard=machine.group.shard
         )
-    if config.runtime.sync_batch_norm and not machine.together.alone:
+    if config.runtime.sync_batch_norm and not machine.group.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
     with Progress(console, method.stages, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
             shared_stages=start.stages, progress=progress, interruption=interruption, underway=underway,
         )  # fmt: skip
-        with telling_lost_processes(machine.together), telling_lost_workers(), telling_what_mps_lacks(machine.device):
+        with telling_lost_processes(machine.group), telling_lost_workers(), telling_what_mps_lacks(machine.device):
             outcome = training.run(start.state)
     if config.runtime.profile:
         console.print(where_profiled(record.folder))
@@ -195,7 +195,7 @@ def _train(
     told = {"unreadable_images": len(damaged)} if damaged else {}
     record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(method, outcome))
     record.log("done")
-    machine.together.wait()
+    machine.group.wait()
 
 
 def _reason(error: Exception, record: Record) -> str:

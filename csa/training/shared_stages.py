@@ -39,7 +39,7 @@ class SharedStages:
             "threads": machine.threads,
             "device": machine.device.type,
             "torch": torch.__version__,
-            **({} if machine.together.alone else {"processes": machine.together.share.processes}),
+            **({} if machine.group.alone else {"processes": machine.group.size}),
         }
 
     def holds(self, index: int, method: Method) -> bool:

@@ -75,7 +75,7 @@ class Stepping:
         self.random = any(isinstance(module, Backbone) and module.random for module in method.modules())
         as_graph = machine.step_mode == "graph" and not self.random
         self.trouble = "the network draws random numbers" if machine.step_mode == "graph" and self.random else ""
-        self._parts: tuple[Callable[..., Any], ...] = method.opening, machine.together.wrapped(method, machine.device)
+        self._parts: tuple[Callable[..., Any], ...] = method.opening, machine.group.wrapped(method, machine.device)
         self._first_clocks: dict[Hashable, Clock] = {}  # of each variant
         if machine.step_mode == "compiled":
             torch._dynamo.config.recompile_limit = MOST_VARIANTS
@@ -170,7 +170,7 @@ class Stepping:
         if part != "opening":
             with self._machine.autocast():
                 loss, measures = rest_of(batches, rows, clock)
-            if not self._machine.together.alone:
+            if not self._machine.group.alone:
                 loss = weight * loss
             self._update(loss)
             outputs |= {LOSS: loss, **measures}

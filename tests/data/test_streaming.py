@@ -17,18 +17,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 from csa.config.faults import UserError
-from csa.data import streaming
+from csa.data import decoding
 from csa.data.augmentation import as_floats
-from csa.data.batch import to_device
+from csa.data.batch import Shard, to_device
 from csa.data.dataset import cache_faults, load_split
 from csa.data.decoded_once import CHUNK, decoded
-from csa.data.decoding import pixels_at
+from csa.data.decoding import LostWorkerError, pixels_at, telling_lost_workers
 from csa.data.loader import ResidentLoader
-from csa.data.opening import open_loader
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
-from csa.data.resized_crop import ResizedCrop, fitting
-from csa.data.sharding import Share
-from csa.data.streaming import LostWorkerError, StreamingLoader, plain_batches, telling_lost_workers
+from csa.data.resized_crop import ResizedCrop, crop_boxes
+from csa.data.streaming import StreamingLoader, open_loader, plain_batches
 
 SIDE = 16
 
@@ -44,12 +42,12 @@ def shaped(tmp_path_factory):
 def make(dataset_config, shaped, protocol_config, tmp_path):
     """A loader of the shaped tree, 87 training images in batches of 20, and its split."""
 
-    def made(workers=0, seed=0, share=Share(), root=shaped, batch=20, **changes):  # noqa: B008
+    def made(workers=0, seed=0, shard=Shard(), root=shaped, batch=20, **changes):  # noqa: B008
         lists = {f"{part}_list": f"ImageNet_LT_{part}.txt" for part in ("train", "val", "test")}
         places = {"root": str(root), "lists": str(root), "cache_dir": str(tmp_path / "cache")}
         split = load_split(dataset_config("list_files", image_size=SIDE, **places, **lists, **changes), "", False)
         protocol = protocol_config("imagenet", batch_size=batch)
-        return open_loader(split, protocol, "cpu", seed, workers=workers, share=share), split
+        return open_loader(split, protocol, "cpu", seed, workers=workers, shard=shard), split
 
     return made
 
@@ -86,7 +84,7 @@ def test_a_step_is_the_same_with_and_without_workers_and_taken_up_anywhere(make,
 
 def test_chunks_and_labels_reach_the_device_as_they_are_pinned(make, streams, monkeypatch):
     sent = []
-    monkeypatch.setattr(streaming, "to_device", lambda held, device: sent.append(held) or to_device(held, device))
+    monkeypatch.setattr(decoding, "to_device", lambda held, device: sent.append(held) or to_device(held, device))
     loader, split = make(batch=50)
     batches = loader.epoch(streams, 0, 0).batches(0)
     (evaluated,) = loader.test_batches(50)
@@ -123,7 +121,7 @@ def test_streams_are_those_of_a_loader_in_memory(make, streams, protocol_config)
         for name in streams:
             mine, theirs = one.streams[name], other.streams[name]
             assert mine.positions.tolist() == theirs.positions.tolist()
-            of_squares = torch.from_numpy(fitting(mine.wishes, 1, 1))
+            of_squares = torch.from_numpy(crop_boxes(mine.wishes, 1, 1))
             assert torch.equal(torch.cat([of_squares, mine.changes], 1), theirs.crops)
 
 
@@ -134,7 +132,7 @@ def test_crops_are_torchvision_s_flipped_and_jittered_on_the_device(make, stream
     sizes = set()
     for draw in range(len(found)):
         picture = decode(split.train_images.path(stream.positions[draw]))
-        shares = fitting(stream.wishes[draw : draw + 1], picture.height, picture.width)[0].tolist()
+        shares = crop_boxes(stream.wishes[draw : draw + 1], picture.height, picture.width)[0].tolist()
         high, wide = round(shares[0] * picture.height), round(shares[1] * picture.width)
         sizes.add((high, wide))
         top, left = round(shares[2] * picture.height), round(shares[3] * picture.width)
@@ -179,7 +177,7 @@ def test_the_processes_together_see_the_single_process_s_epoch(make, streams, pr
     """87 images in batches of 20 leave 7; of a last batch of 1, two processes repeat the image and count it 0 times."""
     for batch in (20, 43):
         alone = make(batch=batch)[0]
-        several = [make(share=Share(rank, processes), batch=batch)[0] for rank in range(processes)]
+        several = [make(shard=Shard(rank, processes), batch=batch)[0] for rank in range(processes)]
         whole, parts = alone.epoch(streams, 0, 0), [loader.epoch(streams, 0, 0) for loader in several]
         assert np.allclose(np.sum([part.weights for part in parts], axis=0), processes)
         for step in (0, whole.steps - 1):
@@ -215,7 +213,7 @@ def test_a_large_jpeg_is_decoded_at_a_smaller_scale(tmp_path):
 def test_an_image_no_try_fits_in_gives_its_centre(height, width):
     """Nine tenths of a very wide image are wider than a crop may be: then 4/3, the nearest ratio."""
     wishes = ResizedCrop(8, 8, (0.9, 1.0), 0.0, flip=False).wishes(500, torch.Generator().manual_seed(0))
-    boxes = fitting(wishes, height, width)
+    boxes = crop_boxes(wishes, height, width)
     in_pixels = boxes * [height, width, height, width]
     ratios = in_pixels[:, 1] / in_pixels[:, 0]
     assert ratios.min() > 0.749

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.methods.class_weights import class_weights, ldam_margins, log_prior
+from csa.methods.losses import class_weights, ldam_margins, log_prior
 
 CIFAR10 = (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
 CIFAR100 = tuple(int(500 * 0.01 ** (k / 99)) for k in range(100))

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csa.methods.class_weights import ldam_margins, log_prior
 from csa.methods.criteria import Criterion, WithConstant
 from csa.methods.losses import (
     class_weighted,
     cross_entropy,
     distorted_softmax_focal,
+    ldam_margins,
+    log_prior,
     logit_adjusted,
     margin_loss,
     plain,

@@ -12,7 +12,7 @@ from tiny import COUNTS, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
 from csa.data.samplers import class_probabilities
-from csa.methods.class_weights import class_weights, log_prior
+from csa.methods.losses import class_weights, log_prior
 from csa.methods.method import Clock
 from csa.methods.mixing import box_draws, clipped_boxes, paste, remix_share
 

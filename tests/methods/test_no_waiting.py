@@ -28,7 +28,7 @@ from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
 from csa.methods.method import Method, build_method
 from csa.metrics import CALIBRATION_BINS
-from csa.training.distributed import Together
+from csa.training.distributed import ProcessGroup
 from csa.training.evaluation import counts
 from csa.training.machine import Machine
 from csa.training.optimisation import WeightAverage, make_optimiser
@@ -87,7 +87,7 @@ def on_device(monkeypatch) -> OnDevice:
 
 
 def stepping_of(method: Method, stage: int, protocol: ProtocolConfig) -> Stepping:
-    machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), Together(), "eager")
+    machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), ProcessGroup(), "eager")
     update = make_optimiser(method, stage, protocol)
     average = None if protocol.ema is None else WeightAverage(method, protocol.ema)
     stepping = Stepping(method, update, machine, clip_norm=protocol.clip_norm, average=average)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data.samplers import epoch_indices
-from csa.methods.class_weights import class_weights, log_prior
+from csa.methods.losses import class_weights, log_prior
 from csa.methods.method import Clock
 from csa.models.heads import NormalizedLinear
 from csa.training.evaluation import best_temperature

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from csa.config.faults import UserError
 from csa.config.locations import shipped
 from csa.config.schema import BackboneConfig
-from csa.models.backbone import Backbone
-from csa.models.build import build_backbone
+from csa.models.backbone import Backbone, build_backbone
 from csa.models.heads import linear_head
 
 TARGETS = {

@@ -13,7 +13,7 @@ from csa.config.composition import tree
 from csa.config.faults import UserError
 from csa.config.typed import build
 from csa.methods.background_mask import background_mask, class_map, gradient_class_map
-from csa.models.build import build_backbone
+from csa.models.backbone import build_backbone
 from csa.models.heads import linear_head
 from csa.models.library import LibraryBackbone as Network
 

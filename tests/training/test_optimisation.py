@@ -16,7 +16,7 @@ from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
 from csa.training.application import scores_on
-from csa.training.distributed import Together, batch_statistics
+from csa.training.distributed import ProcessGroup, batch_statistics
 from csa.training.machine import Machine
 from csa.training.optimisation import WeightAverage, make_optimiser
 from csa.training.recorded import load_method
@@ -46,7 +46,7 @@ class OneBatch:
 
 
 def steps(method, config, number: int, average: WeightAverage | None = None, optimiser=None) -> Stepping:
-    machine = Machine(torch.device("cpu"), "fp32", 1, 0, Fabric(accelerator="cpu"), Together(), "eager")
+    machine = Machine(torch.device("cpu"), "fp32", 1, 0, Fabric(accelerator="cpu"), ProcessGroup(), "eager")
     optimiser = optimiser or make_optimiser(method, 0, config.protocol)
     stepping = Stepping(method, optimiser, machine, clip_norm=config.protocol.clip_norm, average=average)
     method.train()

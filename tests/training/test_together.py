@@ -19,10 +19,10 @@ from test_resuming import EAGER
 from tiny_words import TINY
 
 from csa.config.processes import Processes, started_together
-from csa.data.sharding import ALONE, Share
+from csa.data.batch import ALONE, Shard
 from csa.tracking.record import Record
 from csa.training.checkpoint import Position
-from csa.training.distributed import Together
+from csa.training.distributed import ProcessGroup
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import Training
 
@@ -80,9 +80,9 @@ def test_processes_ask_each_other_every_eighth_step_and_alone_at_each():
     """Whether to save, so that all save or none; at an epoch's end (no step of the next one taken) they always ask."""
     steps = [*range(1, 29), 0]
     runtime = SimpleNamespace(runtime=SimpleNamespace(checkpoint_seconds=math.inf))
-    for share, asked in ((Share(0, 2), [8, 16, 24, 0]), (ALONE, steps)):
+    for share, asked in ((Shard(0, 2), [8, 16, 24, 0]), (ALONE, steps)):
         training: Any = object.__new__(Training)
-        training._together, training._interruption = Together(share), Interruption()
+        training._group, training._interruption = ProcessGroup(share), Interruption()
         training._config, training._saved_at = runtime, 0.0
         training._interruption.status = 75
         told = []
@@ -91,7 +91,7 @@ def test_processes_ask_each_other_every_eighth_step_and_alone_at_each():
             told.append(training._at.step)
             return value
 
-        training._together.greatest = greatest
+        training._group.greatest = greatest
         answers = []
         for step in steps:
             training._at = Position(step=step)
