@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.config.schema import Config, TorchvisionDataset
+from csa.config.dataset_schema import TorchvisionDataset
+from csa.config.schema import Config
 from csa.data.dataset import inspect, load_split
 from csa.data.sources.source import Preview, Source
 from csa.data.sources.torchvision_archive import TorchvisionSource

@@ -23,7 +23,7 @@ from torchvision import transforms
 from benchmarks.machine import wait
 from benchmarks.reference_network import Network
 from benchmarks.table import Row
-from csa.config.schema import ContextShiftConfig
+from csa.config.method_schema import ContextShiftConfig
 
 if TYPE_CHECKING:
     from csa.config.schema import Config

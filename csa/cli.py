@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from csa.config.faults import Fault, UserError
-from csa.config.passwords import without_passwords
-from csa.config.processes import started_together
+from csa.config.faults import Fault, UserError, without_passwords
+from csa.config.host import started_together
 
 FAILED_STATUS = 1
 EXIT_FAULTS = 2

@@ -14,10 +14,9 @@ from omegaconf import open_dict
 
 from csa.cli import end_with_sweep, reporting_faults
 from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, hidden
+from csa.config.host import started_together
 from csa.config.locations import conf_dir
-from csa.config.passwords import hidden
-from csa.config.processes import started_together
 from csa.config.typed import build
 from csa.preflight import preflight
 from csa.sweep.plugins import prepare_search, register_plugins

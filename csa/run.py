@@ -52,8 +52,8 @@ def recorded(config: Config) -> Record:
     """The finished record of what ``config`` says. Raises SystemExit where training did not come to its end."""
     from csa.config.address import how_to_browse
     from csa.config.faults import UserError
+    from csa.config.host import started_together
     from csa.config.identity import fingerprint, identity, run_folder
-    from csa.config.processes import started_together
     from csa.config.rules import validation_faults
     from csa.console import PlainConsole
     from csa.data.dataset import cache_faults, load_split

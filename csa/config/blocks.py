@@ -6,10 +6,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
+from inspect import getattr_static
+from pkgutil import resolve_name
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from csa.config.classes import named_class
+from csa.config import dataset_schema, method_schema
+from csa.config import schema as common_schema
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.schema import WIRING
 
@@ -19,7 +22,10 @@ KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text
 PLURAL = {int: "integers", float: "numbers", str: "texts"}
 MISSED = "is missing"
 
+SCHEMAS = (common_schema, dataset_schema, method_schema)
+
 Metadata = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def recorded_faults(schema: type, values: Any, at: str = "", lacking: Collection[str] = ()) -> list[Fault]:
@@ -189,7 +195,7 @@ def shown(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-# --- type hints -----------------------------------------------------------------------------
+# --- classes and their type hints -----------------------------------------------------------
 
 
 @cache
@@ -212,4 +218,30 @@ def schema_of(schema: type, values: Mapping[str, Any], at: str = "") -> type:
     """
     if "schema" not in _hints(schema) or not isinstance(values.get("schema"), str):
         return schema
-    return named_class(join(at, "schema"), values["schema"], schema)
+    return named_class(join(at, "schema"), _present_path(values["schema"]), schema)
+
+
+def _present_path(path: str) -> str:
+    """A schema of ours is known by its class's name: older records say in which module it was then."""
+    package, _, name = path.rpartition(".")
+    there = [module.__name__ for module in SCHEMAS if hasattr(module, name)]
+    return f"{there[0]}.{name}" if there and package.startswith("csa.config.") else path
+
+
+def named_class(key: str, path: str, base: type[T]) -> type[T]:
+    """The class at ``path``, derived from ``base``; it is imported, not called.
+
+    Raises:
+        UserError: there is no such class; ``key`` is the configuration key to blame.
+    """
+    allowed = f"package.module.Class, derived from {base.__name__}"
+    try:
+        named = resolve_name(path)
+    except (Exception, SystemExit) as error:  # whatever a module raises while it is imported
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(Fault(key, path, f"cannot be imported ({reason})", allowed)) from error
+    if not (isinstance(named, type) and issubclass(named, base)):
+        raise UserError(Fault(key, path, "is no such class", allowed))
+    if open_ := [name for name in dir(named) if getattr(getattr_static(named, name), "__isabstractmethod__", False)]:
+        raise UserError(Fault(key, path, f"is a base class, without {', '.join(open_)}", allowed))
+    return named

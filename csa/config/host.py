@@ -1,4 +1,4 @@
-"""What this machine has for a run, and what it cannot do: no CUDA device, an output folder that cannot be written."""
+"""What this machine has for a run, what it cannot do, and beside whom this process was started. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault
+from csa.config.locations import weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, RuntimeConfig
 
 GPUS = "CUDA_VISIBLE_DEVICES"
+SLOT_THREADS = "CSA_SLOT_THREADS"
+"""The environment variable by which a sweep tells a run how many processor threads its slot has."""
 GIGABYTE = 1e9
 LOOK_SECONDS = 0.5
 SLACK = 0.25
@@ -67,6 +70,37 @@ def visible_gpus() -> list[str]:
         return []
     gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
     return [str(number) for number in range(len(gpus))]
+
+
+# --- processes ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Processes:
+    """rank: of this process among ``count``; local_rank, local_count: the same among those of this machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+
+def started_together() -> Processes:
+    """What the launcher says in the environment; a process that nobody launched is alone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return Processes(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    tasks = int(os.environ.get("SLURM_NTASKS") or 1)
+    if tasks > 1 and "SLURM_STEP_ID" in os.environ:
+        nodes = int(os.environ.get("SLURM_NNODES") or 1)
+        rank, local = (int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
+        return Processes(rank, tasks, local, tasks // nodes)
+    return Processes()
+
+
+def slot_threads() -> int | None:
+    """Processor threads of the slot that a sweep has started this process in; None where it was started otherwise."""
+    told = os.environ.get(SLOT_THREADS)
+    return None if told is None else int(told)
 
 
 # --- memory ---------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csa.config.dataset_schema import ColouredDataset
 from csa.config.locations import shipped
-from csa.config.method_schema import FocalConfig, FsaConfig, OltrConfig, PostHocConfig
-from csa.config.schema import METHOD_WIRING, ColouredDataset, ContextShiftConfig
-from csa.config.switches import resolved, scaled
+from csa.config.method_schema import ContextShiftConfig, FocalConfig, FsaConfig, OltrConfig, PostHocConfig
+from csa.config.schema import METHOD_WIRING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -71,7 +71,7 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
 
     split_hash: of the data set's content. The hash has the pixels; how they are normalised stands beside it.
     """
-    method, backbone = resolved(config.method, config.protocol), config.backbone
+    method, backbone = config.method.resolved(config.protocol), config.backbone
     own = [field.name for field in fields(method) if field.name not in METHOD_WIRING]
     of_backbone = [field.name for field in fields(backbone) if field.name not in NOT_OF_BACKBONE]
     normalisation = {"mean": canonical(config.dataset.mean), "std": canonical(config.dataset.std)}
@@ -94,7 +94,7 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
 
 def _had_no_warm_up(protocol: ProtocolConfig) -> bool:
     """Whether rounding down left no epoch below the full learning rate."""
-    left = scaled(protocol.warmup_epochs, protocol)
+    left = protocol.scaled(protocol.warmup_epochs)
     return protocol.warmup_epochs > 0 and left < (2 if protocol.warmup_from is None else 1)
 
 

@@ -39,6 +39,13 @@ def shipped(group: str, option: str) -> Mapping[str, Any] | None:
     return merged  # type: ignore[no-any-return]
 
 
+def weights_file(weights: str | None) -> Path | None:
+    """The file that ``backbone.weights`` names; None where it is a name of the library's, or null."""
+    if weights is None or not ("/" in weights or weights.endswith((".pt", ".pth", ".bin", ".safetensors"))):
+        return None
+    return Path(weights).expanduser()
+
+
 def content_of(file: Path | None) -> str | None:
     """SHA-256 of a file, in few digits; None where there is none."""
     if file is None or not file.is_file():

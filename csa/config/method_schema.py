@@ -1,12 +1,11 @@
-"""The typed settings of the methods beside CSA, CE and cRT; what the values do stands in ``conf/method/``."""
+"""The typed settings of the methods; what the values do stands in ``conf/method/``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from csa.config.schema import EPOCHS, FACTOR, IMAGES, ClassifierRetrainingConfig, MethodConfig, number, used_when
-from csa.config.switches import scaled, window
+from csa.config.schema import EPOCHS, FACTOR, IMAGES, MethodConfig, neutral, number, shown_only, used_when
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig
@@ -16,16 +15,65 @@ BETA_MOST = 1 - 1e-9
 
 
 def _deferral(protocol: ProtocolConfig) -> int:
-    return scaled(protocol.deferral_epoch, protocol)
+    return protocol.scaled(protocol.deferral_epoch)
 
 
 def _mixup_off(protocol: ProtocolConfig) -> int:
-    return window(protocol.mixup_off_epochs, protocol)
+    return protocol.window(protocol.mixup_off_epochs)
 
 
 def _reweights(loss: str) -> bool:
     """Whether a base loss of CMO has class weights."""
     return loss in ("ce_drw", "ldam_drw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyConfig(MethodConfig):
+    smooths: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRetrainingConfig(MethodConfig):
+    starts_from: ClassVar[str | None] = "ce"
+    smooths: ClassVar[bool] = True
+    epochs: int | None = number(at_least=1, at_most=EPOCHS, when_null=lambda protocol: protocol.stage_two.epochs)
+    lr: float = number(above=0)
+    cosine_share: float = neutral(1.0, above=0, at_most=1)
+    trains: Literal["classifier", "scales"] = neutral("classifier")
+    head: Literal["copy", "new"] = used_when("trains", "classifier".__eq__)
+    bn_mode: Literal["train", "eval"]
+    draws: Literal["images", "cycle"]
+    images_per_visit: int = number(at_least=1, at_most=IMAGES)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, self.epochs or protocol.stage_two.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextShiftConfig(MethodConfig):
+    smooths: ClassVar[bool] = True
+    delta: float = used_when("bank", bool, at_least=0, at_most=1)
+    start_epoch: int | None = number(at_least=0, when_null=lambda protocol: protocol.scaled(10))
+    bank: bool
+    bank_size: int | None = used_when(
+        "bank", bool, at_least=1, at_most=IMAGES // 10, when_null=lambda protocol: protocol.batch_size
+    )
+    empty_bank: Literal["epoch", "never"] = used_when("bank", bool)
+    lambda_min: float = used_when("bank", bool, at_least=0, at_most=1)
+    lambda_max: float = used_when("bank", bool, at_least=0, at_most=1)
+    mask_pass: Literal["eval", "train"] = used_when("bank", bool)
+    balanced_sampler: Literal["class_aware", "class_balanced"]
+    images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1, at_most=IMAGES)
+    mixup_alpha: float = number(at_least=0, at_most=FACTOR)
+    mixup_off_epochs: int | None = used_when(
+        "mixup_alpha", bool, at_least=0, when_null=lambda protocol: protocol.window(protocol.mixup_off_epochs)
+    )
+    primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
+
+    def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
+        if not self.bank:
+            return {}
+        return {"method.bank_size": self.bank_size} if self.bank_size else {"protocol.batch_size": protocol.batch_size}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +129,8 @@ class CmoConfig(LdamConfig):
     loss: Literal["ce", "ce_drw", "ldam_drw", "balanced_softmax"]
     probability: float = number(at_least=0, at_most=1)
     foreground_power: float = number(at_least=-FACTOR, at_most=FACTOR)
-    first_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(4, protocol))
-    off_epochs: int | None = number(at_least=0, when_null=lambda protocol: window(3, protocol))
+    first_epoch: int | None = number(at_least=0, when_null=lambda protocol: protocol.scaled(4))
+    off_epochs: int | None = number(at_least=0, when_null=lambda protocol: protocol.window(3))
     start_epoch: int | None = used_when("loss", _reweights, at_least=0, when_null=_deferral)
     class_weights: Literal["effective_number", "inverse_frequency"] = used_when("loss", _reweights)
     beta: float = used_when("loss", _reweights, at_least=0, at_most=BETA_MOST)

@@ -10,10 +10,10 @@ from another package names its own schema in its YAML (``schema: my_package.sett
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
-from csa.config.switches import scaled, window
+from csa.config.locations import content_of, weights_file
 
 
 def number(
@@ -77,56 +77,6 @@ class DatasetConfig:
     std: list[float] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TorchvisionDataset(DatasetConfig):
-    archive: Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"]
-    npz_name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColouredDataset(TorchvisionDataset):
-    """CMNIST-LT: a greyscale data set tinted by a palette (METHOD: Figure 4)."""
-
-    label_flip: float = number(at_least=0, at_most=1)
-    colour_seed: int = number(at_least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DigitsDataset(DatasetConfig):
-    test_per_class: int = number(at_least=1)
-    enlarge: int = number(at_least=1, at_most=8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NpzDataset(DatasetConfig):
-    path: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFolderDataset(DatasetConfig):
-    path: str | None
-    image_size: int = number(at_least=8, at_most=SIDE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListFilesDataset(DatasetConfig):
-    """validation: whether those of a ``val_list`` are validation images. listed_images: of the training list."""
-
-    root: str
-    lists: str | None
-    train_list: str
-    val_list: str | None
-    test_list: str
-    listed_images: int | None = neutral(None, at_least=1)
-    validation: bool
-    image_size: int = number(at_least=8, at_most=SIDE)
-    resize: int | None = number(at_least=8, at_most=SIDE)
-    unreadable: Literal["stop", "skip"] = neutral("stop")
-    identified_by: Literal["content", "sizes"] = neutral("sizes")
-    cache: Literal["none", "memmap"]
-    cache_dir: str
-
-
 # --- sampler, backbone ----------------------------------------------------------------------
 
 
@@ -168,6 +118,20 @@ class BackboneConfig:
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class LibraryBackbone(BackboneConfig):
+    """A network of torchvision or timm. A file of ``weights`` counts by its content, wherever it lies."""
+
+    model: str
+    weights: str | None = field(metadata={"counted_as": lambda weights: content_of(weights_file(weights)) or weights})
+    frozen: Literal["nothing", "trunk", "all"]
+    new_last_block: bool
+    drop_path: float | None = number(at_least=0, at_most=0.99)
+
+    def without_weights(self) -> LibraryBackbone:
+        return replace(self, weights=None)
+
+
 # --- method ---------------------------------------------------------------------------------
 
 
@@ -199,54 +163,14 @@ class MethodConfig:
         """Images that it keeps beside those of a step, as floats and with a mask, by the key that says how many."""
         return {}
 
-
-@dataclass(frozen=True, kw_only=True)
-class CrossEntropyConfig(MethodConfig):
-    smooths: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierRetrainingConfig(MethodConfig):
-    starts_from: ClassVar[str | None] = "ce"
-    smooths: ClassVar[bool] = True
-    epochs: int | None = number(at_least=1, at_most=EPOCHS, when_null=lambda protocol: protocol.stage_two.epochs)
-    lr: float = number(above=0)
-    cosine_share: float = neutral(1.0, above=0, at_most=1)
-    trains: Literal["classifier", "scales"] = neutral("classifier")
-    head: Literal["copy", "new"] = used_when("trains", "classifier".__eq__)
-    bn_mode: Literal["train", "eval"]
-    draws: Literal["images", "cycle"]
-    images_per_visit: int = number(at_least=1, at_most=IMAGES)
-
-    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
-        return protocol.epochs, self.epochs or protocol.stage_two.epochs
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextShiftConfig(MethodConfig):
-    smooths: ClassVar[bool] = True
-    delta: float = used_when("bank", bool, at_least=0, at_most=1)
-    start_epoch: int | None = number(at_least=0, when_null=lambda protocol: scaled(10, protocol))
-    bank: bool
-    bank_size: int | None = used_when(
-        "bank", bool, at_least=1, at_most=IMAGES // 10, when_null=lambda protocol: protocol.batch_size
-    )
-    empty_bank: Literal["epoch", "never"] = used_when("bank", bool)
-    lambda_min: float = used_when("bank", bool, at_least=0, at_most=1)
-    lambda_max: float = used_when("bank", bool, at_least=0, at_most=1)
-    mask_pass: Literal["eval", "train"] = used_when("bank", bool)
-    balanced_sampler: Literal["class_aware", "class_balanced"]
-    images_per_visit: int = used_when("balanced_sampler", "class_aware".__eq__, at_least=1, at_most=IMAGES)
-    mixup_alpha: float = number(at_least=0, at_most=FACTOR)
-    mixup_off_epochs: int | None = used_when(
-        "mixup_alpha", bool, at_least=0, when_null=lambda protocol: window(protocol.mixup_off_epochs, protocol)
-    )
-    primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
-
-    def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
-        if not self.bank:
-            return {}
-        return {"method.bank_size": self.bank_size} if self.bank_size else {"protocol.batch_size": protocol.batch_size}
+    def resolved(self, protocol: ProtocolConfig) -> Self:
+        """With every null that stands for a number of the protocol filled in (``when_null``, a function of it)."""
+        filled = {
+            field.name: field.metadata["when_null"](protocol)
+            for field in fields(self)
+            if "when_null" in field.metadata and getattr(self, field.name) is None
+        }
+        return replace(self, **filled)
 
 
 # --- protocol -------------------------------------------------------------------------------
@@ -266,7 +190,9 @@ class StageTwoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:
-    """The recipe around a method. Switch points are given at ``reference_epochs`` and scale."""
+    """The recipe around a method. Switch points are given at ``reference_epochs`` and scale with the length of
+    training: a start in epoch 10 of 200 is one in epoch 0 of 10.
+    """
 
     name: str
     epochs: int = number(at_least=1, at_most=EPOCHS)
@@ -299,6 +225,14 @@ class ProtocolConfig:
     mixup_alpha: float = number(above=0, at_most=FACTOR)
     mixup_off_epochs: int = number(at_least=0)
     stage_two: StageTwoConfig
+
+    def scaled(self, reference_value: int) -> int:
+        """An epoch (or number of epochs) given at the reference length, at this length, rounded down."""
+        return reference_value * self.epochs // self.reference_epochs
+
+    def window(self, reference_value: int) -> int:
+        """Length of a window at the start or the end of training: scaled, at least one epoch; 0 stays 0 (no window)."""
+        return max(1, self.scaled(reference_value)) if reference_value else 0
 
 
 # --- the run --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.config.classes import named_class
+from csa.config.blocks import named_class
 from csa.config.faults import Fault, UserError, printable
 from csa.data.cache_folder import room_faults
 from csa.data.class_names import name_faults

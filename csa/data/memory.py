@@ -6,8 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault
-from csa.config.host import GIGABYTE, total_memory, visible_gpus
-from csa.config.processes import started_together
+from csa.config.host import GIGABYTE, started_together, total_memory, visible_gpus
 from csa.data.long_tail import wanted_counts
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from csa.config.method_schema import ForegroundTransferConfig
-from csa.config.switches import resolved
 from csa.methods.background_mask import class_map
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
@@ -44,7 +43,7 @@ class ForegroundTransfer(Classifier):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         assert isinstance(context.config, ForegroundTransferConfig)
-        self.config = resolved(context.config, context.protocol)
+        self.config = context.config.resolved(context.protocol)
         self.backbone.need_map("CAM-BS")
         self.seed, self.counts = context.seed, context.counts
         _, *size = context.image_shape

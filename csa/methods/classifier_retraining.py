@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from csa.config.method_schema import MixupRetrainingConfig
-from csa.config.schema import ClassifierRetrainingConfig
+from csa.config.method_schema import ClassifierRetrainingConfig, MixupRetrainingConfig
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.method import Stage

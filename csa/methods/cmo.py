@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from csa.config.method_schema import CmoConfig
 from csa.config.schema import SamplerConfig
-from csa.config.switches import resolved
 from csa.methods.classifier import Classifier
 from csa.methods.criteria import Criterion, deferred_reweighting, ldam_drw, logit_adjustment
 from csa.methods.method import Step
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class CutMixOversampling(Classifier):
     def __init__(self, context: Context) -> None:
         assert isinstance(context.config, CmoConfig)
-        config = self.config = resolved(context.config, context.protocol)
+        config = self.config = context.config.resolved(context.protocol)
         head = normalized_head if config.loss == "ldam_drw" else linear_head
         super().__init__(context, base_criterion(config, context.counts), head)
         _, height, width = context.image_shape

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from csa.config.schema import ContextShiftConfig
-from csa.config.switches import resolved
+from csa.config.method_schema import ContextShiftConfig
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
 from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy
@@ -46,7 +45,7 @@ class ContextShift(Method):
     def __init__(self, context: Context) -> None:
         super().__init__()
         assert isinstance(context.config, ContextShiftConfig)
-        self.config = resolved(context.config, context.protocol)
+        self.config = context.config.resolved(context.protocol)
         with initialised_at(context.seed, "init", "backbone"):
             self.backbone = context.build_backbone()
         with initialised_at(context.seed, "init", "head"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from csa.config.method_schema import DeferredConfig, LdamConfig, ReweightedConfig
-from csa.config.switches import resolved
 from csa.methods.classifier import Classifier
 from csa.methods.criteria import deferred_reweighting, ldam_drw
 from csa.methods.streams import UNIFORM, class_balanced
@@ -22,7 +21,7 @@ class DeferredResampling(Classifier):
     def __init__(self, context: Context) -> None:
         assert isinstance(context.config, DeferredConfig)
         super().__init__(context)
-        self.config = resolved(context.config, context.protocol)
+        self.config = context.config.resolved(context.protocol)
 
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         assert self.config.start_epoch is not None
@@ -34,7 +33,7 @@ class DeferredReweighting(Classifier):
 
     def __init__(self, context: Context) -> None:
         assert isinstance(context.config, ReweightedConfig)
-        config = resolved(context.config, context.protocol)
+        config = context.config.resolved(context.protocol)
         super().__init__(context, deferred_reweighting(config, context.counts))
 
 
@@ -43,5 +42,5 @@ class LdamDeferredReweighting(Classifier):
 
     def __init__(self, context: Context) -> None:
         assert isinstance(context.config, LdamConfig)
-        config = resolved(context.config, context.protocol)
+        config = context.config.resolved(context.protocol)
         super().__init__(context, ldam_drw(config, context.counts), normalized_head)

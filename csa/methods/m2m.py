@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from csa.config.method_schema import TranslationConfig
-from csa.config.switches import resolved
 from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.losses import cross_entropy
@@ -39,7 +38,7 @@ class MajorToMinor(Classifier):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         assert isinstance(context.config, TranslationConfig)
-        self.config = resolved(context.config, context.protocol)
+        self.config = context.config.resolved(context.protocol)
         self.seed, self.num_classes, self.image_shape = context.seed, context.num_classes, context.image_shape
         self.build_backbone = context.build_backbone
         self.helper: nn.ModuleDict | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from csa.config.classes import named_class
+from csa.config.blocks import named_class
 from csa.config.faults import Fault, UserError
 from csa.models.backbone import build_backbone
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from csa.config.method_schema import MixupConfig, MixupRetrainingConfig, RemixConfig
-from csa.config.switches import resolved
 from csa.methods.classifier import Classifier
 from csa.methods.mixing import mixup, mixup_draws, remix_share
 from csa.methods.schedules import training_stage
@@ -55,7 +54,7 @@ class MixupWindow:
 
 
 def mixup_window(config: MixupConfig | MixupRetrainingConfig, protocol: ProtocolConfig) -> MixupWindow:
-    config = resolved(config, protocol)
+    config = config.resolved(protocol)
     assert config.mixup_off_epochs is not None
     return MixupWindow(config.mixup_alpha, config.mixup_off_epochs)
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from csa.config.method_schema import OltrConfig
-from csa.config.switches import resolved
 from csa.methods.losses import cross_entropy
 from csa.methods.memory import MemoryClassifier, ModulatedAttention, centroid_loss, class_sums
 from csa.methods.method import Method, Stage, Step
@@ -38,7 +37,7 @@ class Oltr(Method):
     def __init__(self, context: Context) -> None:
         super().__init__()
         assert isinstance(context.config, OltrConfig)
-        self.config = resolved(context.config, context.protocol)
+        self.config = context.config.resolved(context.protocol)
         with initialised_at(context.seed, "init", "backbone"):
             self.backbone = context.build_backbone()
         with initialised_at(context.seed, "init", "head"):

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from csa.config.switches import scaled, window
 from csa.methods.method import Stage
 
 if TYPE_CHECKING:
@@ -22,11 +21,11 @@ def learning_rate(protocol: ProtocolConfig) -> Callable[[float], float]:
     A shortened run keeps an epoch of warm-up, at half of the rate where that rises to all of it within the warm-up.
     Within the warm-up the epoch may be a fraction (``warmup_each_step``); behind it whole epochs count.
     """
-    warmup = window(protocol.warmup_epochs, protocol)
+    warmup = protocol.window(protocol.warmup_epochs)
     if protocol.schedule == "cosine":
         after = cosine(protocol.lr, protocol.epochs)
     elif protocol.schedule == "multistep":
-        milestones = [scaled(milestone, protocol) for milestone in protocol.milestones]
+        milestones = [protocol.scaled(milestone) for milestone in protocol.milestones]
         after = partial(_multistep, protocol.lr, milestones, protocol.factors)
     else:
         after = partial(_constant, protocol.lr)

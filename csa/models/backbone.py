@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from csa.config.classes import named_class
+from csa.config.blocks import named_class
 from csa.config.faults import Fault, UserError
 from csa.config.schema import BackboneConfig
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.locations import weights_file
 from csa.models.library import (
     TO_CHANNELS_FIRST,
     TO_CHANNELS_LAST,

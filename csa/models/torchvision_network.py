@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from csa.config.backbone_schema import weights_file
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.locations import weights_file
 from csa.models.library import LibraryBackbone, does_not_suit, not_at_hand, read_weights
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from csa.config.schema import DatasetConfig, ListFilesDataset
+from csa.config.dataset_schema import ListFilesDataset
+from csa.config.schema import DatasetConfig
 from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
 from csa.reporting.layout import PRINTED, printed
 from csa.reporting.sources import find, there

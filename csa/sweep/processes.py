@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from csa.cli import CTRL_C_STATUS, EXIT_FAULTS, HELD_STATUS, REQUEUE_STATUS, SWEEP_PROCESS, disk_trouble
-from csa.config.faults import RecordError
-from csa.config.host import GPUS
-from csa.config.passwords import hidden
-from csa.config.processes import SLOT_THREADS
+from csa.config.faults import RecordError, hidden
+from csa.config.host import GPUS, SLOT_THREADS
 from csa.sweep.slots import Slot
 from csa.tracking.files import write_json
 from csa.tracking.lease import holder, is_held

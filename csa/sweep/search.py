@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from optuna.exceptions import StorageInternalError
 
 from csa.config.address import sqlite_file
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, without_passwords
 from csa.config.identity import canonical, fingerprint, identity, run_folder
-from csa.config.passwords import without_passwords
 from csa.config.rules import HOW_TO_VALIDATE
 from csa.config.typed import build
 from csa.console import FoldedTable, PlainConsole, duration

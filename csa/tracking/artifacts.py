@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.config.passwords import without_passwords
+from csa.config.faults import without_passwords
 from csa.tracking import contents
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from csa.config.passwords import without_passwords
+from csa.config.faults import without_passwords
 from csa.tracking import artifacts, contents, store
 from csa.tracking.files import read_json, write_json
 

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from csa.config.faults import RecordError
-from csa.config.passwords import without_passwords
+from csa.config.faults import RecordError, without_passwords
 from csa.config.recorded import recorded_values
 from csa.metrics import GROUPS, SUMMARY, completed, confusion, scores
 from csa.tracking import lease

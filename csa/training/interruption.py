@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
-from csa.config.processes import started_together
+from csa.config.host import started_together
 from csa.training.distributed import LostProcessError
 
 

@@ -15,8 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.host import cores, device_fault, idle_cores
-from csa.config.processes import Processes, slot_threads, started_together
+from csa.config.host import Processes, cores, device_fault, idle_cores, slot_threads, started_together
 from csa.data.batch import Shard
 from csa.training.distributed import ProcessGroup, meet
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from csa.cli import FAILED_STATUS, HELD_STATUS, disk_trouble, memory_trouble
 from csa.config.faults import UserError
+from csa.config.host import started_together
 from csa.config.identity import fingerprint
-from csa.config.processes import started_together
 from csa.console import PlainConsole
 from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError

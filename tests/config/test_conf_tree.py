@@ -8,8 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from csa.config.composition import tree
+from csa.config.dataset_schema import TorchvisionDataset
 from csa.config.locations import conf_dir, sweeps_dir
-from csa.config.schema import Config, ContextShiftConfig, TorchvisionDataset
+from csa.config.method_schema import ContextShiftConfig
+from csa.config.schema import Config
 from csa.config.typed import build, check
 
 FILES = sorted(conf_dir().glob("*/*.yaml"))

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.config.faults import Fault
-from csa.config.passwords import hidden, without_passwords
+from csa.config.faults import Fault, hidden, without_passwords
 from csa.sweep.processes import command_of
 from csa.tracking.record import Record
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -21,6 +23,18 @@ def test_what_was_recorded_is_read_as_it_was(configuration, tmp_path):
     config = configuration("method=csa", "delta=0.3", "method.bank_size=7", "dataset.imbalance_ratio=3")
     write(config, tmp_path / "config.yaml")
     assert read_recorded(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("module", ["schema", "backbone_schema", "of_a_version_to_come"])
+def test_a_schema_of_ours_is_found_whichever_module_a_record_says(configuration, tmp_path, module):
+    config = configuration("method=csa", "backbone=timm")
+    old = replace(
+        config,
+        method=replace(config.method, schema=f"csa.config.{module}.ContextShiftConfig"),
+        backbone=replace(config.backbone, schema=f"csa.config.{module}.LibraryBackbone"),
+    )
+    write(old, tmp_path / "config.yaml")
+    assert read_recorded(tmp_path / "config.yaml") == old
 
 
 def test_keys_added_later_have_the_value_that_the_tree_gives_them(configuration, tmp_path):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from csa.config.composition import tree
 from csa.config.schema import ProtocolConfig
-from csa.config.switches import resolved, scaled, window
 from csa.config.typed import build
 
 with tree("config") as shipped:
@@ -27,29 +26,29 @@ def protocol_of(epochs: int, reference_epochs: int = 200) -> ProtocolConfig:
     [(200, (10, 5, 160, 180)), (10, (0, 0, 8, 9)), (8, (0, 0, 6, 7)), (400, (20, 10, 320, 360))],
 )
 def test_scaled(epochs, switches):
-    assert tuple(scaled(value, protocol_of(epochs)) for value in (10, 5, 160, 180)) == switches
+    assert tuple(protocol_of(epochs).scaled(value) for value in (10, 5, 160, 180)) == switches
 
 
 @pytest.mark.parametrize(("epochs", "length"), [(200, 3), (133, 1), (134, 2), (10, 1), (8, 1), (1, 1)])
 def test_window(epochs, length):
-    assert window(3, protocol_of(epochs)) == length
-    assert window(0, protocol_of(epochs)) == 0
+    assert protocol_of(epochs).window(3) == length
+    assert protocol_of(epochs).window(0) == 0
 
 
 @given(st.integers(0, 500), st.integers(1, 1000), st.integers(1, 1000))
 def test_scaled_is_the_floor_and_exact_at_the_reference_length(value, epochs, reference):
     protocol = protocol_of(epochs, reference)
-    assert scaled(value, protocol) <= value * epochs / reference < scaled(value, protocol) + 1
-    assert scaled(value, protocol_of(reference, reference)) == value
-    assert isinstance(scaled(value, protocol), int)
+    assert protocol.scaled(value) <= value * epochs / reference < protocol.scaled(value) + 1
+    assert protocol_of(reference, reference).scaled(value) == value
+    assert isinstance(protocol.scaled(value), int)
 
 
 @pytest.mark.parametrize(("epochs", "filled"), [(200, (10, 128, 3)), (10, (0, 128, 1)), (8, (0, 128, 1))])
 def test_resolved(epochs, filled):
-    method = resolved(METHOD, protocol_of(epochs))
+    method = METHOD.resolved(protocol_of(epochs))
     assert (method.start_epoch, method.bank_size, method.mixup_off_epochs) == filled
 
 
 def test_resolved_keeps_what_is_set():
     method = replace(METHOD, start_epoch=0, bank_size=7, mixup_off_epochs=0)
-    assert resolved(method, protocol_of(200)) == method
+    assert method.resolved(protocol_of(200)) == method

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from csa.config.backbone_schema import LibraryBackbone
 from csa.config.composition import tree
 from csa.config.faults import UserError
+from csa.config.schema import LibraryBackbone
 from csa.config.typed import build
 from csa.methods.background_mask import background_mask, class_map, gradient_class_map
 from csa.models.backbone import build_backbone

@@ -12,8 +12,7 @@ import torch
 
 from csa.config import host as of_the_system
 from csa.config.faults import UserError
-from csa.config.host import cores, free_memory, idle_cores, total_memory
-from csa.config.processes import SLOT_THREADS, Processes
+from csa.config.host import SLOT_THREADS, Processes, cores, free_memory, idle_cores, total_memory
 from csa.training import machine
 from csa.training.checkpoint import arithmetic, refuse_other_arithmetic
 

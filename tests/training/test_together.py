@@ -18,7 +18,7 @@ from same_run import assert_same, contents
 from test_resuming import EAGER
 from tiny_words import TINY
 
-from csa.config.processes import Processes, started_together
+from csa.config.host import Processes, started_together
 from csa.data.batch import ALONE, Shard
 from csa.tracking.record import Record
 from csa.training.checkpoint import Position

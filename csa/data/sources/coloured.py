@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.dataset_schema import ColouredDataset
 from csa.config.faults import Fault
-from csa.config.schema import ColouredDataset
 from csa.data.sources.source import Preview, Source
 from csa.data.sources.torchvision_archive import ARCHIVES, TorchvisionSource
 from csa.data.split import Arrays

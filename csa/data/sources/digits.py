@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.dataset_schema import DigitsDataset
 from csa.config.faults import Fault
-from csa.config.schema import DigitsDataset
 from csa.data.sources.source import Preview, Source
 from csa.data.split import Arrays
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.dataset_schema import ImageFolderDataset
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.schema import ImageFolderDataset
 from csa.data.class_names import by_form, same_form, same_names
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.data.sources.source import Preview, Source, listed

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.dataset_schema import ListFilesDataset
 from csa.config.faults import Fault, UserError
-from csa.config.schema import ListFilesDataset
 from csa.data.class_names import has_controls
 from csa.data.image_files import ImageFiles, found_files
 from csa.data.sources.source import Preview, Source, listed

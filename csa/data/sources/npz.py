@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.lib import format as npy
 
+from csa.config.dataset_schema import NpzDataset
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import free_memory
-from csa.config.schema import NpzDataset
 from csa.data.pictures import unit_to_bytes
 from csa.data.sources.source import Preview, Source, listed
 from csa.data.split import Arrays

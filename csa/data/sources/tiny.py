@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from csa.config.schema import ColouredDataset, DatasetConfig, DigitsDataset, TorchvisionDataset
+from csa.config.dataset_schema import ColouredDataset, DigitsDataset, TorchvisionDataset
+from csa.config.schema import DatasetConfig
 from csa.data.sources.coloured import ColouredSource
 from csa.data.sources.digits import DigitsSource
 from csa.data.sources.source import Preview, Source

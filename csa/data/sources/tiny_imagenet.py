@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csa.config.dataset_schema import ImageFolderDataset
 from csa.config.faults import Fault, UserError
-from csa.config.schema import ImageFolderDataset
 from csa.data.image_files import ImageFiles, found_files
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.data.sources.source import Preview, Source, listed

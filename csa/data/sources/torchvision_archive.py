@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csa.config.dataset_schema import TorchvisionDataset
 from csa.config.faults import Fault, UserError
-from csa.config.schema import TorchvisionDataset
 from csa.data.sources.npz import KEYS, Complaint, inspect_npz, preview_npz, read_npz
 from csa.data.sources.source import Preview, Source
 from csa.data.split import Arrays
