@@ -142,11 +142,12 @@ def _stopped(*_: object) -> NoReturn:
     raise SystemExit(REQUEUE_STATUS)
 
 
-def end_with_sweep() -> None:
-    """A run does not outlive the sweep that started it: SIGTERM to oneself once that is gone."""
+def end_with_sweep() -> bool:
+    """A run does not outlive the sweep that started it: SIGTERM to oneself once that is gone. Whether one did."""
     parent = os.environ.pop(SWEEP_PROCESS, None)
     if parent is not None:
         threading.Thread(target=_watch, args=(int(parent),), name="csa-sweep-watch", daemon=True).start()
+    return parent is not None
 
 
 def _watch(parent: int) -> None:

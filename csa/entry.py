@@ -12,7 +12,7 @@ import hydra
 from hydra._internal.utils import get_args_parser  # Hydra's own options, so that none is misread
 from omegaconf import open_dict
 
-from csa.cli import end_with_sweep, reporting_faults
+from csa.cli import end_with_sweep, reporting_faults, say
 from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError, hidden
 from csa.config.host import started_together
@@ -41,7 +41,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
     completion), of the words as they are meant. An exception of the task that is no mistake of the user is a bug
     and keeps its traceback.
     """
-    end_with_sweep()
+    of_sweep = end_with_sweep()
     with reporting_faults():
         options = get_args_parser().parse_intermixed_args()
         if options.hydra_help or options.shell_completion:
@@ -60,7 +60,13 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
         elif _sweeps(options, first):
             _sweep(task, options, words, first)
         else:
-            task(build(first.config))
+            task(config := build(first.config))
+            if not (of_sweep or started_together().rank):
+                from csa.summary import next_commands
+
+                tree = ["--config-dir", options.config_dir] if options.config_dir else []
+                named = ["-cn", options.config_name] if options.config_name else []
+                say(next_commands(config, [*named, *options.overrides], tree))
 
 
 def _sweep(task: Callable[[Config], float | None], options: Namespace, words: list[str], first: Composed) -> None:

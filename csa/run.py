@@ -57,7 +57,8 @@ def recorded(config: Config) -> Record:
     from csa.config.rules import validation_faults
     from csa.console import PlainConsole
     from csa.data.dataset import cache_faults, load_split
-    from csa.summary import let_asked_stand, print_outset, print_result
+    from csa.summary import as_plain, let_asked_stand, print_outset, print_result
+    from csa.tracking.finding import point_to_latest
     from csa.tracking.record import Record
 
     console = PlainConsole(quiet=started_together().rank > 0)
@@ -72,7 +73,6 @@ def recorded(config: Config) -> Record:
         console.print("this run is done; rerun=true trains it again")
         if not started_together().rank and let_asked_stand(config, record):
             console.print("its head or shot groups were others; they are those asked for now")
-        print_result(console, record.result(), record.folder)
     else:
         if faults := cache_faults(split):
             raise UserError(*faults)
@@ -80,6 +80,11 @@ def recorded(config: Config) -> Record:
         from csa.training.session import train_and_record
 
         train_and_record(config, who, split, record, console)
+    if not started_together().rank:
+        point_to_latest(Path(config.output_root).expanduser(), record.folder)
+        plain = as_plain(config)
+        beside = Record(run_folder(plain, fingerprint(identity(plain, split.hash)))).finished() if plain else None
+        print_result(console, config, record.result(), record.folder, beside)
     if config.tracking.mlflow:
         console.print(f"browse: {how_to_browse(config.tracking.uri)}")
     return record

@@ -1,16 +1,24 @@
-"""What a run prints when it ends: its accuracies, where its record lies, how to browse it."""
+"""What a run prints: at its outset what it is about to do, at its end its accuracies, its record, what to do next."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.text import Text
 
+from csa.config.blocks import build_block
+from csa.config.locations import shipped
+from csa.config.schema import MethodConfig, SamplerConfig
 from csa.console import FoldedTable, counting
 from csa.data.long_tail import groups_by_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from csa.config.schema import Config
@@ -19,6 +27,10 @@ if TYPE_CHECKING:
     from csa.tracking.record import Record
 
 GROUPS = ("many", "medium", "few", "all", "balanced")
+PLAIN = "ce"
+"""The method that others are seen beside."""
+SEEDS = 3
+"""Of a sweep that is proposed: the fewest of which a table has intervals."""
 
 
 def print_outset(console: PlainConsole, config: Config, split: Split, folder: Path) -> None:
@@ -41,9 +53,22 @@ def let_asked_stand(config: Config, record: Record) -> bool:
     return record.let_stand(getattr(config.method, "primary_head", result["head"]), groups.as_lists())
 
 
-def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) -> None:
+def as_plain(config: Config) -> Config | None:
+    """The same run of cross-entropy on batches as they come; None where it is that already."""
+    method, sampler = shipped("method", PLAIN), shipped("sampler", "uniform")
+    assert method is not None
+    assert sampler is not None
+    plain = replace(config, method=build_block(MethodConfig, method), sampler=build_block(SamplerConfig, sampler))
+    return None if plain == config else plain
+
+
+def print_result(
+    console: PlainConsole, config: Config, result: dict[str, Any], folder: Path, plain: dict[str, Any] | None = None
+) -> None:
+    """plain: the result of ``as_plain``, where that is recorded."""
     run = result["run"]
-    print_accuracies(console, result, f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %")
+    title = f"{run['method']} on {run['dataset']}, seed {run['seed']}: test accuracy in %"
+    print_accuracies(console, result, title, plain)
     if result["collapsed"]:
         warned = Text.assemble(
             ("collapsed", "bold red"), ": the network predicts a single class; the tables will mark this run"
@@ -60,7 +85,29 @@ def print_result(console: PlainConsole, result: dict[str, Any], folder: Path) ->
     taken_over = f"; {reused} taken over from a finished run" if reused else ""
     trained = f"epochs: {result['epochs'] - reused} in {result['seconds']:.1f} s{speed}{taken_over}"
     console.print(trained)
+    recipe, epochs = shipped("protocol", config.protocol.name), config.protocol.epochs
+    if recipe and epochs < recipe["epochs"]:
+        console.print(f"cut short: {epochs} of the recipe's {recipe['epochs']} epochs; not comparable with full runs")
     console.print(f"record: {folder}")
+
+
+def next_commands(config: Config, words: Sequence[str], tree: Sequence[str] = ()) -> str:
+    """Three that are worth typing after a single run, with the words that it was started with; tree: --config-dir."""
+    csa = "csa " if shutil.which("csa") else f"{sys.orig_argv[0]} -m csa."
+    kept = [word for word in words if word.partition("=")[0] not in ("method", "seed", "rerun")]
+    places = [*tree, *(word for word in words if word.startswith("output_root="))]
+    if any(word.startswith(("method.", "sampler")) for word in words):  # which the other method may not know
+        methods = config.method.name
+    else:
+        methods = f"{PLAIN},{config.method.name if config.method.name != PLAIN else 'csa'}"
+    seeds = ",".join(str(config.seed + more) for more in range(SEEDS))
+    commands = {
+        ("run", "-m", *tree, *kept, f"method={methods}", f"seed={seeds}"): "over seeds; what is done is not repeated",
+        ("report", *places): "tables, figures and a page of all that is recorded",
+        ("evaluate", "run=latest", "images=folder", *places): "what it takes your own images for",
+    }
+    lines = [f"  {csa}{shlex.join(command)}   # {told}" for command, told in commands.items()]
+    return "\n".join(["next:", *lines])
 
 
 def objective(result: dict[str, Any]) -> float:
@@ -69,12 +116,15 @@ def objective(result: dict[str, Any]) -> float:
     return float(scores.get("holdout", scores["last"])["all"])
 
 
-def print_accuracies(console: PlainConsole, result: dict[str, Any], title: str) -> None:
+def print_accuracies(
+    console: PlainConsole, result: dict[str, Any], title: str, plain: dict[str, Any] | None = None
+) -> None:
     """Accuracies and calibration of each head at the last epoch, in 80 columns.
 
-    And ``all`` at the epoch that was best on the test set, where the heads have one.
+    And ``all`` at the epoch that was best on the test set, where the heads have one. plain: another result, whose
+    head that stands for it is shown below.
     """
-    heads = result["heads"]
+    heads = result["heads"] if plain is None else result["heads"] | {PLAIN: plain["heads"][plain["head"]]}
     with_best = all("best_on_test" in scores for scores in heads.values())
     table = FoldedTable(caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
     table.add_column("head")
@@ -85,7 +135,8 @@ def print_accuracies(console: PlainConsole, result: dict[str, Any], title: str) 
         shown_best = [f"{best['all']:.2f} ({best['epoch'] + 1})"] if with_best else []
         cells = [*(_percent(last[group]) for group in GROUPS), *shown_best, _percent(last["ece"])]
         table.add_row(f"{head} *" if head == result["head"] else head, *cells)
-    table.caption = "* stands for the run" + ("; best: the epoch with the most right" if with_best else "")
+    notes = ["* stands for the run", *([f"{PLAIN}: the same run of it"] if plain else [])]
+    table.caption = "; ".join([*notes, *(["best: the epoch with the most right"] if with_best else [])])
     console.print(title)
     console.print(table)
 

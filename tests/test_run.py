@@ -45,7 +45,10 @@ def test_a_run_says_its_accuracies_and_where_its_record_lies(finished):
     result = json.loads((folder / "result.json").read_text())
     for head in ("uniform", "balanced", "mean"):
         assert f"{result['heads'][head]['last']['all']:.2f}" in process.stdout
-    assert f"record: {folder.relative_to(cwd)}" in process.stdout
+    lines = process.stdout.splitlines()
+    assert lines[lines.index(f"record: {folder.relative_to(cwd)}") - 1].startswith("cut short: 2 of the recipe's 20")
+    assert lines[lines.index("next:") + 1].endswith("seed=0,1,2   # over seeds; what is done is not repeated")
+    assert (cwd / "outputs" / "latest").resolve() == folder
     assert folder.name == f"ir4-resnet32-digits-delta0.1-s0-{result['fingerprint']}"
     assert sorted(path.name for path in cwd.iterdir()) == ["outputs", "torchvision.py"]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from csa.config.faults import RecordError
 from csa.console import FoldedTable, counting
 from csa.sweep.cells import swept_keys
 from csa.sweep.plan import STATES
@@ -101,18 +100,11 @@ def _by_cell(plan: Plan) -> tuple[list[str], dict[tuple[str, ...], list[dict[str
     keys = [key for key in swept_keys([run.cells[0] for run in plan.runs]) if key != SEED]
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in plan.runs:
-        result = _result(run)
+        result = run.record.finished()
         if result is not None:
             settings = dict(run.cells[0].settings)
             rows.setdefault(tuple(settings.get(key, "") for key in keys), []).append(result)
     return keys, rows
-
-
-def _result(run: Run) -> dict[str, Any] | None:
-    try:
-        return run.record.result()
-    except (FileNotFoundError, RecordError):
-        return None
 
 
 def _mean(values: list[float | None]) -> str:

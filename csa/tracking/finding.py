@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-EXPECTED = "a fingerprint or how it begins; python -m csa.records lists them"
+LATEST = "latest"
+EXPECTED = f"a fingerprint or how it begins, or {LATEST}; python -m csa.records lists them"
 MOST_CANDIDATES = 5
 AT_THE_END = re.compile(rf"-([0-9a-f]{{{DIGITS}}})$")
 
@@ -41,13 +44,15 @@ def fingerprint_of(folder: Path) -> str | None:
 
 
 def find_run(output_root: Path, text: str) -> Record:
-    """The run whose fingerprint is ``text``, or alone begins with it.
+    """The run whose fingerprint is ``text``, or alone begins with it; the latest.
 
     Raises:
         UserError: there is none, or there are several; candidates are named.
     """
     if not text:
         raise UserError(Fault("run", None, "must be given", EXPECTED))
+    if text == LATEST and (folder := latest(output_root)):
+        return Record(folder)
     known = [(fingerprint_of(record.folder) or "", record) for record in runs(output_root)]
     found = [(fingerprint, record) for fingerprint, record in known if fingerprint.startswith(text)]
     if not found:
@@ -59,6 +64,30 @@ def find_run(output_root: Path, text: str) -> Record:
         more = f" and {len(found) - MOST_CANDIDATES} more" if len(found) > MOST_CANDIDATES else ""
         raise UserError(Fault("run", text, f"stands for {len(found)} runs", listed + more))
     return found[0][1]
+
+
+def point_to_latest(output_root: Path, folder: Path) -> None:
+    """``<output_root>/latest`` leads to a run from now on: a link, or a file with its path where there can be none."""
+    pointer, draft = output_root / LATEST, output_root / f".{LATEST}.{os.getpid()}"
+    with contextlib.suppress(OSError):  # the run is no worse without
+        try:
+            draft.symlink_to(folder.relative_to(output_root), target_is_directory=True)
+        except OSError:
+            draft.write_text(f"{folder.relative_to(output_root)}\n")
+        try:
+            draft.replace(pointer)
+        finally:
+            draft.unlink(missing_ok=True)  # a data set of that name has the place
+
+
+def latest(output_root: Path) -> Path | None:
+    """The folder of the run that ended last, where that is still there."""
+    pointer = output_root / LATEST
+    try:
+        target = output_root / (pointer.readlink() if pointer.is_symlink() else pointer.read_text().strip())
+    except OSError:
+        return None
+    return target if fingerprint_of(target) else None
 
 
 def find_finished(output_root: Path, text: str) -> tuple[Record, dict[str, Any]]:

@@ -102,6 +102,13 @@ class Record:
             told = f"has schema 1, this version reads {SCHEMA}, and it cannot be scored anew ({error!r})"
             raise RecordError(self.folder / "result.json", told) from error
 
+    def finished(self) -> dict[str, Any] | None:
+        """The outcome, where it is there and can be read."""
+        try:
+            return self.result()
+        except (FileNotFoundError, RecordError):
+            return None
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut in writing does not count. Raises RecordError."""
         try:

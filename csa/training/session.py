@@ -19,7 +19,6 @@ from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import open_loader
 from csa.methods.method import build_method
-from csa.summary import print_result
 from csa.tracking.environment import software
 from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
@@ -49,7 +48,7 @@ MODEL = "csa.training.recorded.head_network"
 def train_and_record(
     config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole
 ) -> None:
-    """Train under a lease, write the record and print it; MLflow follows the record in a process of its own.
+    """Train under a lease and write the record; MLflow follows the record in a process of its own.
 
     Raises:
         UserError: the run cannot be trained, or continued, in this way; nothing was written.
@@ -65,7 +64,6 @@ def train_and_record(
     )
     try:
         _run(config, identity, split, record, console, mirror)
-        print_result(console, record.result(), record.folder)
     except HeldError as held:
         console.print(f"{held}; nothing was started")
         raise SystemExit(HELD_STATUS) from held

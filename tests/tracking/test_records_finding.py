@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from unittest.mock import Mock
+
 import pytest
 from recorded_runs import begin
 
 from csa.config.faults import UserError
-from csa.tracking.finding import find_run, fingerprint_of, runs
+from csa.tracking.finding import find_run, fingerprint_of, point_to_latest, runs
 
 FINGERPRINTS = ("aaaa00000001", "aaaa00000002", "bbbb00000003")
 
@@ -34,6 +37,30 @@ def test_whole_and_beginning_of_a_fingerprint(output_root):
 def test_no_run_or_several(output_root, text, problem):
     with pytest.raises(UserError, match=problem):
         find_run(output_root, text)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_latest(output_root, links, monkeypatch):
+    if not links:
+        monkeypatch.setattr("pathlib.Path.symlink_to", Mock(side_effect=OSError("no links here")))
+    with pytest.raises(UserError, match="run=latest: there is no such run"):
+        find_run(output_root, "latest")
+    folders = [find_run(output_root, fingerprint).folder for fingerprint in FINGERPRINTS]
+    for folder in folders:
+        point_to_latest(output_root, folder)
+        assert find_run(output_root, "latest").folder.resolve() == folder
+    assert (output_root / "latest").is_symlink() == links
+    shutil.rmtree(folders[-1])
+    with pytest.raises(UserError, match="run=latest: there is no such run"):
+        find_run(output_root, "latest")
+    assert len(list(runs(output_root))) == 2
+
+
+def test_a_data_set_may_be_called_latest(output_root):
+    (output_root / "latest" / "ce").mkdir(parents=True)
+    point_to_latest(output_root, next(runs(output_root)).folder)
+    assert (output_root / "latest" / "ce").is_dir()
+    assert [path.name for path in output_root.glob(".latest*")] == []
 
 
 def test_of_many_candidates_five_are_named(tmp_path):
