@@ -60,7 +60,7 @@ NOT_OF_BACKBONE = ("schema", "target", "min_size", "pixel_bytes")
 PROTOCOL = (
     *("epochs", "reference_epochs", "batch_size", "lr", "momentum", "weight_decay", "nesterov", "schedule"),
     *("warmup_epochs", "warmup_from", "warmup_each_step", "milestones", "factors", "drop_last", "crop_padding"),
-    *("flip", "precision", "resized_crop", "colour_jitter"),
+    *("flip", "precision", "resized_crop", "colour_jitter", "augment", "rand_operations", "rand_strength", "cutout"),
     *("optimizer", "layer_decay", "clip_norm", "ema", "label_smoothing", "choose"),
 )
 RUNTIME = ("sync_batch_norm",)

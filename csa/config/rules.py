@@ -155,6 +155,14 @@ def jitter_with_resized_crop(shares: list[float] | None, jitter: float) -> Fault
     )
 
 
+@rule("protocol.augment", "protocol.resized_crop")
+def sim_augment_has_a_resized_crop(augment: str, shares: list[float] | None) -> Fault | None:
+    if augment != "sim" or shares is not None:
+        return None
+    allowed = "another, or protocol.resized_crop=[0.2,1] protocol.crop_padding=0"
+    return Fault("protocol.augment", "sim", "is made of resized crops (protocol.resized_crop)", allowed)
+
+
 @rule("dataset.unreadable", "dataset.name", "protocol.resized_crop", "protocol.name")
 def files_of_all_sizes_need_a_resized_crop(
     _: str, dataset: str, shares: list[float] | None, protocol: str

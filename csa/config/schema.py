@@ -220,6 +220,10 @@ class ProtocolConfig:
     flip: bool
     resized_crop: list[float] | None = neutral(None, above=0, at_most=1)  # noqa: RUF009
     colour_jitter: float = neutral(0.0, at_least=0, at_most=1)
+    augment: Literal["standard", "auto", "rand", "sim"] = neutral("standard")
+    rand_operations: int = used_when("augment", "rand".__eq__, at_least=1, at_most=14, neutral=2)
+    rand_strength: int = used_when("augment", "rand".__eq__, at_least=0, at_most=30, neutral=9)
+    cutout: int = neutral(0, at_least=0, at_most=SIDE)
     precision: Literal["auto", "fp32", "bf16"]
     balanced_epoch: Literal["images", "cycle"]
     mixup_alpha: float = number(above=0, at_most=FACTOR)

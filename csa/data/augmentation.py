@@ -28,6 +28,10 @@ class CropFlip:
         height, width = (side - self.padding for side in padded.shape[1:3])
         return padded[:, self.padding : height, self.padding : width]
 
+    def plain(self, images: Tensor) -> Tensor:
+        """What evaluation sees of images that nothing was done to."""
+        return images
+
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
         """Row offset, column offset and flip of ``size`` images, int64 [size, 3], on the CPU."""
         offsets = torch.randint(0, 2 * self.padding + 1, (size, 2), generator=generator)
@@ -41,6 +45,7 @@ class CropFlip:
         """
         if not (self.padding or self.flip):
             return as_floats(padded[positions])
+        draws = draws.long()  # those of a ``Changed`` are floats
         _, rows, columns, channels = padded.shape
         height, width = rows - 2 * self.padding, columns - 2 * self.padding
         down = torch.arange(height, device=padded.device)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from csa.data.augmentation import CropFlip, as_floats
 from csa.data.batch import ALONE, Batch, Shard, ShardedSteps, to_device
-from csa.data.resized_crop import ResizedCrop
-from csa.data.samplers import epoch_indices
+from csa.data.resized_crop import ResizedCrop, sim_view
+from csa.data.samplers import View, epoch_indices
 from csa.randomness import numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import ProtocolConfig, SamplerConfig
     from csa.data.split import Images, Split
+    from csa.data.strong_augmentation import Augmentation
 
 
 class Epoch(Protocol):
@@ -81,17 +82,20 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """What one stream draws in an epoch: positions [draws], kept beside the images, and those of the augmentation."""
+    """What one stream draws in an epoch: positions [draws], kept beside the images, and those of the augmentation.
+
+    sim: whether this is SimAugment in place of the protocol's.
+    """
 
     positions: Tensor
     crops: Tensor
+    sim: bool
 
 
 POSITIONS, CROPS = "positions of ", "crops of "
 """Before a stream's name: the inputs of its batch."""
 SMALL_BYTES = 2**30
 """Images up to here are not asked whether they fit: that would start the device early."""
-Augmentation = CropFlip | ResizedCrop
 
 
 class ResidentLoader:
@@ -118,9 +122,10 @@ class ResidentLoader:
         self.counts = split.counts
         self.drop_last = protocol.drop_last
         self.epoch_images: int | None = None  # draws of an epoch, where the sampler does not decide
-        self.crop_flip = augmentation(protocol, image_shape or split.image_shape)
+        self.augmentation = augmentation(protocol, image_shape or split.image_shape)
+        self.sim = sim_view(protocol, image_shape or split.image_shape)
         self._host_labels = split.train_labels
-        self._images = self.crop_flip.prepare(self._resident(split.train_images))
+        self._images = self.augmentation.prepare(self._resident(split.train_images))
         self._labels = self._resident(split.train_labels)
         self._test = self._plain(split.test_images), self._resident(split.test_labels)
         self._holdout = self._plain(split.holdout_images), self._resident(split.holdout_labels)
@@ -135,19 +140,24 @@ class ResidentLoader:
         drawn: dict[str, Stream] = {}
         length = self.epoch_images
         for name, sampler in streams.items():
-            address = (self.seed, name, stage, epoch)
-            positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
-            length = len(positions)
-            crops = self.crop_flip.draw(length, torch_generator(self.seed, "augment", name, stage, epoch))
-            kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
-            drawn[name] = Stream(kept, crops.to(self.device))
+            if isinstance(sampler, View):
+                kept = drawn[sampler.of].positions
+            else:
+                address = (self.seed, name, stage, epoch)
+                positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
+                kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
+            length = len(kept)
+            sim = isinstance(sampler, View) and sampler.augment == "sim"
+            generator = torch_generator(self.seed, "augment", name, stage, epoch)
+            crops = (self.sim if sim else self.augmentation).draw(length, generator)
+            drawn[name] = Stream(kept, crops.to(self.device), sim)
         if length is None:
             raise ValueError("an epoch needs at least one stream")
         sizes = batch_sizes(length, self.batch_size, self.drop_last)
         return ResidentEpoch(self.shard, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
-        return in_order(self.crop_flip.unprepared(self._images), self._labels, batch_size)
+        return in_order(self.augmentation.unprepared(self._images), self._labels, batch_size)
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         return self._mine(*self._test, batch_size)
@@ -157,7 +167,7 @@ class ResidentLoader:
 
     def with_images(self, images: Tensor, labels: Tensor) -> ResidentLoader:
         more = copy(self)
-        more._images = torch.cat([self._images, self.crop_flip.prepare(images).to(self._images.device)])
+        more._images = torch.cat([self._images, self.augmentation.prepare(images).to(self._images.device)])
         more._labels = torch.cat([self._labels, labels])
         more._host_labels = more._labels.cpu().numpy()
         more.counts = tuple(np.bincount(more._host_labels, minlength=len(self.counts)).tolist())
@@ -169,12 +179,15 @@ class ResidentLoader:
         """Whether the training images are where they are computed with."""
         return self._images.device.type == self.device.type
 
-    def gather(self, positions: Tensor, crops: Tensor) -> Batch:
+    def gather(self, positions: Tensor, crops: Tensor, *, sim: bool = False) -> Batch:
         """The augmented training images at ``positions`` [B], which are where the images are."""
-        if self.on_device:
-            return Batch(self.crop_flip(self._images, positions, crops), self._labels[positions])
-        images, there = (to_device(held, self.device) for held in (self._images[positions], positions))
-        return Batch(self.crop_flip(images, torch.arange(len(images), device=self.device), crops), self._labels[there])
+        images, here, labels = self._images, positions, positions
+        if not self.on_device:
+            images, labels = (to_device(held, self.device) for held in (images[positions], positions))
+            here = torch.arange(len(images), device=self.device)
+        if sim:
+            return Batch(self.sim(self.augmentation.unprepared(images), here, crops), self._labels[labels])
+        return Batch(self.augmentation(images, here, crops), self._labels[labels])
 
     def _mine(self, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
         part = self.shard.part(len(labels))
@@ -182,9 +195,7 @@ class ResidentLoader:
 
     def _plain(self, images: Images) -> Tensor:
         """What evaluation sees of images, uint8 [N, H, W, C]."""
-        if isinstance(self.crop_flip, CropFlip):
-            return self._resident(images)
-        return self.crop_flip.unprepared(self._resident(images))
+        return self.augmentation.plain(self._resident(images))
 
     def _resident(self, array: Images) -> Tensor:
         assert isinstance(array, np.ndarray)
@@ -206,7 +217,10 @@ class ResidentEpoch(ShardedSteps):
         return self._inputs(step) if self.loader.on_device else None
 
     def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
-        return {name: self.loader.gather(inputs[POSITIONS + name], inputs[CROPS + name]) for name in self.streams}
+        return {
+            name: self.loader.gather(inputs[POSITIONS + name], inputs[CROPS + name], sim=stream.sim)
+            for name, stream in self.streams.items()
+        }
 
     def _inputs(self, step: int) -> dict[str, Tensor]:
         part = self.draws(step)
@@ -233,17 +247,20 @@ def epoch_positions(
 
 
 def augmentation(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) -> Augmentation:
-    """What the protocol does to images in memory; image_shape: channels, height, width that the network takes."""
+    """What the protocol does to images; image_shape: channels, height, width that the network takes."""
+    crop: CropFlip | ResizedCrop
     if protocol.resized_crop is None:
-        return CropFlip(protocol.crop_padding, protocol.flip)
-    return resized_crop(protocol, image_shape)
+        crop = CropFlip(protocol.crop_padding, protocol.flip)
+    elif protocol.augment == "sim":
+        crop = sim_view(protocol, image_shape)
+    else:
+        least, greatest = protocol.resized_crop
+        crop = ResizedCrop(*image_shape[1:], (least, greatest), protocol.colour_jitter, protocol.flip)
+    if protocol.augment in ("standard", "sim") and not protocol.cutout:
+        return crop
+    from csa.data.strong_augmentation import Changed, changes_of  # torchvision's transforms, which few runs need
 
-
-def resized_crop(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) -> ResizedCrop:
-    """Of a protocol that has one, as files need it."""
-    assert protocol.resized_crop is not None
-    least, greatest = protocol.resized_crop
-    return ResizedCrop(*image_shape[1:], (least, greatest), protocol.colour_jitter, protocol.flip)
+    return Changed(crop, changes_of(protocol, image_shape))
 
 
 def batch_sizes(images: int, batch_size: int, drop_last: bool = False) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from csa.data.augmentation import as_floats
+
+if TYPE_CHECKING:
+    from csa.config.schema import ProtocolConfig
 
 ASPECTS = 3 / 4, 4 / 3
 TRIES = 10
@@ -44,6 +48,10 @@ class ResizedCrop:
         """What evaluation sees: the centre, a view [N, height, width, C]."""
         down, right = (images.shape[1] - self.height) // 2, (images.shape[2] - self.width) // 2
         return images[:, down : down + self.height, right : right + self.width]
+
+    def plain(self, images: Tensor) -> Tensor:
+        """What evaluation sees of images that nothing was done to."""
+        return self.unprepared(images)
 
     def draw(self, size: int, generator: torch.Generator) -> Tensor:
         """Of ``size`` squares, float32 [size, 11], on the CPU: a box as ``crop_boxes`` has it, and ``changes``."""
@@ -144,3 +152,85 @@ def _jittered(images: Tensor, changes: Tensor) -> Tensor:
         target = torch.where(which == 1, grey.mean((2, 3), keepdim=True), torch.where(which == 2, grey, 0.0))
         images.mul_(factor).add_((1 - factor) * target).clamp_(0, 1)
     return images
+
+
+def in_grey(images: Tensor) -> Tensor:
+    """[B, 1, H, W], as torchvision weighs red, green and blue; the mean of other channels."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+# --- SimAugment -----------------------------------------------------------------------------
+
+SIM_SHARES, SIM_JITTER, SIM_HUE, SIM_BLUR = (0.2, 1.0), 0.4, 0.1, (0.1, 2.0)
+SIM_CHANCES = torch.tensor([[0.8], [0.2], [0.5]])
+"""That the colours of an image are changed, that it is grey, that it is blurred."""
+UNBLURRED = 1e-3
+"""A blur of so many pixels leaves every pixel as it is."""
+
+
+@dataclass(frozen=True)
+class SimAugment(ResizedCrop):
+    """SimCLR's views (Chen et al. 2020) as those of contrastive long-tailed learning have them.
+
+    Brightness, contrast, saturation and at last hue in four of five images, one of five in grey, every second one
+    blurred (torchvision draws the place of the hue among the four).
+    """
+
+    def changes(self, size: int, generator: torch.Generator) -> Tensor:
+        """Float32 [size, 10]: those of a ``ResizedCrop``; the shift of the hue, whether in grey, the blur in pixels."""
+        changes = super().changes(size, generator)
+        jittered, grey, blurred = (torch.rand(3, size, generator=generator) < SIM_CHANCES).unbind()
+        hue, blur = torch.rand(2, size, generator=generator).unbind()
+        changes[:, FACTORS] = torch.where(jittered[:, None], changes[:, FACTORS], 1.0)
+        hue = torch.where(jittered, SIM_HUE * (2 * hue - 1), 0.0)
+        least, most = SIM_BLUR
+        blur = torch.where(blurred, least + (most - least) * blur, UNBLURRED)
+        return torch.cat([changes, torch.stack([hue, grey.float(), blur], dim=1)], dim=1)
+
+    def __call__(self, images: Tensor, positions: Tensor, draws: Tensor) -> Tensor:
+        return _tinted(super().__call__(images, positions, draws), draws[:, -3:])
+
+    def changed(self, crops: Tensor, changes: Tensor) -> Tensor:
+        return _tinted(super().changed(crops, changes), changes[:, -3:])
+
+
+def sim_view(protocol: ProtocolConfig, image_shape: tuple[int, int, int]) -> SimAugment:
+    """Of the protocol's own crops, if they are resized ones."""
+    least, most = protocol.resized_crop or SIM_SHARES
+    return SimAugment(*image_shape[1:], (least, most), SIM_JITTER, protocol.flip)
+
+
+def _tinted(images: Tensor, draws: Tensor) -> Tensor:
+    hue, grey, blur = draws.unbind(1)
+    if images.shape[1] == 3:
+        images = torch.where(grey.view(-1, 1, 1, 1) > 0, in_grey(images), turned_hue(images, hue))
+    return blurred(images, blur).contiguous(memory_format=torch.channels_last)
+
+
+def turned_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Red, green and blue [B, 3, H, W] in [0, 1] with their hue moved on by ``shift`` [B] of a circle.
+
+    From hue, range and value back: value - range * min(k, 4 - k, 1) with k = (n + 6 hue) mod 6, n = 5, 3, 1.
+    """
+    value, range_ = images.amax(1), images.amax(1) - images.amin(1)
+    red, green, blue = images.unbind(1)
+    safe = range_.clamp_min(1e-8)
+    of_others = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    sixths = torch.where(value == red, (green - blue) / safe, of_others) + 6 * shift.view(-1, 1, 1)
+    turns = [(sixths + n) % 6 for n in (5, 3, 1)]
+    return torch.stack([value - range_ * torch.minimum(k, 4 - k).clamp(0, 1) for k in turns], dim=1)
+
+
+def blurred(images: Tensor, pixels: Tensor) -> Tensor:
+    """Each image under a Gaussian of its own, ``pixels`` [B] wide; at the border what lies outside does not count."""
+
+    def weights(side: int) -> Tensor:
+        places = torch.arange(side, device=images.device)
+        distance = (places[:, None] - places) / pixels.view(-1, 1, 1)
+        return (-0.5 * distance.square()).softmax(-1)[:, None]
+
+    height, width = images.shape[2:]
+    return weights(height) @ images @ weights(width).mT

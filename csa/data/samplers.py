@@ -6,7 +6,7 @@ Nothing loops over images; the class-aware cycle loops over classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,6 +26,22 @@ class ClassSequence(SamplerConfig):
     def of(cls, classes: np.ndarray) -> ClassSequence:
         told = tuple(classes.tolist())
         return cls(name="classes", rule="none", q=None, images_per_visit=None, draws="images", classes=told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(SamplerConfig):
+    """The images that another stream of the same step draws, augmented anew.
+
+    of: that stream's name; augment: as the protocol does, or by SimAugment.
+    """
+
+    of: str
+    augment: Literal["protocol", "sim"]
+
+    @classmethod
+    def again(cls, of: str, augment: Literal["protocol", "sim"]) -> View:
+        told = {"name": "view", "rule": "none", "q": None, "images_per_visit": None, "draws": "images"}
+        return cls(**told, of=of, augment=augment)  # type: ignore[arg-type]
 
 
 def epoch_indices(

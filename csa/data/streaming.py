@@ -17,18 +17,23 @@ import torch
 from torch import Tensor
 
 from csa.config.faults import Fault, UserError
+from csa.data.augmentation import CropFlip
 from csa.data.batch import ALONE, Batch, Shard, ShardedSteps
 from csa.data.decoded_once import decoded_split
 from csa.data.decoding import STEPS_AHEAD, Ask, Decoding, Reading, chunks
 from csa.data.image_files import ImageFiles
-from csa.data.loader import ResidentLoader, batch_sizes, epoch_positions, in_order, resized_crop
+from csa.data.loader import ResidentLoader, augmentation, batch_sizes, epoch_positions, in_order
+from csa.data.resized_crop import sim_view
+from csa.data.samplers import View
 from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.randomness import torch_generator
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
     from csa.data.loader import Loader
+    from csa.data.resized_crop import ResizedCrop
     from csa.data.split import Images, Split
+    from csa.data.strong_augmentation import Changed
 
 
 class StreamingLoader:
@@ -46,7 +51,9 @@ class StreamingLoader:
     ) -> None:
         self.seed, self.shard, self.counts = seed, shard, split.counts
         self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
-        self.augmentation = resized_crop(protocol, split.image_shape)
+        of_files = augmentation(protocol, split.image_shape)
+        assert not isinstance(of_files, CropFlip)
+        self.augmentation, self.sim = of_files, sim_view(protocol, split.image_shape)
         self.decoding = Decoding(
             split.files, split.labels,
             device=torch.device(device), workers=workers,
@@ -63,13 +70,18 @@ class StreamingLoader:
         drawn: dict[str, FileStream] = {}
         length: int | None = None
         for name, sampler in streams.items():
-            address = (self.seed, name, stage, epoch)
-            positions = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
+            if isinstance(sampler, View):
+                positions = drawn[sampler.of].positions
+            else:
+                address = (self.seed, name, stage, epoch)
+                positions = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
             length = len(positions)
             generator = torch_generator(self.seed, "augment", name, stage, epoch)
-            wishes = self.augmentation.wishes(length, generator)
-            changes = self.augmentation.changes(length, generator).to(self.decoding.device)
-            drawn[name] = FileStream(positions, wishes, changes)
+            sim = isinstance(sampler, View) and sampler.augment == "sim"
+            augmented = self.sim if sim else self.augmentation
+            wishes = augmented.wishes(length, generator)
+            changes = augmented.changes(length, generator).to(self.decoding.device)
+            drawn[name] = FileStream(positions, wishes, changes, augmented)
         if length is None:
             raise ValueError("an epoch needs at least one stream")
         sizes = batch_sizes(length, self.batch_size, self.drop_last)
@@ -91,11 +103,12 @@ class StreamingLoader:
 
 @dataclass(frozen=True)
 class FileStream:
-    """What one stream draws in an epoch: positions [draws], wishes of crops [draws, 22], changes [draws, 7]."""
+    """What one stream draws in an epoch: positions [draws], wishes of crops [draws, 22], changes [draws, 7 or more]."""
 
     positions: np.ndarray
     wishes: np.ndarray
     changes: Tensor
+    augmented: ResizedCrop | Changed
 
 
 @dataclass
@@ -108,7 +121,7 @@ class StreamedEpoch(ShardedSteps):
     _next: int = field(default=0, init=False)
 
     def batches(self, step: int) -> dict[str, Batch]:
-        loader, decoding = self.loader, self.loader.decoding
+        decoding = self.loader.decoding
         if self._reading is None or self._next != step or not decoding.is_current(self._reading):
             lists = (self.asks(stream, later) for later in range(step, self.steps) for stream in self.streams.values())
             self._reading = decoding.read(chain.from_iterable(map(chunks, lists)))
@@ -116,7 +129,7 @@ class StreamedEpoch(ShardedSteps):
         for name, stream in self.streams.items():
             asks = self.asks(stream, step)
             crops, _ = self._reading.take(asks)  # in place of a damaged image stands another of its class
-            images = loader.augmentation.changed(crops, stream.changes[self.draws(step)])
+            images = stream.augmented.changed(crops, stream.changes[self.draws(step)])
             batches[name] = Batch(images, decoding.labels_of(TRAIN, asks))
         self._next = step + 1
         return batches

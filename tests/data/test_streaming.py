@@ -26,6 +26,7 @@ from csa.data.decoding import LostWorkerError, pixels_at, telling_lost_workers
 from csa.data.loader import ResidentLoader
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
 from csa.data.resized_crop import ResizedCrop, crop_boxes
+from csa.data.samplers import View
 from csa.data.streaming import StreamingLoader, open_loader, plain_batches
 
 SIDE = 16
@@ -116,6 +117,7 @@ def test_streams_are_those_of_a_loader_in_memory(make, streams, protocol_config)
     pixels = np.zeros((len(split.train_labels), SIDE, SIDE, 3), np.uint8)
     arrays = {"train_images": pixels, "test_images": pixels[:0], "holdout_images": pixels[:0]}
     resident = ResidentLoader(replace(split, **arrays), protocol_config("imagenet", batch_size=20), "cpu", 0)
+    streams |= {"again": View.again("balanced", "protocol"), "sim": View.again("uniform", "sim")}
     for stage, epoch in ((0, 0), (1, 4)):
         one, other = here.epoch(streams, stage, epoch), resident.epoch(streams, stage, epoch)
         for name in streams:

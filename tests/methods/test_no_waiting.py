@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from csa.config.schema import ProtocolConfig
-from csa.data.loader import ResidentLoader, resized_crop
+from csa.data.loader import ResidentLoader, augmentation
 from csa.methods.context_bank import ContextBank
 from csa.methods.criteria import Criterion
 from csa.methods.foreground_transfer import draw_moves, matrices, transferred
@@ -171,15 +171,16 @@ def test_so_do_the_updates_of_fine_tuning(on_device):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_so_does_the_augmentation_of_imagenet(channels, on_device):
+@pytest.mark.parametrize("augment", ["standard", "auto", "rand", "sim"])
+def test_so_does_the_augmentation_of_imagenet(augment, channels, on_device):
     words = ("protocol=imagenet", "method=ce", "backbone=resnet10", "backbone.stem=large")
+    words += (f"protocol.augment={augment}", *(["protocol.cutout=4"] if augment == "auto" else []))
     assert train_on_device(on_device, *words, image_shape=(channels, 16, 16)) == ["plain"]
-    augmentation = resized_crop(compose_config(*words).protocol, (channels, 16, 16))
-    assert augmentation.jitter > 0
+    augment = augmentation(compose_config(*words).protocol, (channels, 16, 16))
     crops = torch.zeros(BATCH, 16, 16, channels, dtype=torch.uint8, device=META)
-    changes = augmentation.changes(BATCH, torch.Generator()).to(META)
+    changes = augment.changes(BATCH, torch.Generator()).to(META)
     with on_device:
-        assert augmentation.changed(crops, changes).shape == (BATCH, channels, 16, 16)
+        assert augment.changed(crops, changes).shape == (BATCH, channels, 16, 16)
 
 
 def test_so_are_images_made_whose_foreground_is_moved(on_device):
