@@ -87,12 +87,14 @@ class Wish:
 
 
 def of_report(frame: pd.DataFrame, found: Sequence[Section], head: str = "") -> tuple[list[Section], list[Drawn]]:
-    """Every section with its figures; and the paper's own figure of several data sets."""
-    looks, shown = looks_of(frame), []
-    for section in found:
-        one = panel(section, frame, looks, head)
-        shown.append(replace(section, figures=tuple(_of_table(one, OF_A_TABLE))))
-    figure_4 = _figure_4([panel(section, frame, looks, head) for section in found])
+    """Every section of one recipe with its figures; and the paper's own figure of several data sets."""
+    looks = looks_of(frame)
+    panels = {one.name: panel(one, frame, looks, head) for one in found if one.data["recipe"].nunique() == 1}
+    shown = [
+        replace(one, figures=tuple(_of_table(panels[one.name], OF_A_TABLE))) if one.name in panels else one
+        for one in found
+    ]
+    figure_4 = _figure_4(list(panels.values()))
     return shown, [figure_4] if figure_4 else []
 
 
@@ -105,7 +107,8 @@ def from_records(wanted: Wish, frame: pd.DataFrame) -> list[Drawn]:
         compared = [wanted.baseline] if wanted.name == "forest" else []
         chosen = chosen[chosen["method"].isin([*wanted.methods, *compared])]
     looks = looks_of(frame)
-    panels = [panel(one, chosen, looks, wanted.head) for one in sections(chosen, wanted.baseline, head=wanted.head)]
+    tables = sections(chosen, wanted.baseline, head=wanted.head, joined=False)
+    panels = [panel(one, chosen, looks, wanted.head) for one in tables]
     if wanted.name == "4":
         drawn = _figure_4(panels, wanted)
         found = [drawn] if drawn else []

@@ -106,6 +106,9 @@ def _without_runs(lines: pd.DataFrame) -> list[str]:
 
 
 def _recipe(runs: Sequence[Run]) -> list[str]:
+    """Of a section of one recipe."""
+    if any(run.identity["protocol"] != runs[0].identity["protocol"] for run in runs):
+        return []
     protocol, backbone = runs[0].config["protocol"], printed(str(runs[0].identity["backbone"]["name"]))
     name = "AdamW" if protocol.get("optimizer") == "adamw" else "SGD"
     told = (

@@ -34,26 +34,38 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def sections(frame: pd.DataFrame, baseline: str = BASELINE, *, head: str = "", groups: str = "rank") -> list[Section]:
+ALONE = "One run under each of these recipes: nothing here to compare it with."
+
+
+def sections(
+    frame: pd.DataFrame, baseline: str = BASELINE, *, head: str = "", groups: str = "rank", joined: bool = True
+) -> list[Section]:
     """A section a data set and recipe, of a data set that of most runs first: a line a method, the baseline first.
 
-    The first recipe's section is named after the data set alone.
+    The first recipe's section is named after the data set alone. joined: whether further recipes that have one run
+    each, as the trials of a search, share one section.
     """
     cells = table(frame, baseline, head=head, groups=groups)
     orders, found = known_orders(), dict[str, Section]()
     for data, of_data in cells.groupby("data", sort=False):
         most = of_data.groupby("recipe", sort=False)["n"].sum().sort_values(ascending=False, kind="stable")
-        for place, recipe in enumerate(most.index):
-            lines = of_data[of_data["recipe"] == recipe]
-            rows = frame[(frame["data"] == data) & (frame["recipe"] == recipe)]
-            title = str(data) if len(most) == 1 else f"{data}; {recipe}"
+        single = [recipe for recipe in most.index[1:] if most[recipe] == 1] if joined else []
+        single = single if len(single) > 1 else []
+        own = [[recipe] for recipe in most.index if recipe not in single]
+        for place, recipes in enumerate([*own, single] if single else own):
+            lines = of_data[of_data["recipe"].isin(recipes)]
+            rows = frame[(frame["data"] == data) & frame["recipe"].isin(recipes)]
+            title = str(data) if len(most) == 1 else f"{data}; {recipes[0]}"
+            if recipes is single:
+                title = f"{data}; other recipes, one run each"
+                lines, rows = (one.assign(line=one["line"] + ", " + one["recipe"]) for one in (lines, rows))
             name = slug(title if place else str(data))
             while name in found:
                 name += "_2"
             found[name] = Section(
                 name,
                 title,
-                sentence(lines),
+                ALONE if recipes is single else sentence(lines),
                 overview(name, title, lines),
                 marks(lines),
                 notes(lines, rows, orders, groups),
