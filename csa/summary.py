@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 GROUPS = ("many", "medium", "few", "all", "balanced")
 PLAIN = "ce"
 """The method that others are seen beside."""
-SEEDS = 3
-"""Of a sweep that is proposed: the fewest of which a table has intervals."""
+SEEDS = 5
+"""Of a sweep that is proposed: the fewest of which a table says by a test whether one method is better."""
 
 
 def print_outset(console: PlainConsole, config: Config, split: Split, folder: Path) -> None:

@@ -61,10 +61,10 @@ def test_the_same_run_of_cross_entropy_is_the_one_that_its_words_make(words, con
 @pytest.mark.parametrize(
     ("words", "sweep"),
     [
-        ([], "run -m method=ce,csa seed=0,1,2"),
-        (["method=ce", "seed=4"], "run -m method=ce,csa seed=4,5,6"),
-        (["method=crt", "output_root=a b"], "run -m 'output_root=a b' method=ce,crt seed=0,1,2"),
-        (["method.bank=false", "delta=0.5"], "run -m method.bank=false delta=0.5 method=csa seed=0,1,2"),
+        ([], "run -m method=ce,csa seed=0,1,2,3,4"),
+        (["method=ce", "seed=4"], "run -m method=ce,csa seed=4,5,6,7,8"),
+        (["method=crt", "output_root=a b"], "run -m 'output_root=a b' method=ce,crt seed=0,1,2,3,4"),
+        (["method.bank=false", "delta=0.5"], "run -m method.bank=false delta=0.5 method=csa seed=0,1,2,3,4"),
     ],
 )
 def test_what_is_proposed_next(words, sweep, configuration, monkeypatch):

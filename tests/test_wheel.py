@@ -52,5 +52,5 @@ def test_it_composes_far_from_the_checkout(site, tmp_path):
         text=True,
         check=True,
     )
-    assert '"total": 486' in process.stdout
+    assert '"total": 294' in process.stdout
     assert not list(tmp_path.iterdir())

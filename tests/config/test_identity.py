@@ -273,7 +273,7 @@ def test_a_file_of_weights_counts_by_its_content_wherever_it_lies(tmp_path):
     assert identity(named[1], "ab")["backbone"]["weights"] == "sha256:a7937b64b8caa58f"
     published = config_of(*words, "backbone.weights=IMAGENET1K_V1")
     assert identity(published, "ab")["backbone"]["weights"] == "IMAGENET1K_V1"
-    assert slug(published) == "ir10-resnet18-digits-uniform-s0"
+    assert slug(published) == "ir100-resnet18-digits-uniform-s0"
 
 
 DRS, LDAM, CMO = (config_of("dataset=cifar100_lt", f"method={name}") for name in ("ce_drs", "ldam_drw", "cmo"))

@@ -11,11 +11,11 @@ from csa.data.__main__ import main
 def test_json(capsys):
     main(["dataset=digits_lt", "dataset.holdout=2", "format=json"])
     told = json.loads(capsys.readouterr().out)
-    assert told["counts"] == [120, 92, 71, 55, 43, 33, 25, 20, 15, 12]
-    assert told["total"] == 486
+    assert told["counts"] == [120, 71, 43, 25, 15, 9, 5, 3, 2, 1]
+    assert told["total"] == 294
     assert told["groups"] == {"many": [0, 1, 2], "medium": [3, 4, 5, 6], "few": [7, 8, 9]}
-    assert told["groups_by_count"] == {"many": [0], "medium": [1, 2, 3, 4, 5, 6, 7], "few": [8, 9]}
-    assert (told["name"], told["imbalance_ratio"], told["test"], told["holdout"]) == ("digits_lt", 10, 500, 20)
+    assert told["groups_by_count"] == {"many": [0], "medium": [1, 2, 3], "few": [4, 5, 6, 7, 8, 9]}
+    assert (told["name"], told["imbalance_ratio"], told["test"], told["holdout"]) == ("digits_lt", 100, 500, 20)
     assert len(told["hash"]) == 64
 
 

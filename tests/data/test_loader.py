@@ -11,7 +11,7 @@ from csa.data.loader import Loader, ResidentLoader, batch_sizes
 
 @pytest.fixture
 def split(dataset_config, tmp_path):
-    return load_split(dataset_config("digits_lt", holdout=2), tmp_path, download=False)
+    return load_split(dataset_config("digits_lt", holdout=2, imbalance_ratio=10), tmp_path, download=False)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_evaluation_batches_are_whole_and_in_order(loader, split):
 
 
 def test_without_a_holdout_there_are_no_batches(dataset_config, protocol_config, tmp_path):
-    plain = load_split(dataset_config("digits_lt"), tmp_path, download=False)
+    plain = load_split(dataset_config("digits_lt", imbalance_ratio=10), tmp_path, download=False)
     loader: Loader = ResidentLoader(plain, protocol_config(), "cpu", seed=0)
     assert list(loader.holdout_batches(8)) == []
 

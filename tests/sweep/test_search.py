@@ -126,7 +126,7 @@ def test_the_test_set_must_not_choose(tmp_path):
 )
 def test_settings_of_a_search_that_it_cannot_have(tmp_path, monkeypatch, word, fault):
     monkeypatch.chdir(tmp_path)
-    first = preflight(["dataset=digits_lt", "dataset.max_per_class=99", word], "search_csa")
+    first = preflight(["dataset=digits_lt", "dataset.max_per_class=100", word], "search_csa")
     with pytest.raises(UserError, match=re.escape(f"{word}: {fault}")):
         prepare(first)
 
@@ -162,7 +162,7 @@ def test_seeds_of_any_length_and_files_below_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     words = (
         "dataset=digits_lt",
-        "dataset.max_per_class=99",
+        "dataset.max_per_class=100",
         "output_root='~/runs'",
         "hydra.sweeper.sampler.seed=4294967297",
     )
