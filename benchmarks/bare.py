@@ -13,8 +13,8 @@ from benchmarks.machine import seconds
 from benchmarks.table import Row
 from csa.models.backbone import build_backbone
 from csa.models.heads import linear_head
-from csa.training.graphs import Graphs
-from csa.training.loop import EVALUATION_BATCH
+from csa.training.evaluation import EVALUATION_BATCH
+from csa.training.launching import Graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.data.split import Split
-    from csa.training.graphs import Compute, Tensors
+    from csa.training.launching import Compute, Tensors
     from csa.training.machine import Machine
 
 STEPS, WARM_STEPS = 20, 2

@@ -16,8 +16,9 @@ from csa.console import PlainConsole
 from csa.data.loader import ResidentEpoch, ResidentLoader
 from csa.methods.method import build_method
 from csa.tracking.record import Record
+from csa.training.evaluation import EVALUATION_BATCH
 from csa.training.interruption import Interruption
-from csa.training.loop import EVALUATION_BATCH, Training
+from csa.training.loop import Training
 from csa.training.progress import Progress
 from csa.training.shared_stages import SharedStages
 

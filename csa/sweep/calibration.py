@@ -158,8 +158,7 @@ def _epoch(
 def _evaluation_seconds(
     method: Method, loader: Loader, machine: Machine, stepping: Stepping, test_images: int
 ) -> float:
-    from csa.training.evaluation import head_logits
-    from csa.training.loop import EVALUATION_BATCH
+    from csa.training.evaluation import EVALUATION_BATCH, head_logits
 
     batches = []
     for batch in loader.test_batches(EVALUATION_BATCH):

@@ -17,8 +17,7 @@ from csa.data.streaming import plain_batches
 from csa.tracking.record import Record, temperature
 from csa.training.checkpoint import DamagedCheckpointError
 from csa.training.distributed import ProcessGroup
-from csa.training.evaluation import NotFiniteLogitsError, head_logits, head_scores, plain_logits
-from csa.training.loop import EVALUATION_BATCH
+from csa.training.evaluation import EVALUATION_BATCH, NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.machine import choose
 from csa.training.recorded import load_method
 

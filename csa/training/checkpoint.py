@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +20,7 @@ from csa.config.faults import Fault, UserError
 from csa.tracking.files import write_bytes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from csa.config.schema import Config
-    from csa.methods.method import Method
-    from csa.training.distributed import ProcessGroup
     from csa.training.machine import Machine
 
 FORMAT = 1
@@ -86,6 +81,12 @@ def load_newest(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, problems
 
 
+def last_good(path: Path) -> str:
+    """What there is to go on from, in words."""
+    last, _ = load_newest(path)
+    return f"the last good checkpoint is of epoch {last['at']['epoch']}" if last else "there is no checkpoint yet"
+
+
 def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
@@ -98,79 +99,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@dataclass
-class Position:
-    """The next step to take: ``epoch`` and ``step`` within ``stage``; all count from 0."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-
-
-@dataclass
-class History:
-    """What training has produced so far.
-
-    lines: one an epoch, as in metrics.jsonl. best: of each head in the current stage, the epoch that
-    was best on the test set, with its scores: what released code reports, under that name.
-    reused_epochs: how many of the lines come from a finished stage of another run. chosen: of each stage by its name,
-    the epoch (from 0) whose network stands for it, where that is chosen on validation images.
-    """
-
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reused_epochs: int = 0
-    chosen: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass
-class OpenEpoch:
-    """Sums over the steps taken so far of the epoch in progress; on the device, but for the seconds.
-
-    losses: [steps], zero where not yet taken.
-    """
-
-    losses: Tensor
-    measures: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass
-class Standing:
-    """Where training stands, beside its networks and its optimiser."""
-
-    at: Position
-    history: History
-    open: OpenEpoch
-
-    def packed(self, method: Method, optimiser: torch.optim.Optimizer, group: ProcessGroup) -> dict[str, Any]:
-        """Everything that training goes on from; all processes of a run take part, the first one's is whole."""
-        processes_state = group.own_state(method)
-        measures = {name: value.cpu() for name, value in self.open.measures.items()}
-        opened = group.everyones({"losses": self.open.losses.cpu(), "measures": measures})
-        if not group.first:
-            return {}
-        return {
-            "at": asdict(self.at),
-            "method": method.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "history": asdict(self.history),
-            "open": {**opened[0], "seconds": self.open.seconds},
-            **({} if group.alone else {"processes_state": processes_state, "opened": opened}),
-        }
-
-    @classmethod
-    def unpacked(cls, state: dict[str, Any], machine: Machine) -> Standing:
-        """This process's part of what ``packed`` made."""
-        opened = state["open"] | (state["opened"][machine.group.rank] if "opened" in state else {})
-        measures = {name: value.to(machine.device) for name, value in opened["measures"].items()}
-        return cls(
-            Position(**state["at"]),
-            History(**state["history"]),
-            OpenEpoch(opened["losses"].to(machine.device), measures, opened["seconds"]),
-        )
 
 
 SETTINGS = {"precision": "protocol.precision"} | {

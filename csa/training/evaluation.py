@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,42 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from csa.data.batch import Batch
+    from csa.data.split import Split
     from csa.methods.method import Method
     from csa.metrics import ShotGroups
     from csa.training.distributed import ProcessGroup
     from csa.training.machine import Machine
+    from csa.training.state import TrainState
 
 
+EVALUATION_BATCH = 250
+"""Images of one forward pass in evaluation; the result does not depend on it."""
 MOST_TEMPERATURE = 10.0
 """A temperature is between its inverse and this."""
 
 
 class NotFiniteLogitsError(Exception):
     """A head's logits are not finite; the message names it."""
+
+
+class Evaluated(NamedTuple):
+    """Of each head the scores on all processes' images; logits [N, K] and labels [N] of this one's."""
+
+    scores: dict[str, Scores]
+    logits: dict[str, Tensor]
+    labels: Tensor
+
+
+def evaluate(state: TrainState, batches: Iterable[Batch], split: Split) -> Evaluated:
+    """The network that would be kept if training ended now. Raises NotFiniteError where a logit is not finite."""
+    with state.as_kept():
+        logits, labels = head_logits(state.method, state.launcher.logits, batches)
+    groups = vars(split.by_rank), vars(split.by_count)
+    try:
+        scores = head_scores(state.method, logits, labels, *groups, state.machine.group)
+    except NotFiniteLogitsError as error:
+        raise state.not_finite(str(error)) from error
+    return Evaluated(scores, logits, labels)
 
 
 @torch.no_grad()

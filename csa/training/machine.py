@@ -30,7 +30,7 @@ class Machine:
     """precision: the arithmetic in use (the protocol's ``auto`` resolved); threads: torch's, on the processor.
 
     workers: processes that decode images, where these stay in their files. group: with the run's other processes.
-    step_mode: how a step is to be launched; ``graph`` where it can be, see ``training.stepping``.
+    step_mode: how a step is to be launched; ``graph`` where it can be, see ``training.launching``.
     """
 
     device: torch.device

@@ -66,7 +66,7 @@ class Progress:
         self._display.update(self._steps, advance=1, note=f"{rate:,.0f} images/s")
 
     def end_epoch(self, line: dict[str, Any]) -> None:
-        note = told(line)
+        note = epoch_in_words(line)
         self._display.update(self._stages[line["stage"]], completed=line["epoch"] + 1, note=note)
         due = time.monotonic() - self._printed_at >= LINE_SECONDS
         if not self._bars and (due or self._first_of_stage or self._last_of_stage):
@@ -74,7 +74,7 @@ class Progress:
             self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._epochs}  {note}")
 
 
-def told(line: dict[str, Any]) -> str:
+def epoch_in_words(line: dict[str, Any]) -> str:
     """An epoch in words, from its line of metrics.jsonl; accuracy of the head that stands for the run."""
     rate = line["images"] / line["seconds"]
     return f"loss {line['loss']:.3f}  test {line['heads'][line['head']]['all']:.1f} %  {rate:,.0f} images/s"

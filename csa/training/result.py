@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from csa.metrics import completed
-from csa.training.evaluation import predict
+from csa.training.evaluation import best_temperature, predict
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from csa.config.schema import Config
     from csa.data.split import Split
     from csa.methods.method import Method
-    from csa.training.loop import Outcome
+    from csa.metrics import Scores
+    from csa.training.evaluation import Evaluated
+    from csa.training.state import History, TrainState
+
+
+@dataclass
+class Outcome:
+    """The trained method's last evaluation; holdout, temperatures: on the validation images, empty without any.
+
+    step_mode: how the steps of the last stage were launched.
+    """
+
+    scores: dict[str, Scores]
+    holdout: dict[str, Scores]
+    temperatures: dict[str, float]
+    logits: dict[str, Tensor]
+    labels: Tensor
+    history: History
+    step_mode: str
+
+
+def outcome(state: TrainState, tested: Evaluated, validated: Evaluated | None) -> Outcome:
+    """Of all processes, which take part in it."""
+    joined = state.machine.group.joined
+    temperatures = {}
+    if validated is not None:
+        known = joined(validated.labels)
+        temperatures = {
+            head: best_temperature(state.method, joined(logits), known) for head, logits in validated.logits.items()
+        }
+    return Outcome(
+        tested.scores,
+        {} if validated is None else validated.scores,
+        temperatures,
+        {head: joined(logits) for head, logits in tested.logits.items()},
+        joined(tested.labels),
+        state.history,
+        state.launcher.mode,
+    )
 
 
 def result(config: Config, fingerprint: str, split: Split, method: Method, outcome: Outcome) -> dict[str, Any]:

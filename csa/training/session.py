@@ -27,12 +27,14 @@ from csa.training import checkpoint
 from csa.training.checkpoint import refuse_other_arithmetic
 from csa.training.distributed import LOST, LostProcessError, telling_lost_processes
 from csa.training.interruption import Interruption, StoppedError
-from csa.training.loop import NotFiniteError, Training
+from csa.training.loop import Training
 from csa.training.machine import Machine, choose, telling_what_mps_lacks
 from csa.training.profiling import where_profiled
 from csa.training.progress import Progress
 from csa.training.result import result, test_outputs
 from csa.training.shared_stages import SharedStages, threads_of_first_stage
+from csa.training.single_images import refuse_single_images_of_any_stage
+from csa.training.state import NotFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,6 +179,8 @@ def _train(
         )
     if config.runtime.sync_batch_norm and not machine.group.alone:
         method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+    if start.state is None:
+        refuse_single_images_of_any_stage(method, loader, split.image_shape)
     with Progress(console, method.stages, config.runtime.progress) as progress:
         training = Training(
             config, method, loader, split, machine=machine, record=record,
@@ -198,7 +202,9 @@ def _train(
 
 def _reason(error: Exception, record: Record) -> str:
     """Why a run failed, in a line; nothing of an error that should not have been."""
-    if isinstance(error, NotFiniteError | UnreadableImageError | LostWorkerError | LostProcessError):
+    if isinstance(error, NotFiniteError):
+        return f"{error}; {checkpoint.last_good(record.checkpoint)}"
+    if isinstance(error, UnreadableImageError | LostWorkerError | LostProcessError):
         return str(error)
     return disk_trouble(error, record.folder) or memory_trouble(error)
 

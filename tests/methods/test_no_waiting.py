@@ -30,9 +30,9 @@ from csa.methods.method import Method, build_method
 from csa.metrics import CALIBRATION_BINS
 from csa.training.distributed import ProcessGroup
 from csa.training.evaluation import counts
+from csa.training.loop import train_step
 from csa.training.machine import Machine
-from csa.training.optimisation import WeightAverage, make_optimiser
-from csa.training.stepping import Stepping
+from csa.training.state import TrainState
 
 BATCH = 6
 META = torch.device("meta")
@@ -86,14 +86,13 @@ def on_device(monkeypatch) -> OnDevice:
     return OnDevice()
 
 
-def stepping_of(method: Method, stage: int, protocol: ProtocolConfig) -> Stepping:
+def state_of(method: Method, stage: int, protocol: ProtocolConfig) -> TrainState:
     machine = Machine(META, "fp32", 1, 0, Fabric(accelerator="cpu"), ProcessGroup(), "eager")
-    update = make_optimiser(method, stage, protocol)
-    average = None if protocol.ema is None else WeightAverage(method, protocol.ema)
-    stepping = Stepping(method, update, machine, clip_norm=protocol.clip_norm, average=average)
-    for group in update.param_groups:
+    state = TrainState(method, protocol, machine)
+    state.begin_updates(stage)
+    for group in state.optimiser.param_groups:
         group["lr"] = torch.tensor(0.0, device=META)  # as on a GPU
-    return stepping
+    return state
 
 
 def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, int, int] = (1, 16, 16)) -> list[str]:
@@ -112,21 +111,21 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
         there = deepcopy(method).to(META)  # the host's copy says what the values decide: streams and draws
         with torch.no_grad(), on_device:
             there.eval().prepare(stage, loader)
-        stepping = stepping_of(there, stage, config.protocol)
+        state = state_of(there, stage, config.protocol)
         for clock in clocks(method, stage):
             epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
             draws = method.draws(clock, epoch.sizes, torch.Generator().manual_seed(0))
             draws = {name: rows.to(META) for name, rows in draws.items()}
             there.train_stage(stage)
             with on_device:
-                stepping.set_rate(about.lr(clock.epoch))
-                step = stepping.step(epoch, 0, {name: rows[0] for name, rows in draws.items()}, clock)
+                state.set_rate(about.lr(clock.epoch))
+                step = train_step(state, epoch, 0, {name: rows[0] for name, rows in draws.items()}, clock)
             assert step.loss.shape == ()
             taken.append(method.phase(clock))
         there.eval()
         with on_device:
             (*_, batch) = loader.test_batches(BATCH)
-            logits = stepping.logits(batch.images)
+            logits = state.launcher.logits(batch.images)
             counted = [counts(there, outputs, batch.labels) for outputs in logits.values()]
         assert {row.shape for row in counted} == {(len(COUNTS) ** 2 + 2 * CALIBRATION_BINS + 1,)}
         assert {outputs.shape for outputs in logits.values()} == {(len(batch.labels), len(COUNTS))}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from csa.training.graphs import Graphs, NotCapturedError
+from csa.training.launching import Graphs, NotCapturedError
 
 
 class Recomputed:

@@ -17,10 +17,11 @@ from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
 from csa.training.application import scores_on
 from csa.training.distributed import ProcessGroup, batch_statistics
+from csa.training.loop import train_step
 from csa.training.machine import Machine
-from csa.training.optimisation import WeightAverage, make_optimiser
+from csa.training.optimisation import make_optimiser
 from csa.training.recorded import load_method
-from csa.training.stepping import Stepping
+from csa.training.state import TrainState
 
 FINE = ("protocol.optimizer=adamw", "protocol.layer_decay=0.5", "protocol.clip_norm=0.5", "protocol.ema=0.9")
 
@@ -45,14 +46,22 @@ class OneBatch:
         return {"train": batch()}
 
 
-def steps(method, config, number: int, average: WeightAverage | None = None, optimiser=None) -> Stepping:
+def steps(method, config, number: int) -> TrainState:
+    return more_steps(fresh(method, config), number)
+
+
+def fresh(method, config) -> TrainState:
     machine = Machine(torch.device("cpu"), "fp32", 1, 0, Fabric(accelerator="cpu"), ProcessGroup(), "eager")
-    optimiser = optimiser or make_optimiser(method, 0, config.protocol)
-    stepping = Stepping(method, optimiser, machine, clip_norm=config.protocol.clip_norm, average=average)
-    method.train()
+    state = TrainState(method, config.protocol, machine)
+    state.begin_updates(0)
+    return state
+
+
+def more_steps(state: TrainState, number: int) -> TrainState:
+    state.method.train()
     for _ in range(number):
-        stepping.step(OneBatch(), 0, {}, Clock(0, 0, 1))
-    return stepping
+        train_step(state, OneBatch(), 0, {}, Clock(0, 0, 1))
+    return state
 
 
 @pytest.mark.parametrize(
@@ -108,13 +117,13 @@ def test_gradients_are_scaled_down_to_the_norm():
 
 
 def test_the_average_follows_the_weights_and_stands_for_them_when_asked():
-    method, config = method_of("protocol.lr=0.1")
-    average = WeightAverage(method, 0.5)
+    method, config = method_of("protocol.lr=0.1", "protocol.ema=0.5")
+    state = fresh(method, config)
+    average = state.average
     averaged = [*method.parameters(), *batch_statistics(method)]
     expected = [value.detach().clone() for value in averaged]
-    optimiser = make_optimiser(method, 0, config.protocol)
     for number in range(1, 8):
-        steps(method, config, 1, average, optimiser)
+        more_steps(state, 1)
         decay = min(0.5, (1 + number) / (10 + number))
         expected = [decay * old + (1 - decay) * new.detach() for old, new in zip(expected, averaged, strict=True)]
     own = [value.detach().clone() for value in averaged]

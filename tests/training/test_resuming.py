@@ -95,12 +95,12 @@ def test_the_best_network_on_validation_images_is_kept_tested_and_resumed(config
     seen = {}
 
     def scores(training):
-        found, *outputs = evaluated(training)
-        if training._at.epoch < training._method.stages[training._at.stage].epochs and training._at.step:
-            at = training._at.stage, training._at.epoch
-            seen[at] = {name: value.clone() for name, value in training._method.state_dict().items()}
-            found = {head: replace(one, all=shares[at]) for head, one in found.items()}
-        return found, *outputs
+        found, state = evaluated(training), training._state
+        if state.at.epoch < state.stage.epochs and state.at.step:
+            at = state.at.stage, state.at.epoch
+            seen[at] = {name: value.clone() for name, value in state.method.state_dict().items()}
+            found = found._replace(scores={head: replace(one, all=shares[at]) for head, one in found.scores.items()})
+        return found
 
     evaluated = loop.Training._on_validation_images
     monkeypatch.setattr(loop.Training, "_on_validation_images", scores)
@@ -302,25 +302,25 @@ def test_weights_that_are_not_finite_after_the_last_step_say_where(configuration
 def test_finite_losses_whose_mean_is_not_and_weights_in_a_checkpoint(configuration, monkeypatch):
     """The largest float32, twice; and a weight that became nothing in the step before a checkpoint."""
     most = torch.finfo(torch.float32).max
-    step = loop.Stepping.step
+    step = loop.train_step
 
-    def finite_step(self, *how):
-        return step(self, *how)._replace(loss=torch.tensor(most))
+    def finite_step(state, *how):
+        return step(state, *how)._replace(loss=torch.tensor(most))
 
-    monkeypatch.setattr(loop.Stepping, "step", finite_step)
+    monkeypatch.setattr(loop, "train_step", finite_step)
     config = configuration("method=ce", "variant=mean")
     with pytest.raises(SystemExit, match="1"):
         start(config)
     (failure,) = Path(config.output_root).rglob("failure.json")
     assert "loss is inf in the epoch's mean at stage 'train', epoch 0" in json.loads(failure.read_text())["reason"]
 
-    def broken_step(self, *how):
-        taken = step(self, *how)
+    def broken_step(state, *how):
+        taken = step(state, *how)
         with torch.no_grad():
-            next(self._method.parameters()).fill_(torch.nan)
+            next(state.method.parameters()).fill_(torch.nan)
         return taken
 
-    monkeypatch.setattr(loop.Stepping, "step", broken_step)
+    monkeypatch.setattr(loop, "train_step", broken_step)
     config = configuration("method=ce", "variant=weight", "runtime.checkpoint_seconds=0")
     with pytest.raises(SystemExit, match="1"):
         start(config)

@@ -16,7 +16,7 @@ def rates(monkeypatch):
     original = loop.Training._step
 
     def step(training, *args):
-        taken.append(training._optimiser.param_groups[0]["lr"])
+        taken.append(training._state.optimiser.param_groups[0]["lr"])
         original(training, *args)
 
     monkeypatch.setattr(loop.Training, "_step", step)

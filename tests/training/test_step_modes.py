@@ -20,9 +20,9 @@ from csa.config.recorded import read_recorded
 from csa.data.dataset import load_split
 from csa.data.loader import ResidentEpoch
 from csa.tracking.record import Record
-from csa.training import checkpoint, machine, stepping
+from csa.training import checkpoint, launching, machine
 from csa.training.application import scores_on
-from csa.training.graphs import Graphs
+from csa.training.launching import Graphs
 from csa.training.profiling import where_profiled
 
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
@@ -60,7 +60,7 @@ def launched(device, monkeypatch):
 
     batches = ResidentEpoch.batches
     monkeypatch.setattr(ResidentEpoch, "batches", eager)
-    monkeypatch.setattr(stepping, "Graphs", Noted)
+    monkeypatch.setattr(launching, "Graphs", Noted)
     if device == "cpu":
         monkeypatch.setattr(machine, "_step_mode", lambda asked, *_: asked.step_mode.replace("auto", "graph"))
     return told
@@ -100,9 +100,10 @@ def largest_difference(first, second) -> float:
     return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
 
 
+OPENING, UPDATE = ("opening",), ("update",)
 LAUNCHED = {
-    "csa": {("opening", None), ("rest", "rests"), ("rest", "decays"), ("rest", "learns"), ("whole", "learns")},
-    "csa as printed": {("whole", "learns")},
+    "csa": {(OPENING, None), (UPDATE, "rests"), (UPDATE, "decays"), (UPDATE, "learns"), (OPENING + UPDATE, "learns")},
+    "csa as printed": {(OPENING + UPDATE, "learns")},
 }
 """Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
 
@@ -127,7 +128,7 @@ def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
     assert not told_trouble(replayed)
     assert replayed.result()["step_mode"] == ("eager" if case in EAGER_AT_LAST else "graph")
     assert "evaluation" in launched.keys
-    steps = {(part, decision) for part, *_, decision in (key for key in launched.keys if key != "evaluation")}
+    steps = {(parts, decision) for parts, *_, decision in (key for key in launched.keys if key != "evaluation")}
     assert steps == LAUNCHED.get(case, steps)
     assert (launched.eager > 0) == (case == "csa as printed")
     assert_same(contents(replayed), contents(eager))
@@ -272,7 +273,7 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(run, monkeypatch):
 
     words = ("method=ce", "backbone=lenet")
     replayed = run("replayed", *words)
-    monkeypatch.setattr(stepping, "Graphs", functools.partial(Graphs, Refused))
+    monkeypatch.setattr(launching, "Graphs", functools.partial(Graphs, Refused))
     eager = run("eager", *words)
     assert eager.result()["step_mode"] == "eager"
     assert told_trouble(eager) == ["operation not permitted when stream is capturing"]

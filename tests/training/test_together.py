@@ -21,10 +21,10 @@ from tiny_words import TINY
 from csa.config.host import Processes, started_together
 from csa.data.batch import ALONE, Shard
 from csa.tracking.record import Record
-from csa.training.checkpoint import Position
 from csa.training.distributed import ProcessGroup
 from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import Training
+from csa.training.state import Position
 
 HERE = Path(__file__).parent
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -84,17 +84,18 @@ def test_processes_ask_each_other_every_eighth_step_and_alone_at_each():
         training: Any = object.__new__(Training)
         training._group, training._interruption = ProcessGroup(share), Interruption()
         training._config, training._saved_at = runtime, 0.0
+        training._state = SimpleNamespace()
         training._interruption.status = 75
         told = []
 
         def greatest(value, told=told, training=training):
-            told.append(training._at.step)
+            told.append(training._state.at.step)
             return value
 
         training._group.greatest = greatest
         answers = []
         for step in steps:
-            training._at = Position(step=step)
+            training._state.at = Position(step=step)
             answers.append(training._wants_checkpoint())
         assert told == [step for step, answer in zip(steps, answers, strict=True) if answer] == asked
 
