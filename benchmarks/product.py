@@ -4,53 +4,28 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
-from pathlib import Path
+from itertools import pairwise
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.table import Row
-from csa.config.identity import identity
 from csa.console import PlainConsole
-from csa.data.loader import ResidentEpoch, ResidentLoader
+from csa.data.loader import ResidentLoader
 from csa.methods.method import build_method
-from csa.tracking.record import Record
+from csa.sweep.calibration import ShortLoader, rehearsal
 from csa.training.evaluation import EVALUATION_BATCH
-from csa.training.interruption import Interruption
-from csa.training.loop import Training
 from csa.training.progress import Progress
-from csa.training.shared_stages import SharedStages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from csa.config.schema import Config, SamplerConfig
-    from csa.data.batch import Batch
+    from csa.config.schema import Config
     from csa.data.split import Split
     from csa.methods.method import Method
     from csa.training.machine import Machine
 
-WARM_STEPS = 2
 MEASURED_EPOCHS = {"cpu": 1, "cuda": 30, "mps": 1}
 """On a GPU an epoch lasts a tenth of a second."""
-
-
-class ShortLoader(ResidentLoader):
-    """The product's loader; the first epoch, and with ``most_steps`` every one, ends after a few steps.
-
-    The first one has a batch of each size, so that nothing is compiled or captured in those that are measured.
-    """
-
-    most_steps: int | None = None
-
-    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
-        whole = super().epoch(streams, stage, epoch)
-        sizes = whole.global_sizes
-        return replace(whole, global_sizes=sizes[: self.most_steps] if epoch else [*sizes[:WARM_STEPS], sizes[-1]])
-
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return islice(super().test_batches(batch_size), self.most_steps)
 
 
 class Stopwatch(Progress):
@@ -108,15 +83,14 @@ def product_epoch(
     length = 1 + (epochs or MEASURED_EPOCHS[machine.device.type])
     config = replace(config, protocol=replace(config.protocol, epochs=length))
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
-    loader = ShortLoader(split, config.protocol, machine.device, config.seed)
-    loader.most_steps = steps
-    watch = Stopwatch(method, warm)
-    with TemporaryDirectory() as folder:
-        stages = SharedStages(Path(folder), identity(config, split.hash), machine)
-        training = Training(
-            config, method, loader, split, machine=machine, record=Record(Path(folder)),
-            shared_stages=stages, progress=watch, interruption=Interruption(),
-        )  # fmt: skip
+    loader = ShortLoader(ResidentLoader(split, config.protocol, machine.device, config.seed), steps, steps)
+
+    def warmed() -> None:
+        loader.warming = False
+        warm()
+
+    watch = Stopwatch(method, warmed)
+    with rehearsal(config, method, loader, split, machine, watch) as training:
         training.run()
     trained, images, tests = watch.lines[1]["images"], len(split.train_labels), len(split.test_labels)
     stepping, evaluation = (median(line[key] for line in watch.lines[1:]) for key in ("seconds", "evaluation_seconds"))

@@ -18,15 +18,16 @@ from benchmarks.at_once import rate_together
 from benchmarks.bare import forward_flops
 from benchmarks.images import RandomSource
 from benchmarks.order import read_order
-from benchmarks.product import ShortLoader
 from benchmarks.reference import ClassAware, ContextShift
 from benchmarks.reference_network import Network
 from benchmarks.table import Row, measured
 from csa.config.faults import UserError
 from csa.data.dataset import load_split
+from csa.data.loader import ResidentLoader
 from csa.methods.background_mask import background_mask, linear_class_map
 from csa.methods.mixing import blend_context
 from csa.models.resnet_cifar import ResNet32
+from csa.sweep.calibration import ShortLoader
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -113,12 +114,14 @@ def test_runs_at_once_are_timed_while_all_of_them_train():
 def test_the_measured_epochs_meet_no_batch_of_a_new_size():
     config = read_order(["rows=bare", "steps=3", *TINY]).configs["ce"]
     split = load_split(config.dataset, config.data_dir, download=False)
-    loader = ShortLoader(split, replace(config.protocol, batch_size=48), CPU, 0)
+    loader = ShortLoader(ResidentLoader(split, replace(config.protocol, batch_size=48), CPU, 0), None, None)
     streams = {"uniform": config.sampler}
-    assert loader.epoch(streams, 0, 1).global_sizes == [48, 48, 48, 48, 8]
     assert loader.epoch(streams, 0, 0).global_sizes == [48, 48, 8]
-    loader.most_steps = 3
+    loader.warming = False
+    assert loader.epoch(streams, 0, 1).global_sizes == [48, 48, 48, 48, 8]
+    loader.steps = 3
     assert loader.epoch(streams, 0, 1).global_sizes == [48, 48, 48]
+    assert loader.epoch_images == 200
 
 
 def test_random_images_have_the_counts_of_the_real_ones(tmp_path):

@@ -6,37 +6,44 @@ python -m csa.sweep.calibration     pickled configurations on stdin, what was me
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from csa.sweep.splits import question_of_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from torch import Tensor
-
-    from csa.config.schema import Config
-    from csa.data.loader import Loader
+    from csa.config.schema import Config, SamplerConfig
+    from csa.data.batch import Batch
+    from csa.data.loader import Epoch, Loader
+    from csa.data.split import Split
     from csa.methods.method import Clock, Method
+    from csa.training.loop import Training
     from csa.training.machine import Machine
-    from csa.training.stepping import Stepping
+    from csa.training.progress import Progress
 
-WARM_UPS, MOST_BLOCKS = 2, 8
-BLOCK = {"cpu": 1, "cuda": 16, "mps": 16}
-"""Steps between two looks at the clock: a GPU that is waited for at every one would have nothing to do meanwhile."""
+WARM_STEPS = 2
+LEAST_STEPS = {"cpu": 2, "cuda": 16, "mps": 16}
+"""That are measured: a GPU that is waited for after each one would have nothing to do meanwhile."""
+MOST_TIMES = 8
+"""As many of these are the most."""
 ENOUGH_SECONDS = 0.5
 RATE = 1e-4
 """Learning rate: the network stays finite, and the work of a step is the same at any."""
 PARTS = 3
 """A stage is measured in the middle of each of so many equal parts: methods change their step on the way."""
-EVALUATION_BATCHES = 3
+TEST_BATCHES = 1
 AROUND_SECONDS = 2.5  # of a run: reading the command line, writing the record
 
 
@@ -78,99 +85,108 @@ def main() -> None:
         print(json.dumps({name: answer}), file=stdout, flush=True)
 
 
+class ShortLoader:
+    """A loader whose epochs and tests end after a few steps; None: after all. What else is asked of it is whole.
+
+    warming: an epoch has the first steps and the last, a batch of each size, so that nothing is compiled or captured
+    in those that are measured. epoch_images: of the last epoch that was asked for, had it been whole.
+    """
+
+    epoch_images = 0
+
+    def __init__(self, loader: Loader, steps: int | None, test_steps: int | None) -> None:
+        self._loader, self.steps, self.test_steps, self.warming = loader, steps, test_steps, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> Epoch:
+        whole = self._loader.epoch(streams, stage, epoch)
+        sizes = whole.global_sizes
+        self.epoch_images = sum(sizes)
+        few = [*sizes[:WARM_STEPS], sizes[-1]] if self.warming else sizes[: self.steps]
+        return replace(whole, global_sizes=few)  # type: ignore[type-var]
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        return islice(self._loader.test_batches(batch_size), self.test_steps)
+
+    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
+        return islice(self._loader.holdout_batches(batch_size), self.test_steps)
+
+
+@contextmanager
+def rehearsal(
+    config: Config, method: Method, loader: ShortLoader, split: Split, machine: Machine, progress: Progress
+) -> Iterator[Training]:
+    """The loop of a run on a record that is thrown away."""
+    from csa.config.identity import identity
+    from csa.tracking.record import Record
+    from csa.training.interruption import Interruption
+    from csa.training.loop import Training
+    from csa.training.shared_stages import SharedStages
+
+    with TemporaryDirectory() as folder:
+        stages = SharedStages(Path(folder), identity(config, split.hash), machine)
+        yield Training(
+            config, method, cast("Loader", loader), split, machine=machine, record=Record(Path(folder)),
+            shared_stages=stages, progress=progress, interruption=Interruption(),
+        )  # fmt: skip
+
+
 def measure(config: Config, threads: int) -> dict[str, Any]:
-    """Steps as in training, at several places of each stage; every image is made to fit, so that CSA's bank fills."""
+    """The loop for a few steps, at several places of each stage; every image is made to fit, so that CSA's bank fills.
+
+    What prepares a stage, a pass over all images, is left out.
+    """
+    from csa.console import PlainConsole
     from csa.data.dataset import load_split
     from csa.data.streaming import open_loader
-    from csa.methods.method import build_method
+    from csa.methods.method import Clock, build_method
     from csa.training.machine import choose
+    from csa.training.progress import Progress
 
     began = time.perf_counter()
     split = load_split(config.dataset, config.data_dir, download=False)
     loading = time.perf_counter() - began
     if hasattr(config.method, "delta"):
         config = replace(config, method=replace(config.method, delta=0.0))  # type: ignore[call-arg]
-    runtime = replace(config.runtime, threads=config.runtime.threads or threads)
-    machine = choose(runtime, config.protocol)
+    runtime = replace(config.runtime, threads=config.runtime.threads or threads, checkpoint_seconds=math.inf)
+    config = replace(config, runtime=replace(runtime, profile=False))
+    machine = choose(config.runtime, config.protocol)
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
+    method.stages = tuple(replace(stage, lr=lambda _: RATE) for stage in method.stages)
+    method.prepare, method.added_images = lambda *_: None, lambda *_: None  # type: ignore[method-assign]
     loader = open_loader(split, config.protocol, machine.device, config.seed, workers=machine.workers)
-    stages = [
-        _stage(index, config, method, loader, machine, len(split.test_labels)) for index in range(len(method.stages))
-    ]
+    short = ShortLoader(loader, None, TEST_BATCHES)
+    stages = []
+    progress = Progress(PlainConsole(quiet=True), method.stages, bars=False)
+    with rehearsal(config, method, short, split, machine, progress) as training:
+        for index, stage in enumerate(method.stages):
+            training.enter(index)
+            places = {(2 * part + 1) * stage.epochs // (2 * PARTS) for part in range(PARTS)} if stage.epochs else ()
+            clocks = [Clock(index, place, stage.epochs) for place in sorted(places)]
+            epochs = [_epoch(training, clock, short, machine, split) for clock in clocks] or [(0, 0.0, 0.0)]
+            images, seconds, evaluation = (sum(values) / len(epochs) for values in zip(*epochs, strict=True))
+            stages.append((round(images), seconds, evaluation))
     return {"stages": stages, "total": sum(split.counts), "beyond": loading}
 
 
-def _stage(
-    index: int, config: Config, method: Method, loader: Loader, machine: Machine, test_images: int
-) -> tuple[int, float, float]:
-    import torch
-
-    from csa.methods.method import Clock
-    from csa.training.optimisation import WeightAverage, make_optimiser
-    from csa.training.stepping import Stepping
-
-    method.enter_stage(index)
-    method.to(device=machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    protocol = config.protocol
-    average = None if protocol.ema is None else WeightAverage(method, protocol.ema)
-    optimiser = make_optimiser(method, index, protocol)
-    stepping = Stepping(method, optimiser, machine, clip_norm=protocol.clip_norm, average=average)
-    stepping.set_rate(RATE)
-    epochs = method.stages[index].epochs
-    places = sorted({(2 * part + 1) * epochs // (2 * PARTS) for part in range(PARTS)})
-    measured = [_epoch(Clock(index, place, epochs), config, method, loader, machine, stepping) for place in places]
-    images, seconds = (sum(values) / len(measured) for values in zip(*measured, strict=True))
-    return round(images), seconds, _evaluation_seconds(method, loader, machine, stepping, test_images)
-
-
 def _epoch(
-    clock: Clock, config: Config, method: Method, loader: Loader, machine: Machine, stepping: Stepping
-) -> tuple[int, float]:
-    """Images and seconds of an epoch, from a few of its steps, launched as a run launches them."""
-    from csa.randomness import torch_generator
+    training: Training, clock: Clock, loader: ShortLoader, machine: Machine, split: Split
+) -> tuple[int, float, float]:
+    """Images, seconds, and those of the evaluation of an epoch, from a few of its steps."""
+    from csa.training.evaluation import EVALUATION_BATCH
 
-    epoch = loader.epoch(method.streams(clock), clock.stage, clock.epoch)
-    draws = method.draws(clock, epoch.sizes, torch_generator(config.seed, "draws", clock.stage, clock.epoch))
-    draws = {name: rows.to(machine.device) for name, rows in draws.items()}
-    method.begin_epoch(clock)
-    method.train_stage(clock.stage)
-
-    def step(number: int) -> Tensor:
-        return stepping.step(epoch, number, {name: rows[number] for name, rows in draws.items()}, clock).loss
-
-    def seconds(numbers: Sequence[int]) -> float:
-        began = time.perf_counter()
-        losses = [step(number) for number in numbers]
-        float(losses[-1])  # waits for the device
-        return time.perf_counter() - began
-
-    whole = max(1, epoch.steps - 1)  # but the last, which may be smaller
-    for _ in range(WARM_UPS):
-        seconds([epoch.steps - 1, 0])  # whatever is compiled or captured for a shape is now
-    block = BLOCK[machine.device.type]
-    times: list[float] = []
-    while len(times) < MOST_BLOCKS and sum(times) <= ENOUGH_SECONDS:
-        first = len(times) * block
-        times.append(seconds([number % whole for number in range(first, first + block)]) / block)
-    return sum(epoch.sizes), median(times) * epoch.steps
-
-
-def _evaluation_seconds(
-    method: Method, loader: Loader, machine: Machine, stepping: Stepping, test_images: int
-) -> float:
-    from csa.training.evaluation import EVALUATION_BATCH, head_logits
-
-    batches = []
-    for batch in loader.test_batches(EVALUATION_BATCH):
-        batches.append(batch)
-        if len(batches) == EVALUATION_BATCHES:
-            break
-    head_logits(method, stepping.logits, batches[:1])
-    began = time.perf_counter()
-    logits, _ = head_logits(method, stepping.logits, batches)
-    float(logits[method.primary_head][-1, 0])  # waits for the device
-    seen = sum(len(batch[1]) for batch in batches)
-    return (time.perf_counter() - began) * test_images / seen
+    loader.warming = True
+    warm = training.epoch(clock)
+    least = LEAST_STEPS[machine.device.type]
+    enough = ENOUGH_SECONDS * (WARM_STEPS + 1) / warm["seconds"]
+    loader.warming, loader.steps = False, round(min(max(least, enough), MOST_TIMES * least))
+    line = training.epoch(clock)
+    parts = [len(split.test_labels)] + [len(split.holdout_labels)] * ("validation" in line)
+    seen = sum(min(images, TEST_BATCHES * EVALUATION_BATCH) for images in parts)
+    images = loader.epoch_images
+    return images, line["seconds"] * images / line["images"], line["evaluation_seconds"] * sum(parts) / seen
 
 
 if __name__ == "__main__":
