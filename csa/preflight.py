@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
-from csa.config.address import tracking_fault
 from csa.config.blocks import build_block
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
 from csa.config.overrides import Settled, Word, apply, read, settle
 from csa.config.rules import validation_faults
-from csa.config.schema import Config, DatasetConfig
+from csa.config.schema import Config, DatasetConfig, TrackingConfig
 from csa.config.typed import build, check, resolve_and_check, unresolved
 
 if TYPE_CHECKING:
@@ -217,10 +216,16 @@ def _machine_faults(cell: Settled, found: Sequence[Fault]) -> list[Fault]:
     config = cell.composed.config
     device = device_fault(config.runtime, config.protocol) if _sound(cell, found, "runtime", "protocol") else None
     output = output_fault(str(config.output_root)) if _sound(cell, found, "output_root") else None
-    tracked = config.tracking.mlflow if _sound(cell, found, "tracking") else False
-    tracking = tracking_fault(config.tracking.uri) if tracked else None
     weights = weights_fault(config.backbone.get("weights")) if _sound(cell, found, "backbone") else None
-    return [fault for fault in (device, output, tracking, weights) if fault]
+    tracking = _tracking_faults(config) if _sound(cell, found, "tracking") else []
+    return [*filter(None, (device, output, weights)), *tracking]
+
+
+def _tracking_faults(config: DictConfig) -> list[Fault]:
+    from csa.tracking.tracker import tracking_faults
+
+    values = cast("Mapping[str, Any]", OmegaConf.to_container(config.tracking, resolve=True))
+    return tracking_faults(build_block(TrackingConfig, values))
 
 
 def _sound(cell: Settled, found: Sequence[Fault], *keys: str) -> bool:

@@ -6,7 +6,7 @@ python -m csa.records format=json                    the same for programs
 python -m csa.records mode=remove run=3f2a           delete one run; asks first
 python -m csa.records mode=remove state=interrupted yes=true   delete all interrupted ones, without asking
 python -m csa.records mode=export [to=folder]        finished runs as small files to keep with the code
-python -m csa.records mode=sync                      send to MLflow what it missed
+python -m csa.records mode=sync                      send to MLflow what it missed; tracking=csv and so on: there
 
 run      a fingerprint, or how it begins
 state    any, done, failed, interrupted, running
@@ -250,23 +250,19 @@ def export(output_root: Path, own: dict[str, str]) -> int:
 
 
 def sync(config: Config, output_root: Path) -> int:
-    """Send to MLflow what it missed."""
-    from csa.config.address import DEFAULT_URI, tracking_fault
-    from csa.tracking.sync import sync as send
+    """Send to the tracker what it missed."""
+    from csa.tracking.tracker import tracker_of
+    from csa.tracking.watched import sync as send
 
-    tracking = config.tracking
-    if (fault := tracking_fault(tracking.uri)) is not None:
-        raise UserError(fault)
-    model = None if tracking.model is False else "csa.training.recorded.head_network"
-    try:
-        sent = send(output_root, tracking.uri, tracking.experiment, model)
-    except Exception as error:  # MLflow raises what its stores happen to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        uri = tracking.uri or DEFAULT_URI
-        raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
-    for line in sent:
-        say(str(line))
-    return 1 if any(line.left.startswith("failed") for line in sent) else 0
+    if (tracker := tracker_of(config.tracking)) is None:
+        raise UserError(Fault("tracking", config.tracking.name, "sends nothing anywhere", "mlflow, or another tracker"))
+    if faults := tracker.faults():
+        raise UserError(*faults)
+    failed = False
+    for one in send(output_root, tracker):
+        say(str(one))
+        failed |= one.failed
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def _tell(found: Found, order: Order) -> None:
         looked = {
             "runs": order.config.output_root,
             "records": order.own["records"] or RECORDS,
-            "mlflow": order.config.tracking.uri or "MLflow",
+            "mlflow": getattr(order.config.tracking, "uri", None) or "MLflow",
         }
         places = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
         say(f"note: no finished run is recorded ({places}); the published values only", aside=True)
@@ -274,14 +274,21 @@ def _draw(order: Order, frame: pd.DataFrame) -> None:
 
 def _send(order: Order, figures: Sequence[Drawn]) -> None:
     """Figures into MLflow, where it has their runs; a report from the repository alone asks no store."""
-    from csa.reporting.mlflow_store import send, uri_of
+    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.mlflow.store import send, uri_of
 
     tracking = order.config.tracking
-    uri = uri_of(tracking)
-    if uri is None or not tracking.mlflow or order.own["source"] in ("runs", "records"):
+    if not isinstance(tracking, MlflowTracking) or order.own["source"] in ("runs", "records"):
         return
+    if (uri := uri_of(tracking)) is None:
+        return
+    files: dict[str, dict[str, bytes]] = {}
+    for drawn in figures:
+        for fingerprint in drawn.fingerprints:
+            of_the_run = files.setdefault(fingerprint, {})
+            of_the_run |= {f"{drawn.name}.{ending}": content for ending, content in drawn.files.items()}
     try:
-        number = send(figures, uri, tracking.experiment)
+        number = send(files, uri, tracking.experiment)
     except UserError as error:
         say(f"note: {error}; the figures are not there", aside=True)
         return

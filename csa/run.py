@@ -50,7 +50,6 @@ def train(*words: str, config_dir: str | None = None) -> Run:
 
 def recorded(config: Config) -> Record:
     """The finished record of what ``config`` says. Raises SystemExit where training did not come to its end."""
-    from csa.config.address import how_to_browse
     from csa.config.faults import UserError
     from csa.config.host import started_together
     from csa.config.identity import fingerprint, identity, run_folder
@@ -60,6 +59,7 @@ def recorded(config: Config) -> Record:
     from csa.summary import as_plain, let_asked_stand, print_outset, print_result
     from csa.tracking.finding import point_to_latest
     from csa.tracking.record import Record
+    from csa.tracking.tracker import tracker_of
 
     console = PlainConsole(quiet=started_together().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
@@ -85,8 +85,8 @@ def recorded(config: Config) -> Record:
         plain = as_plain(config)
         beside = Record(run_folder(plain, fingerprint(identity(plain, split.hash)))).finished() if plain else None
         print_result(console, config, record.result(), record.folder, beside)
-    if config.tracking.mlflow:
-        console.print(f"browse: {how_to_browse(config.tracking.uri)}")
+    if (tracker := tracker_of(config.tracking)) and (told := tracker.browse(record.folder)):
+        console.print(f"browse: {told}")
     return record
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from csa import evaluate, records, report
 from csa.config import composition
-from csa.config.address import how_to_browse
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
 from csa.preflight import configure, preflight
+from csa.tracking.mlflow.settings import DEFAULT_URI, how_to_browse
 
 
 @pytest.fixture(autouse=True)
@@ -497,7 +497,7 @@ def test_the_address_of_mlflow_is_looked_at_before_anything_runs(tmp_path, uri, 
     (fault,) = told.value.faults
     assert (fault.key, fault.value, fault.nearest) == ("tracking.uri", uri, meant)
     assert fault.problem.endswith(problem)
-    assert faults_of(f"tracking.uri='{uri}'", "tracking.mlflow=false") == []  # nobody will go there
+    assert faults_of(f"tracking.uri='{uri}'", "tracking.target=null") == []  # nobody will go there
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_the_environment_says_where_mlflow_is(monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        (None, "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+        (DEFAULT_URI, "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
         ("sqlite:///my runs.db", "mlflow ui --backend-store-uri 'sqlite:///my runs.db'"),
         ("http://127.0.0.1:9", "http://127.0.0.1:9"),
         (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 REFERENCE_SIGN = "${"
-GROUPS = ("dataset", "sampler", "method", "backbone", "protocol", "tracking")
+GROUPS = ("dataset", "sampler", "method", "backbone", "protocol")
 
 
 def recorded_values(path: Path) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def recorded_values(path: Path) -> dict[str, Any]:
 def read_recorded(path: Path) -> Config:
     """The ``config.yaml`` of a record; keys that came after it have their neutral value, else that of the tree.
 
+    How it was tracked is no part of what is read: its tracker may not be here, and its address is without password.
+
     Raises:
         UserError: as ``recorded_values`` does, or a value that this version does not take.
     """
@@ -53,7 +55,7 @@ def read_recorded(path: Path) -> Config:
     from csa.config.composition import tree
     from csa.config.typed import build
 
-    recorded = OmegaConf.create(recorded_values(path))
+    recorded = OmegaConf.create({key: value for key, value in recorded_values(path).items() if key != "tracking"})
     if missing := [group for group in GROUPS if not OmegaConf.select(recorded, f"{group}.name")]:
         raise UserError(Fault("record", path, f"lacks {missing[0]}.name"))
     with tree("config") as composer:

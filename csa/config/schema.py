@@ -257,12 +257,15 @@ class RuntimeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
+    """target: dotted path of the ``csa.tracking.tracker.Tracker`` that writes runs elsewhere; None: the record only."""
+
     name: str
-    mlflow: bool
-    uri: str | None
-    experiment: str
-    model: bool | None = later()
-    """None: of a single run, not of a sweep's."""
+    target: str | None = later()
+    schema: str = "csa.config.schema.TrackingConfig"
+
+    def of_a_sweep(self) -> list[str]:
+        """Words for a run of a sweep, whose own process has all its runs tracked."""
+        return ["tracking.target=null"]
 
 
 @dataclass(frozen=True, kw_only=True)

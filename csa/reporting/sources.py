@@ -17,7 +17,7 @@ from csa.tracking.finding import EXPECTED
 from csa.tracking.finding import runs as recorded_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from csa.config.schema import TrackingConfig
 
@@ -61,8 +61,6 @@ def find(places: Iterable[str | Path], experiment: str = "csa") -> Found:
             found.add(from_folders(folder))
             found.add(from_records(folder))
         else:
-            from csa.reporting.mlflow_store import from_mlflow
-
             found.add(from_mlflow(place, experiment, {run.fingerprint for run in found.runs}))
     return found
 
@@ -83,10 +81,11 @@ def collect(source: str, output_root: Path, records: Path, tracking: TrackingCon
 
 
 def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None:
-    from csa.reporting.mlflow_store import from_mlflow, uri_of
+    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.mlflow.store import uri_of
 
     uri = uri_of(tracking)
-    if uri is None:
+    if uri is None or not isinstance(tracking, MlflowTracking):
         if needed:
             raise UserError(Fault("source", "mlflow", "there is no MLflow store here", "tracking.uri=<its address>"))
         return
@@ -112,7 +111,7 @@ def load(fingerprint: str, *places: str | Path) -> Run:
 
 def there() -> list[str]:
     """The usual places, without a store that does not exist."""
-    from csa.config.address import sqlite_file
+    from csa.tracking.mlflow.settings import sqlite_file
 
     return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
 
@@ -133,6 +132,18 @@ def from_records(folder: Path) -> Iterator[Run | str]:
 def _from_record(path: Path) -> Run:
     record = read_exported(path)
     return Run(record.fingerprint, record.identity, record.config, record.result, record, "record", str(path))
+
+
+def from_mlflow(uri: str, experiment: str, known: Collection[str]) -> Iterator[Run | str]:
+    """Finished runs with a fingerprint that is not ``known``; for one that cannot be used, why.
+
+    Raises:
+        UserError: the store cannot be reached, or there is no database file.
+    """
+    from csa.tracking.mlflow.store import finished
+
+    for where, download in finished(uri, experiment, known):
+        yield attempt(where, lambda download=download, where=where: from_folder(download(), "mlflow", where))  # type: ignore[misc]
 
 
 def attempt(where: str, read: Callable[[], Run]) -> Run | str:

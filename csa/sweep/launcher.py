@@ -53,12 +53,12 @@ class LocalLauncher(Launcher):
         plan.let_asked_stand()
         to_do = settings.to_do(plan)
         tracking = self._track(settings, plan)
-        tracking.end("KILLED", {})  # until it is known better
+        tracking.end("interrupted", {})  # until it is known better
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # as every launcher does
         console = PlainConsole()
         with Display(console, plan, to_do, quiet=False):
             endings = self.launch_runs(settings, to_do)
-        tracking.end("FINISHED", {})
+        tracking.end("done", {})
         print_failures(console, plan, endings)
         run_of = {cell.words: run for run in plan.runs for cell in run.cells}
         return [_job_return(run_of[cell.words], endings) for cell in cells]

@@ -185,11 +185,9 @@ class Processes:
 
 
 def command_of(run: Run, tree: Sequence[str]) -> list[str]:
-    own = ["hydra.mode=RUN", "runtime.progress=false", "tracking.mlflow=false"]
+    own = ["hydra.mode=RUN", "runtime.progress=false", *run.config.tracking.of_a_sweep()]
     if run.record.checkpoint.exists() and not run.config.rerun:
         own.append("runtime.threads=null")  # it keeps its own number
-    if run.config.tracking.model is None:
-        own.append("tracking.model=false")  # for whoever sends the record to MLflow later
     return [sys.executable, "-m", "csa.run", *tree, *hidden(run.words), *own]
 
 

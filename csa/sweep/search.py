@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from optuna.exceptions import StorageInternalError
 
-from csa.config.address import sqlite_file
 from csa.config.faults import Fault, UserError, without_passwords
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
@@ -28,6 +27,7 @@ from csa.sweep.estimate import estimate
 from csa.sweep.plan import Run
 from csa.sweep.slots import slots, where
 from csa.tracking.files import try_lock
+from csa.tracking.mlflow.settings import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -87,7 +87,7 @@ class CellsSweeper(Sweeper):
                 tracking.add(plan.runs)
                 status = self._run_all(plan, to_do, settings, endings)
                 failed = any(has_failed(run, endings) for run in plan.runs)
-                tracking.end("KILLED" if status else "FAILED" if failed else "FINISHED", plan.counts(), means(plan))
+                tracking.end("interrupted" if status else "failed" if failed else "done", plan.counts(), means(plan))
             trouble = tracking.trouble
         failures = print_summary(self._console, plan, endings)
         if trouble:
@@ -133,7 +133,7 @@ class CellsSweeper(Sweeper):
         runs = [run for run in runs if not is_held_here(run.folder)]
         if not runs:
             return {}
-        words = [[*run.words, "tracking.mlflow=false", *_seen_from_elsewhere(run)] for run in runs]
+        words = [[*run.words, *run.config.tracking.of_a_sweep(), *_seen_from_elsewhere(run)] for run in runs]
         try:
             with _SigtermStops():
                 returns = self.launcher.launch(words, initial_job_idx=0)

@@ -1,22 +1,16 @@
-"""MLflow for a sweep: a parent run, the runs nested in it. Nothing here waits for MLflow or fails with it.
-
-One follower mirrors the folders of all runs, wherever they are trained, and the sweep itself.
-"""
+"""A sweep's own record, and a watcher that has it and its runs tracked; nothing here waits for a tracker, or fails."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from csa.sweep.cells import swept_keys
 from csa.tracking import sweeps
-from csa.tracking.files import read_json
-from csa.tracking.follower import Follower
-from csa.tracking.mirror import STATE_NAME as MIRROR_NAME
+from csa.tracking.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +19,6 @@ if TYPE_CHECKING:
     from csa.sweep.plan import Plan, Run
     from csa.tracking.record import State
 
-LOG_NAME = "mlflow.txt"
-MODEL = "csa.training.recorded.head_network"
-LOOK_SECONDS = 1.0
-MOST_AT_ONCE = 50  # folders told to the follower at a time: its pipe is small
 MOST_OF_A_NAME = 80  # characters
 
 
@@ -36,72 +26,41 @@ class Tracking:
     """Context manager around the runs of a sweep; does nothing where they are not tracked."""
 
     def __init__(self, name: str, title: str, config: Config) -> None:
+        self._on = config.tracking.target is not None
         self._name = re.sub(r"[^\w .:/-]", "_", name)  # what MLflow takes as part of a tag
-        self._on = config.tracking.mlflow
+        self._record = sweeps.SweepRecord(Path(config.output_root).expanduser(), self._name, title)
+        self._watcher = Watcher(config.tracking, self._record.folder)
+        self._end: tuple[Any, ...] = ("interrupted", {}, {})
         self.trouble: str | None = None
-        self._runs: set[str] = set()
-        self._waiting: list[Run] = []
-        self._end = threading.Event()
-        tracking, log = config.tracking, Path(config.output_root).expanduser() / LOG_NAME
-        model = MODEL if tracking.model else None
-        self._follower = Follower(tracking.uri, tracking.experiment, log, model, (self._name, title))
-        self._following = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Tracking:
-        if self._on:
-            self._follower.start()
-            self._following.start()
+        self.add(())
+        self._watcher.expect()
+        self._watcher.start()
         return self
 
     def add(self, runs: Sequence[Run]) -> None:
-        """Runs that belong to the sweep; mirrored as soon as they begin."""
+        """Runs that belong to the sweep; tracked as soon as they begin."""
         if self._on:
-            new = [run for run in runs if run.fingerprint not in self._runs]
-            self._runs |= {run.fingerprint for run in new}
-            self._waiting += [run for run in new if sweeps.note(run.folder, self._name) or not _is_mirrored(run)]
+            with contextlib.suppress(OSError):  # the watcher, which cannot write either, says so
+                for run in runs:
+                    sweeps.note(run.folder, self._name)
+                self._record.begin([run.folder for run in runs])
 
     def end(
         self,
-        status: Literal["FINISHED", "FAILED", "KILLED"],
+        status: sweeps.Status,
         counts: Mapping[State, int],
         means: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         """Say how the sweep ended, and with which accuracies (``csa.sweep.summary.means``); the last word counts."""
-        if self._on:
-            self._follower.end({"status": status, "counts": counts, "means": means or {}})
+        self._end = (status, counts, means or {})
 
     def __exit__(self, *_: object) -> None:
-        if not self._on:
-            return
-        self._end.set()
-        self._following.join()
-        while self._follow_some():
-            time.sleep(LOOK_SECONDS)
-        self.trouble = self._follower.close()
-
-    def _follow(self) -> None:
-        while not self._end.wait(LOOK_SECONDS):
-            self._follow_some()
-
-    def _follow_some(self) -> int:
-        """Have the runs mirrored that have begun; how many were left for the next time."""
-        begun = [run for run in self._waiting if (run.folder / "identity.json").exists()]
-        for run in begun[:MOST_AT_ONCE]:
-            self._follower.follow(run.folder)
-            self._waiting.remove(run)
-        return len(begun[MOST_AT_ONCE:])
-
-
-def _is_mirrored(run: Run) -> bool:
-    """Whether MLflow has all of a finished run: a sweep that was killed may have left it behind."""
-    if run.state != "done":
-        return False
-    try:
-        sent = read_json(run.folder / MIRROR_NAME)
-        last = "model" if run.config.tracking.model else "checkpoint.pt"
-        return sent["status"] == "FINISHED" and not sent["trouble"] and last in sent["artifacts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        if self._on:
+            with contextlib.suppress(OSError):
+                self._record.end(*self._end)
+            self.trouble = self._watcher.close()
 
 
 def sweep_name(plan: Plan) -> str:

@@ -73,7 +73,7 @@ class Lease:
         self._folder = folder
         self._beat_seconds = beat_seconds
         self._lock: IO[str] | None = None
-        self._own = Holder(socket.gethostname(), os.getpid(), 0, _boot())
+        self._own = this_process()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -141,6 +141,10 @@ class Lease:
 
     def _write(self, own: Holder) -> None:
         write_json(self._folder / LEASE_NAME, asdict(own))
+
+
+def this_process() -> Holder:
+    return Holder(socket.gethostname(), os.getpid(), 0, _boot())
 
 
 def holder(folder: Path) -> Holder | None:

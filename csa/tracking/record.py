@@ -173,7 +173,8 @@ class Record:
 
     def start_over(self) -> None:
         """Forget what was trained, keep the log."""
-        for name in ("result.json", "metrics.jsonl", "test_outputs.npz", "failure.json", "mlflow.json"):
+        trained, tracked = ("result.json", "metrics.jsonl", OUTPUTS, "failure.json"), ("mlflow.json", "tracking.json")
+        for name in (*trained, *tracked):
             (self.folder / name).unlink(missing_ok=True)
         for path in self.folder.glob("checkpoint.pt*"):
             path.unlink()

@@ -20,9 +20,9 @@ from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import open_loader
 from csa.methods.method import build_method
 from csa.tracking.environment import software
-from csa.tracking.follower import Follower
 from csa.tracking.lease import HeldError, Lease
 from csa.tracking.record import SecondRecord
+from csa.tracking.watcher import Watcher
 from csa.training import checkpoint
 from csa.training.checkpoint import refuse_other_arithmetic
 from csa.training.distributed import LOST, LostProcessError, telling_lost_processes
@@ -44,13 +44,11 @@ if TYPE_CHECKING:
     from csa.methods.method import Method
     from csa.tracking.record import Record
 
-MODEL = "csa.training.recorded.head_network"
-
 
 def train_and_record(
     config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole
 ) -> None:
-    """Train under a lease and write the record; MLflow follows the record in a process of its own.
+    """Train under a lease and write the record; a tracker follows the record in a process of its own.
 
     Raises:
         UserError: the run cannot be trained, or continued, in this way; nothing was written.
@@ -60,12 +58,9 @@ def train_and_record(
     if started_together().rank:
         _help(config, identity, split, SecondRecord(record.folder))
         return
-    tracking = config.tracking
-    mirror = Follower(
-        tracking.uri, tracking.experiment, record.folder / "mlflow.log", None if tracking.model is False else MODEL
-    )
+    watcher = Watcher(config.tracking, record.folder)
     try:
-        _run(config, identity, split, record, console, mirror)
+        _run(config, identity, split, record, console, watcher)
     except HeldError as held:
         console.print(f"{held}; nothing was started")
         raise SystemExit(HELD_STATUS) from held
@@ -85,12 +80,12 @@ def train_and_record(
         raise SystemExit(FAILED_STATUS) from error
     finally:
         # Closed last: by then the files say how the run ended.
-        if (note := mirror.close()) is not None:
+        if (note := watcher.close()) is not None:
             console.print(note)
 
 
 def _run(
-    config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole, mirror: Follower
+    config: Config, identity: dict[str, Any], split: Split, record: Record, console: PlainConsole, watcher: Watcher
 ) -> None:
     record.folder.mkdir(parents=True, exist_ok=True)
     with Lease(record.folder), Interruption() as interruption:
@@ -98,9 +93,8 @@ def _run(
             return  # another process has finished it just now
         start = _settle(config, identity, split, record)
         _begin(start, identity, split, record)
-        if config.tracking.mlflow:
-            mirror.expect(record.folder)
-        _train(start, identity, split, record, console, interruption, underway=mirror.start)
+        watcher.expect()
+        _train(start, identity, split, record, console, interruption, underway=watcher.start)
 
 
 @dataclass(frozen=True)

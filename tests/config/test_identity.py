@@ -158,10 +158,10 @@ NOT_COUNTED = {
         *("device", "threads", "workers", "checkpoint_seconds", "progress", "jobs_per_gpu", "step_mode", "profile"),
         *("data_dir", "download", "output_root", "rerun", "plan", "smoke"),
         *(
-            "mlflow",
             "uri",
             "experiment",
             "tracking.model",
+            "tracking.target",
             "slots",
             "on_error",
             "retry_failed",

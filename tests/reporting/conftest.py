@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csa.tracking import store
+from csa.tracking.mlflow import store
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ from miniature_records import make, write
 
 from csa.config.faults import UserError
 from csa.config.schema import BackboneConfig, DatasetConfig, MethodConfig, ProtocolConfig, SamplerConfig, StageTwoConfig
-from csa.reporting.layout import Drawn
-from csa.reporting.mlflow_store import from_mlflow, run_ids, send, uri_of
-from csa.reporting.sources import Found, from_folders, from_records
+from csa.reporting.sources import Found, from_folders, from_mlflow, from_records
 from csa.tracking import exported
-from csa.tracking.sync import sync
+from csa.tracking.mlflow.store import run_ids, send, uri_of
+from csa.tracking.tracker import tracker_of
+from csa.tracking.watched import sync
 
 KINDS = (DatasetConfig, SamplerConfig, MethodConfig, BackboneConfig, ProtocolConfig, StageTwoConfig)
 
@@ -145,9 +145,10 @@ def test_an_absent_folder_has_no_runs(tmp_path):
     assert list(from_records(tmp_path / "no")) == []
 
 
-def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri):
+def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri, configuration):
     first, second = (make(tmp_path / "outputs", "mnist_lt", "ce", seed) for seed in (0, 1))
-    list(sync(tmp_path / "outputs", uri, "csa", None))
+    tracking = configuration("tracking=mlflow", f"tracking.uri='{uri}'", "tracking.model=false").tracking
+    list(sync(tmp_path / "outputs", tracker_of(tracking)))
     known = {run.fingerprint: run for run in from_folders(tmp_path / "outputs")}
     assert not list(from_mlflow(uri, "csa", known))
     shutil.rmtree(second.folder)
@@ -158,8 +159,8 @@ def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri):
     assert len(run.evidence.predictions("classifier")) == 40
     assert list(from_mlflow(uri, "another", [])) == []
 
-    drawn = Drawn("curves", "caption", {"png": b"p", "svg": b"s"}, (run.fingerprint, "ffffffffffff"))
-    assert send([drawn], uri, "csa") == 1
+    files = {"curves.png": b"p", "curves.svg": b"s"}
+    assert send({run.fingerprint: files, "ffffffffffff": files}, uri, "csa") == 1
     client, ids = run_ids(uri, "csa")
     names = {file.path for file in client.list_artifacts(ids[run.fingerprint], "figures")}
     assert names == {"figures/curves.png", "figures/curves.svg"}

@@ -21,7 +21,6 @@ from csa.config.faults import UserError
 from csa.sweep import processes, splits
 from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, SweepStopped, command_of
 from csa.sweep.slots import Slot
-from csa.tracking import follower
 from csa.tracking.lease import Lease
 from csa.tracking.record import Record
 
@@ -240,8 +239,6 @@ def test_helpers_whose_parent_was_killed_say_nothing(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             splits.main()
         assert not ended.value.code
-    for content in ("", '{"uri": "sqli'):
-        assert follower.follow(follower.Orders(io.StringIO(content))) == 0
     assert capsys.readouterr() == ("", "")
 
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from started import LENET, ended, epochs, folder_of, start, training, wait_for
 from tiny_words import TINY
 
-from csa.tracking.mirror import STATUS
+from csa.tracking.mlflow.mirror import STATUS
 from csa.tracking.record import Record
 
 URI = "sqlite:///mlflow.db"

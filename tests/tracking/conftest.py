@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow import MlflowClient
 
-from csa.tracking import store
+from csa.tracking.mlflow import store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,6 +13,7 @@ from torch import nn
 from whole_records import IDENTITY, evaluation, whole_names, whole_result, whole_split
 
 from csa.config.identity import fingerprint
+from csa.tracking.mlflow.settings import MlflowTracking
 from csa.tracking.record import Record
 
 WHO = IDENTITY | {"method": {"name": "csa"}}
@@ -21,6 +22,12 @@ CONFIG = whole_records.CONFIG.replace(
     "{name: ce, schema: csa.config.schema.CrossEntropyConfig,",
     "{name: csa, schema: csa.config.schema.MethodConfig, delta: 0.8, primary_head: balanced,",
 )
+
+
+def mlflow_at(uri: str) -> MlflowTracking:
+    target = "csa.tracking.mlflow.tracker.MlflowTracker"
+    schema = "csa.tracking.mlflow.settings.MlflowTracking"
+    return MlflowTracking(name="mlflow", schema=schema, target=target, uri=uri, experiment="csa", model=None)
 
 
 def line(epoch: int, **more: Any) -> dict[str, Any]:

@@ -14,15 +14,26 @@ import miniature
 import pytest
 import torch
 
-from csa.tracking import mirror as mirror_module
-from csa.tracking import store
+from csa.tracking import tracker
 from csa.tracking.lease import Lease
-from csa.tracking.mirror import Mirror, StartedOverError
-from csa.tracking.sync import sync
+from csa.tracking.mlflow import artifacts, mirror, store
+from csa.tracking.mlflow.mirror import StartedOverError
+from csa.tracking.mlflow.tracker import MlflowTracker
+from csa.tracking.watched import sync
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+class Mirror(mirror.Mirror):
+    """One that reads the record itself."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        super().__init__(folder, miniature.mlflow_at(uri))
+
+    def push(self) -> str:
+        return super().push(tracker.read(self.folder))
 
 
 def the_run(client: MlflowClient) -> Run:
@@ -42,7 +53,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 def test_a_finished_run_is_there_with_every_value(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    assert Mirror(record.folder, uri, "csa").push()
+    assert Mirror(record.folder, uri).push() == "sent 3 epochs and 8 files"
 
     run = the_run(client)
     assert run.info.status == "FINISHED"
@@ -76,7 +87,7 @@ def test_a_finished_run_is_there_with_every_value(tmp_path, uri, client):
 def test_the_times_are_those_of_the_training(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     run = the_run(client)
     points = sorted(client.get_metric_history(run.info.run_id, "loss"), key=lambda point: point.step)
     assert [after.timestamp - before.timestamp for before, after in pairwise(points)] == [750, 750]
@@ -89,7 +100,7 @@ def test_artifacts(tmp_path, uri, client):
 
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     run_id = the_run(client).info.run_id
     names = {file.path for file in client.list_artifacts(run_id)}
     files = {"config.yaml", "result.json", "metrics.jsonl", "test_outputs.npz", "checkpoint.pt"}
@@ -107,23 +118,20 @@ def test_artifacts(tmp_path, uri, client):
 def test_pushing_twice_changes_nothing(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     before, state = database(uri), state_of(record.folder)
-    again = Mirror(record.folder, uri, "csa")
-    again.push()
-    again.push()
+    again = Mirror(record.folder, uri)
+    assert again.push() == again.push() == ""
     assert database(uri) == before
     assert state_of(record.folder) == state
-    assert (again.epochs_sent, again.artifacts_sent) == (0, 0)
     assert state["lines"] == 3
     assert state["status"] == "FINISHED"
-    assert state["trouble"] is None
 
 
 def test_live_interrupted_cut_back_and_resumed(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=3)
     with Lease(record.folder):
-        live = Mirror(record.folder, uri, "csa")
+        live = Mirror(record.folder, uri)
         live.push()
         assert the_run(client).info.status == "RUNNING"
         record.append_metrics(miniature.line(3))
@@ -137,7 +145,7 @@ def test_live_interrupted_cut_back_and_resumed(tmp_path, uri, client):
     record.begin(miniature.CONFIG.replace("seed: 0", "seed: 0\nthreads: 2"), miniature.WHO, miniature.FINGERPRINT)
     record = miniature.begin(tmp_path, epochs=2)
     with Lease(record.folder):
-        resumed = Mirror(record.folder, uri, "csa")
+        resumed = Mirror(record.folder, uri)
         for epoch in range(2, 6):
             record.append_metrics(miniature.line(epoch, seconds=0.7))
             resumed.push()
@@ -154,13 +162,13 @@ def test_live_interrupted_cut_back_and_resumed(tmp_path, uri, client):
 def test_a_failure_is_told_and_forgotten_by_a_resume(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=1)
     record.fail({"reason": "the loss is nan at epoch 1"})
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     run = the_run(client)
     assert (run.info.status, run.data.tags["csa.status"]) == ("FAILED", "failed")
     assert "the loss is nan" in run.data.tags["mlflow.note.content"]
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     run = the_run(client)
     assert (run.info.status, run.data.tags["csa.status"]) == ("FINISHED", "done")
     assert "nan" not in run.data.tags["mlflow.note.content"]
@@ -168,15 +176,15 @@ def test_a_failure_is_told_and_forgotten_by_a_resume(tmp_path, uri, client):
 
 def test_nothing_is_doubled_where_sending_was_not_noted(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=1)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     noted = state_of(record.folder)
     record.write_metrics(miniature.line(epoch) for epoch in range(3))
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     complete = database(uri)
     for forgotten in (noted, noted | {"run_id": None}):
         (record.folder / "mlflow.json").write_text(json.dumps(forgotten))
-        Mirror(record.folder, uri, "csa").push()
+        Mirror(record.folder, uri).push()
         assert database(uri) == complete
         assert state_of(record.folder)["lines"] == 3
 
@@ -203,13 +211,13 @@ def test_cut_off_at_any_call(tmp_path, uri, client, monkeypatch, call):
 
     for name in ("create_run", "log_inputs", "log_batch", "set_terminated", "log_table", "log_figure", "log_artifact"):
         monkeypatch.setattr(MlflowClient, name, breaking(name))
-    monkeypatch.setattr(mirror_module, "MOST_METRICS", 20)  # an epoch a call
+    monkeypatch.setattr(mirror, "MOST_METRICS", 20)  # an epoch a call
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    mirror = Mirror(record.folder, uri, "csa")
+    cut_off = Mirror(record.folder, uri)
     with pytest.raises(ConnectionError):
-        mirror.push()
-    mirror.push()
+        cut_off.push()
+    cut_off.push()
     run = the_run(client)
     assert run.info.status == "FINISHED"
     for name in run.data.metrics:
@@ -224,12 +232,12 @@ def test_cut_off_at_any_call(tmp_path, uri, client, monkeypatch, call):
 def test_another_store_gets_the_whole_run_and_the_first_is_found_again(tmp_path, uri, client, made_store):
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     first = the_run(client).info.run_id
     shutil.copy(made_store, tmp_path / "other.db")
     other = f"sqlite:///{tmp_path / 'other.db'}"
-    Mirror(record.folder, other, "csa").push()
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, other).push()
+    Mirror(record.folder, uri).push()
     assert the_run(client).info.run_id == first
     assert state_of(record.folder)["run_id"] == first
 
@@ -237,12 +245,12 @@ def test_another_store_gets_the_whole_run_and_the_first_is_found_again(tmp_path,
 def test_started_over_is_a_new_run_and_ends_the_old_one(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=2)
     with Lease(record.folder):
-        old = Mirror(record.folder, uri, "csa")
+        old = Mirror(record.folder, uri)
         old.push()
         record.start_over()
         with pytest.raises(StartedOverError):
             old.push()
-        Mirror(record.folder, uri, "csa").push()
+        Mirror(record.folder, uri).push()
     runs = client.search_runs([client.get_experiment_by_name("csa").experiment_id])
     assert sorted((run.info.status, run.data.tags["csa.status"]) for run in runs) == [
         ("KILLED", "interrupted"),
@@ -252,22 +260,21 @@ def test_started_over_is_a_new_run_and_ends_the_old_one(tmp_path, uri, client):
 
 def test_a_run_deleted_in_mlflow_is_left_alone(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=1)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     client.delete_run(the_run(client).info.run_id)
     record.append_metrics(miniature.line(1))
-    assert Mirror(record.folder, uri, "csa").push()
-    assert "deleted" in state_of(record.folder)["trouble"]
+    assert "deleted" in Mirror(record.folder, uri).push()
 
 
 def test_sweeps_are_tags_and_the_first_is_the_parent(tmp_path, uri, client, monkeypatch):
     record = miniature.begin(tmp_path, epochs=1)
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     child = the_run(client).info.run_id
     parent = client.create_run(client.get_experiment_by_name("csa").experiment_id).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", "somebody-elses")
     sweeps = [{"name": "table2", "parent_run_id": parent}, {"name": "figure5", "parent_run_id": "later"}]
     (record.folder / "sweeps.json").write_text(json.dumps(sweeps))
-    Mirror(record.folder, uri, "csa").push()
+    Mirror(record.folder, uri).push()
     tags = client.get_run(child).data.tags
     assert (tags["mlflow.parentRunId"], tags["csa.sweep.table2"], tags["csa.sweep.figure5"]) == (parent, "true", "true")
 
@@ -275,13 +282,12 @@ def test_sweeps_are_tags_and_the_first_is_the_parent(tmp_path, uri, client, monk
 def test_sync_sends_what_is_missing_once(tmp_path, uri, client):
     record = miniature.begin(tmp_path, epochs=3)
     miniature.finish(record)
-    (first,) = sync(tmp_path / "outputs", uri, "csa")
-    assert (first.epochs, first.artifacts, first.left) == (3, 8, "")
-    (second,) = sync(tmp_path / "outputs", uri, "csa")
-    assert (second.epochs, second.artifacts, second.left) == (0, 0, "")
+    mlflow = MlflowTracker(miniature.mlflow_at(uri))
+    assert [one.said for one in sync(tmp_path / "outputs", mlflow)] == ["sent 3 epochs and 8 files"]
+    assert [one.said for one in sync(tmp_path / "outputs", mlflow)] == ["nothing was missing"]
     with Lease((record := miniature.begin(tmp_path / "elsewhere")).folder):
-        (running,) = sync(tmp_path / "elsewhere" / "outputs", uri, "csa")
-    assert running.left == "is being trained"
+        (running,) = sync(tmp_path / "elsewhere" / "outputs", mlflow)
+    assert (running.said, running.failed) == ("is being trained", False)
     assert not (record.folder / "mlflow.json").exists()
 
 
@@ -306,7 +312,7 @@ def test_eight_processes_make_one_fresh_store(tmp_path):
 
 
 def _begin_run(uri: str, name: str) -> None:
-    client, experiment_id = store.connect(uri, "csa")
+    client, experiment_id = store.connect(miniature.mlflow_at(uri))
     client.create_run(experiment_id, run_name=name)
 
 
@@ -326,14 +332,14 @@ def test_the_model_runs_without_this_package(tmp_path, uri, client, monkeypatch)
     monkeypatch.syspath_prepend(Path(__file__).parent)
     record = miniature.begin(tmp_path, epochs=3, config=miniature.CONFIG.replace("model: false", "model: true"))
     miniature.finish(record)
-    mirror = Mirror(record.folder, uri, "csa", model="miniature.brightness")
-    mirror.push()
+    monkeypatch.setattr(artifacts, "NETWORK", "miniature.brightness")
+    Mirror(record.folder, uri).push()
     assert len(history(client, "loss")) == 3  # MLflow copies the model's metrics from the run's
     (model,) = client.search_logged_models([the_run(client).info.experiment_id])
     assert {metric.key for metric in model.metrics} >= {"all", "loss"}
     state = state_of(record.folder)
     (record.folder / "mlflow.json").write_text(json.dumps(state | {"artifacts": state["artifacts"][:-1]}))
-    Mirror(record.folder, uri, "csa", model="miniature.brightness").push()
+    Mirror(record.folder, uri).push()
     (still,) = client.search_logged_models([the_run(client).info.experiment_id])
     assert (still.model_id, still.source_run_id) == (model.model_id, the_run(client).info.run_id)
 

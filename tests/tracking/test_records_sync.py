@@ -1,4 +1,4 @@
-"""``python -m csa.records mode=sync`` hands over to the mirror."""
+"""``python -m csa.records mode=sync`` hands over to the tracker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from recorded_runs import begin, named
 
-import csa.tracking.sync
 from csa import records
-from csa.tracking.sync import Synced
+from csa.tracking import watched
+from csa.tracking.mlflow import store
+from csa.tracking.watched import Synced
 
 
 @pytest.fixture
@@ -23,34 +24,39 @@ def calls(tmp_path, monkeypatch):
         return answers
 
     answers: list[Synced] = []
-    monkeypatch.setattr(csa.tracking.sync, "sync", send)
+    monkeypatch.setattr(watched, "sync", send)
     received.append(answers)
     return received
 
 
 def test_the_store_of_the_configuration_is_told(calls, capsys):
-    calls[0].append(Synced(Path("outputs/a"), epochs=3, artifacts=2))
+    calls[0].append(Synced(Path("outputs/a"), "sent 3 epochs and 2 files"))
     words = ["tracking.uri=sqlite:///other.db", "tracking.experiment=mine"]
     assert records.main(["mode=sync", *words, "tracking.model=false"]) == 0
-    assert calls[1] == (Path("outputs"), "sqlite:///other.db", "mine", None)
+    folder, tracker = calls[1]
+    assert (folder, tracker.settings.uri) == (Path("outputs"), "sqlite:///other.db")
+    assert (tracker.settings.experiment, tracker.settings.model) == ("mine", False)
     assert capsys.readouterr().out == "outputs/a: sent 3 epochs and 2 files\n"
-    records.main(["mode=sync", "tracking.model=true"])
-    assert calls[2] == (Path("outputs"), None, "csa", "csa.training.recorded.head_network")
 
 
 def test_a_run_that_could_not_be_sent_shows_in_the_status(calls, capsys):
-    calls[0].append(Synced(Path("outputs/a"), left="failed: full"))
+    calls[0].append(Synced(Path("outputs/a"), "failed: full", failed=True))
     assert records.main(["mode=sync"]) == 1
     assert capsys.readouterr().out == "outputs/a: failed: full\n"
 
 
 def test_a_store_that_cannot_be_reached(tmp_path, monkeypatch, calls, capsys):
-    def fail(*_):
+    def fail(_):
         raise RuntimeError("connection refused\nmore")
 
-    monkeypatch.setattr(csa.tracking.sync, "sync", fail)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "connect", fail)
     with pytest.raises(SystemExit, match="2"):
         records.main(["mode=sync", "tracking.uri='http://me:secret@host'"])
     told = capsys.readouterr().err
     assert "tracking.uri=http://***@host: cannot be reached: connection refused" in told
     assert "secret" not in told
+    with pytest.raises(SystemExit, match="2"):
+        records.main(["mode=sync", "tracking=none"])
+    assert "tracking=none: sends nothing anywhere" in capsys.readouterr().err

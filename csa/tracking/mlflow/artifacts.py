@@ -1,7 +1,9 @@
-"""What MLflow keeps of a finished run beside its numbers: files, pictures, a table, the model."""
+"""What MLflow shows of a run beside its numbers: tags, a description; at the end files, pictures, a table, a model."""
 
 from __future__ import annotations
 
+import getpass
+import socket
 from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -9,25 +11,93 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import without_passwords
-from csa.tracking import contents
+from csa.tracking.environment import software
+from csa.tracking.tracker import in_a_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-    from csa.tracking.contents import Contents
+    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.tracker import RecordedRun
 
 FILES = ("result.json", "metrics.jsonl", "test_outputs.npz", "checkpoint.pt")
 TABLE = "per_class.json"
-MODEL = "model"
+MODEL, NETWORK = "model", "csa.training.recorded.head_network"
+"""The logged model, and what makes its module of a run folder: images [B, C, H, W] to logits, with ``image_shape``."""
+LONGEST_NOTE = 5000
 EXAMPLE_IMAGES = 2  # a batch of one would fix the batch size of the exported graph
 
 
+# --- while it runs ----------------------------------------------------------------------------
+
+
+def tags(run: RecordedRun) -> dict[str, str]:
+    known: dict[str, Any] = {
+        "csa.fingerprint": run.fingerprint,
+        "csa.split_hash": run.split_hash,
+        "csa.status": run.state,
+        "csa.folder": f"{socket.gethostname()}:{run.folder.resolve()}",
+        "mlflow.note.content": note(run),
+        **{f"csa.sweep.{sweep['name']}": "true" for sweep in run.sweeps},
+    }
+    parents = [sweep["parent_run_id"] for sweep in run.sweeps if sweep["parent_run_id"]]
+    if parents:
+        known["mlflow.parentRunId"] = parents[0]
+    if run.result is not None:
+        known["csa.collapsed"] = in_a_word(run.result["collapsed"])
+        known["csa.head"] = run.result["head"]
+        known |= _revision(run.result)
+    return {key: str(value) for key, value in known.items()}
+
+
+def tags_at_start(run: RecordedRun) -> dict[str, str]:
+    """Who started it, with what: known while it runs, from its result later."""
+    known = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "csa", "mlflow.source.type": "LOCAL"}
+    return known | (_revision(software()) if run.state == "running" else {})
+
+
+def note(run: RecordedRun) -> str:
+    """How the run stands, in Markdown: the accuracies of each head, or the reason of a failure."""
+    if run.failure is not None:
+        return f"Failed:\n\n```\n{run.failure[-LONGEST_NOTE:]}\n```"
+    if run.result is None:
+        return "In training." if run.state == "running" else "Interrupted; the same command continues it."
+    rows = ["| head | many | medium | few | all | balanced | best on test | ECE |", "| --- |" + " ---: |" * 7]
+    for head, scores in run.result["heads"].items():
+        name = f"**{head}**" if head == run.result["head"] else head
+        last, best = scores["last"], scores["best_on_test"]
+        cells = [_percent(last[group]) for group in ("many", "medium", "few", "all", "balanced")]
+        cells += [f"{_percent(best['all'])} (epoch {best['epoch'] + 1})", _percent(last["ece"])]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    warning = "**Collapsed**: the network predicts a single class.\n\n" if run.result["collapsed"] else ""
+    chosen = run.result.get("chosen")
+    when = "the last epoch" if chosen is None else "the epoch that was best on the validation images"
+    return f"{warning}Test accuracy in % at {when}.\n\n" + "\n".join(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _revision(known: Mapping[str, Any]) -> dict[str, str]:
+    if not known["git_revision"]:
+        return {}
+    return {
+        "csa.git_revision": known["git_revision"],
+        "csa.git_dirty": in_a_word(known["git_dirty"]),
+        "mlflow.source.git.commit": known["git_revision"],
+    }
+
+
+# --- once finished ----------------------------------------------------------------------------
+
+
 def of(
-    now: Contents, client: MlflowClient, run_id: str, uri: str, model: str | None
+    now: RecordedRun, client: MlflowClient, run_id: str, settings: MlflowTracking
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and sender of each artifact, the small ones first."""
     assert now.result is not None
@@ -37,8 +107,8 @@ def of(
         yield f"confusion/{head}.png", partial(_send_picture, now, client, run_id, head)
     for name in FILES:
         yield name, partial(_send_file, now.folder / name, client, run_id)
-    if model is not None and now.config["tracking"].get("model") is not False:
-        yield MODEL, partial(_send_model, now, client, run_id, uri, model)
+    if settings.model is not False and now.config["tracking"].get("model") is not False:
+        yield MODEL, partial(_send_model, now, client, run_id, settings.address)
 
 
 def _send_file(path: Path, client: MlflowClient, run_id: str) -> None:
@@ -46,28 +116,40 @@ def _send_file(path: Path, client: MlflowClient, run_id: str) -> None:
         client.log_artifact(run_id, str(path))
 
 
-def _send_configuration(now: Contents, client: MlflowClient, run_id: str) -> None:
+def _send_configuration(now: RecordedRun, client: MlflowClient, run_id: str) -> None:
     client.log_text(run_id, without_passwords((now.folder / "config.yaml").read_text()), "config.yaml")
 
 
-def _send_table(now: Contents, client: MlflowClient, run_id: str) -> None:
+def _send_table(now: RecordedRun, client: MlflowClient, run_id: str) -> None:
     assert now.result is not None
     if TABLE not in [file.path for file in client.list_artifacts(run_id)]:  # else its rows would be added to
-        client.log_table(run_id, contents.per_class_table(now.result), TABLE)
+        client.log_table(run_id, per_class_table(now.result), TABLE)
 
 
-def _send_picture(now: Contents, client: MlflowClient, run_id: str, head: str) -> None:
+def per_class_table(result: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns: class, training images, shot group (by rank), and the accuracy of each head."""
+    split = result["split"]
+    group_of = {index: group for group, members in split["by_rank"].items() for index in members}
+    table: dict[str, list[Any]] = {
+        "class": list(split["classes"]),
+        "training_images": list(split["counts"]),
+        "group": [group_of[index] for index in range(len(split["classes"]))],
+    }
+    return table | {head: list(scores["last"]["per_class"]) for head, scores in result["heads"].items()}
+
+
+def _send_picture(now: RecordedRun, client: MlflowClient, run_id: str, head: str) -> None:
     assert now.result is not None
     split, scores = now.result["split"], now.result["heads"][head]["last"]
     order = np.argsort(-np.array(split["counts"]), kind="stable")
     with np.load(now.folder / "test_outputs.npz") as outputs:
         confusion = outputs[f"confusion_{head}"][np.ix_(order, order)]
-    title = f"{contents.run_name(now)}\n{head}: {scores['all']:.2f} % of the test images are right"
+    title = f"{now.name}\n{head}: {scores['all']:.2f} % of the test images are right"
     figure = confusion_picture(confusion, [split["classes"][index] for index in order], title)
     client.log_figure(run_id, figure, f"confusion/{head}.png")
 
 
-def _send_model(now: Contents, client: MlflowClient, run_id: str, uri: str, model: str) -> None:
+def _send_model(now: RecordedRun, client: MlflowClient, run_id: str, uri: str) -> None:
     """Export the network as a graph that needs none of this package; once, whatever was cut off before."""
     import mlflow
     import torch
@@ -77,12 +159,12 @@ def _send_model(now: Contents, client: MlflowClient, run_id: str, uri: str, mode
         if str(logged.status) == "READY":
             return
         client.delete_logged_model(logged.model_id)
-    module = resolve_name(model)(now.folder)
+    module = resolve_name(NETWORK)(now.folder)
     example = torch.full((EXAMPLE_IMAGES, *module.image_shape), 0.5)
     with torch.no_grad():
         classes = module(example).shape[1]
     # Made here, since log_model would make it in the experiment that MLflow holds for the active one.
-    known = contents.parameters(now.config)
+    known = now.parameters
     logged = client.create_logged_model(experiment, MODEL, source_run_id=run_id, params=known)
     mlflow.set_tracking_uri(uri)
     mlflow.pytorch.log_model(

@@ -1,9 +1,10 @@
-"""Where MLflow keeps its runs: an address, what is wrong with one, how to look there. Imports no MLflow."""
+"""Where MLflow keeps its runs: the settings, what is wrong with an address, how to look there. Imports no MLflow."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from csa.config.faults import Fault
 from csa.config.host import unwritable
+from csa.config.schema import TrackingConfig, later
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = f"{SQLITE}mlflow.db"
@@ -21,9 +23,26 @@ FOLDERS_VARIABLE = "MLFLOW_ALLOW_FILE_STORE"
 MAGIC = b"SQLite format 3\0"
 
 
-def how_to_browse(uri: str | None) -> str:
-    """What to open, or to type into a shell. uri: None is the default one."""
-    uri = uri or DEFAULT_URI
+@dataclass(frozen=True, kw_only=True)
+class MlflowTracking(TrackingConfig):
+    """uri: None is ``sqlite:///mlflow.db`` in the working directory."""
+
+    uri: str | None
+    experiment: str
+    model: bool | None = later()
+    """Whether the network is logged as a model; None: of a single run, not of a sweep's."""
+
+    def of_a_sweep(self) -> list[str]:
+        """Also whether it has a model, for whoever sends the record to MLflow."""
+        return super().of_a_sweep() + (["tracking.model=false"] if self.model is None else [])
+
+    @property
+    def address(self) -> str:
+        return self.uri or DEFAULT_URI
+
+
+def how_to_browse(uri: str) -> str:
+    """What to open, or to type into a shell."""
     return uri if _kind(uri) in SERVERS else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 

@@ -1,4 +1,4 @@
-"""MLflow made equal to a record: the record is the truth, MLflow its mirror.
+"""One run in MLflow, made equal to its record.
 
 What MLflow already has is asked of MLflow, once after each start and after each failure, so that
 nothing is sent twice and nothing is left out, wherever sending was cut off.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import without_passwords
-from csa.tracking import artifacts, contents, store
 from csa.tracking.files import read_json, write_json
+from csa.tracking.mlflow import artifacts, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-    from csa.tracking.contents import Contents
+    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.tracker import RecordedRun
 
 STATE_NAME = "mlflow.json"
 STATUS = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}
@@ -40,8 +41,7 @@ class StartedOverError(Exception):
 class Sent:
     """What ``mlflow.json`` says. record: a name of this record that its MLflow run carries as a tag.
 
-    lines: of metrics.jsonl that MLflow has; artifacts: their names; status: MLflow's; trouble: why
-    the last attempt failed.
+    lines: of metrics.jsonl that MLflow has; artifacts: their names; status: MLflow's.
     """
 
     record: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -51,7 +51,6 @@ class Sent:
     lines: int = 0
     artifacts: list[str] = field(default_factory=list)
     status: str | None = None
-    trouble: str | None = None
 
 
 @dataclass
@@ -68,46 +67,31 @@ class _There:
 
 
 class Mirror:
-    """One record's run in MLflow.
+    """One record's run in MLflow."""
 
-    uri: a tracking URI; model: dotted name of a function from the record's folder to the module
-    that is kept as an MLflow model (images [B, C, H, W] to logits), with its ``image_shape``.
-    """
-
-    def __init__(self, folder: Path, uri: str, experiment: str, model: str | None = None) -> None:
-        self.folder, self._uri, self._experiment, self._model = folder, uri, experiment, model
+    def __init__(self, folder: Path, settings: MlflowTracking) -> None:
+        self.folder, self._settings = folder, settings
         self._path = folder / STATE_NAME
         self._there: _There | None = None
         self._written = self._path.exists()
-        self.epochs_sent = self.artifacts_sent = 0
-        self.sent = Sent(**read_json(self._path)) if self._written else Sent()
+        known = read_json(self._path) if self._written else {}
+        self.sent = Sent(**{one.name: known[one.name] for one in fields(Sent) if one.name in known})
 
-    def push(self) -> bool:
-        """Send what MLflow lacks; whether there was a run to send.
+    def push(self, now: RecordedRun) -> str:
+        """Send what MLflow lacks; what was sent, in words.
 
         Raises whatever MLflow raises; then some of it may have been sent, and the next push sends the rest.
         """
         self._check_same()
-        now = contents.read(self.folder)
-        if now is None:
-            return False
         there = self._there if self._there is not None else self._find(now)
         self._there = None
         if there.status == "deleted":
-            self._note(trouble="the run was deleted in MLflow, and is left alone")
-            return True
-        self._send_values(there, now)
+            return "the run was deleted in MLflow, and is left alone"
+        epochs = self._send_values(there, now)
         self._send_status(there, now)
-        if now.result is not None:
-            self._send_artifacts(there, now)
-        self._note(trouble=None)
+        files = 0 if now.result is None else self._send_artifacts(there, now)
         self._there = there
-        return True
-
-    def note_trouble(self, error: Exception) -> None:
-        """Write down why a push failed, for whoever asks how MLflow stands."""
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._note(trouble=without_passwords(first_line)[:160])
+        return f"sent {epochs} epochs and {files} files" if epochs or files else ""
 
     def _note(self, **changes: Any) -> None:
         """Change the state, on the disk as well."""
@@ -125,10 +109,10 @@ class Mirror:
 
     # --- finding the run --------------------------------------------------------------------
 
-    def _find(self, now: Contents) -> _There:
+    def _find(self, now: RecordedRun) -> _There:
         """The record's run, made if there is none, and what MLflow has of it."""
-        self._note(uri=without_passwords(self._uri), experiment=self._experiment)
-        client, experiment_id = store.connect(self._uri, self._experiment)
+        self._note(uri=without_passwords(self._settings.address), experiment=self._settings.experiment)
+        client, experiment_id = store.connect(self._settings)
         run = self._noted_run(client) or self._tagged_run(client, experiment_id, now)
         if run is None:
             run = self._create(client, experiment_id, now)
@@ -159,10 +143,10 @@ class Mirror:
                 return None  # another store, or a new one
             raise
 
-    def _tagged_run(self, client: MlflowClient, experiment_id: str, now: Contents) -> Run | None:
+    def _tagged_run(self, client: MlflowClient, experiment_id: str, now: RecordedRun) -> Run | None:
         """A run that was made but not noted; those of an earlier start of this folder end on the way."""
         found = client.search_runs([experiment_id], f"tags.`csa.fingerprint` = '{now.fingerprint}'", max_results=1000)
-        here = contents.tags(now)["csa.folder"]
+        here = artifacts.tags(now)["csa.folder"]
         for run in found:
             left_running = run.info.status == "RUNNING" and run.data.tags.get("csa.folder") == here
             if left_running and run.data.tags.get("csa.record") != self.sent.record:
@@ -170,20 +154,20 @@ class Mirror:
                 client.set_terminated(run.info.run_id, "KILLED")
         return next((run for run in found if run.data.tags.get("csa.record") == self.sent.record), None)
 
-    def _create(self, client: MlflowClient, experiment_id: str, now: Contents) -> Run:
-        tags = {"csa.record": self.sent.record, **contents.tags_at_start(now), **contents.tags(now)}
-        return client.create_run(experiment_id, start_time=now.began, tags=tags, run_name=contents.run_name(now))
+    def _create(self, client: MlflowClient, experiment_id: str, now: RecordedRun) -> Run:
+        tags = {"csa.record": self.sent.record, **artifacts.tags_at_start(now), **artifacts.tags(now)}
+        return client.create_run(experiment_id, start_time=now.began, tags=tags, run_name=now.name)
 
     # --- sending ----------------------------------------------------------------------------
 
-    def _send_values(self, there: _There, now: Contents) -> None:
-        """Parameters, tags and metrics; an epoch's metrics in one call."""
+    def _send_values(self, there: _There, now: RecordedRun) -> int:
+        """Parameters, tags and metrics; an epoch's metrics in one call. How many epochs were sent."""
         from mlflow.entities import Param, RunTag
 
-        wanted = contents.tags(now)
+        wanted = artifacts.tags(now)
         tags = [RunTag(key, value) for key, value in wanted.items() if there.tags.get(key) != value]
         # A parameter cannot change once it is there; one that is resumed with other threads keeps its first.
-        known = contents.parameters(now.config).items()
+        known = now.parameters.items()
         parameters = [Param(key, value) for key, value in known if key not in there.parameters]
         for start in range(0, len(parameters), MOST_PARAMETERS):
             there.client.log_batch(there.run_id, params=parameters[start : start + MOST_PARAMETERS])
@@ -191,17 +175,18 @@ class Mirror:
             there.client.log_batch(there.run_id, tags=tags[start : start + MOST_TAGS])
         there.tags |= wanted
         there.parameters |= {parameter.key for parameter in parameters}
+        already = len(there.steps)
         for batch in _batches(_missing(there, now)):
             there.client.log_batch(there.run_id, metrics=[point for points in batch.values() for point in points])
             there.steps |= batch.keys()
-            self.epochs_sent += len(batch)
             self._note(lines=len(there.steps))
         if now.result is not None and not there.final:
-            metrics = _points(contents.final_metrics(now.result), now.ended, max(len(now.lines) - 1, 0))
+            metrics = _points(now.final_metrics(), now.ended, max(len(now.lines) - 1, 0))
             there.client.log_batch(there.run_id, metrics=metrics)
             there.final = True
+        return len(there.steps) - already
 
-    def _send_status(self, there: _There, now: Contents) -> None:
+    def _send_status(self, there: _There, now: RecordedRun) -> None:
         status = STATUS[now.state]
         if there.status != status:
             if status == "RUNNING":
@@ -211,20 +196,21 @@ class Mirror:
             there.status = status
         self._note(status=status, lines=len(there.steps))
 
-    def _send_artifacts(self, there: _There, now: Contents) -> None:
-        """Each as it is noted; one that was sent but not noted is sent again under the same name."""
-        for name, send in artifacts.of(now, there.client, there.run_id, self._uri, self._model):
+    def _send_artifacts(self, there: _There, now: RecordedRun) -> int:
+        """Each as it is noted; one that was sent but not noted is sent again under the same name. How many were."""
+        already = len(self.sent.artifacts)
+        for name, send in artifacts.of(now, there.client, there.run_id, self._settings):
             if name not in self.sent.artifacts:
                 send()
-                self.artifacts_sent += 1
                 self._note(artifacts=[*self.sent.artifacts, name])
+        return len(self.sent.artifacts) - already
 
 
-def _missing(there: _There, now: Contents) -> Iterator[tuple[int, list[Metric]]]:
+def _missing(there: _There, now: RecordedRun) -> Iterator[tuple[int, list[Metric]]]:
     """Step and points of each epoch that MLflow does not have."""
-    for step, (line, time) in enumerate(zip(now.lines, now.line_times(), strict=True)):
+    for step, (metrics, time) in enumerate(zip(now.epochs(), now.line_times(), strict=True)):
         if step not in there.steps:
-            yield step, _points(contents.epoch_metrics(line), time, step)
+            yield step, _points(metrics, time, step)
 
 
 def _points(values: dict[str, float], time: int, step: int) -> list[Metric]:
@@ -245,7 +231,7 @@ def _batches(epochs: Iterable[tuple[int, list[Metric]]]) -> Iterator[dict[int, l
         yield batch
 
 
-def _dataset(now: Contents) -> Any:
+def _dataset(now: RecordedRun) -> Any:
     """The split as MLflow's run list shows it."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -1,0 +1,230 @@
+"""The place MLflow keeps its runs: made once, whoever comes first; and asked for what it has of ours.
+
+MLflow migrates an empty SQLite file through dozens of revisions; processes that do so together
+break it. So the file is made under another name, behind a lock, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from csa.config.faults import Fault, RecordError, UserError
+from csa.tracking.files import locked, write_json
+from csa.tracking.mlflow.settings import SQLITE, MlflowTracking, sqlite_file
+from csa.tracking.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from mlflow import MlflowClient
+
+    from csa.config.schema import TrackingConfig
+
+# A server that is away is given up on quickly, and asked again later; MLflow itself would retry for minutes.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+# MLflow obeys these before its arguments; a run belongs where its record says.
+IGNORED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
+
+NOTE = (
+    "Runs of long-tailed recognition. Of the head that stands for the run, in percent of the test images: `all` is the "
+    "share of right ones, `balanced`, `many`, `medium` and `few` are means of class accuracies. `<head>/all` and so on "
+    "are those of each head. The step is the running epoch number.\n\n"
+    "The view *accuracy* (menu *Views*, or `?viewStateShareKey=accuracy` behind the address of the run list) shows "
+    "them beside data set, method and seed."
+)
+VIEW_NAME = "accuracy"
+VIEW_COLUMNS = (
+    *(f"metrics.`{name}`" for name in ("all", "balanced", "many", "medium", "few", "best_on_test/all", "ece", "loss")),
+    *(f"params.`{name}`" for name in ("dataset.name", "method.name", "delta", "backbone.name", "seed")),
+    "tags.`csa.status`",
+)
+
+
+def settle_environment() -> None:
+    """Make MLflow in this process impatient, silent, and deaf to the run and store named in the environment."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    for name in IGNORED:
+        os.environ.pop(name, None)
+
+
+def connect(settings: MlflowTracking) -> tuple[MlflowClient, str]:
+    """A client of the store, made if need be, and the id of the experiment, made if need be.
+
+    Raises whatever MLflow raises where the store cannot be reached, is locked, or is of another version.
+    """
+    settle_environment()
+    uri, experiment = settings.address, settings.experiment
+    database = sqlite_file(uri)
+    if database is None:
+        client = _client(uri)
+        return client, _experiment_id(client, experiment, None)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with locked(database.with_name(database.name + ".lock")):
+        if not database.exists() or database.stat().st_size == 0:
+            _make(database)
+        client = _client(uri)
+        return client, _experiment_id(client, experiment, database.parent.resolve() / "mlruns")
+
+
+def _make(database: Path) -> None:
+    unfinished = database.with_name(database.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    _client(f"{SQLITE}{unfinished}")
+    unfinished.replace(database)
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _experiment_id(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None if artifacts is None else (artifacts / re.sub(r"[^\w.-]", "_", name)).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location, tags=_experiment_tags()))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another machine was faster
+            if found is None:
+                raise error from None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _experiment_tags() -> dict[str, Any]:
+    """A description, and a saved view of the run list as the page itself would save it."""
+    view = {"selectedColumns": VIEW_COLUMNS, "orderByKey": "attributes.start_time", "orderByAsc": False}
+    saved = {"name": VIEW_NAME, "createdAt": int(time.time() * 1000), "state": json.dumps(view)}
+    return {"mlflow.note.content": NOTE, f"mlflow.sharedViewState.{VIEW_NAME}": json.dumps(saved)}
+
+
+# --- what it has ------------------------------------------------------------------------------
+
+FILES = ("config.yaml", "result.json", "metrics.jsonl", "test_outputs.npz")
+PAGE = 500
+FIGURES = "figures"
+_HOLDERS: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def uri_of(tracking: TrackingConfig) -> str | None:
+    """The store to ask: the one that is named, or the default one where it exists; None: there is none."""
+    if not isinstance(tracking, MlflowTracking):
+        return None
+    database = sqlite_file(tracking.address)
+    return None if tracking.uri is None and database is not None and not database.exists() else tracking.address
+
+
+def unreachable(uri: str, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}"))
+
+
+def run_ids(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
+    """A client and the newest finished MLflow run of each fingerprint.
+
+    Raises:
+        UserError: the store cannot be reached, or there is no database file.
+    """
+    try:
+        return _search(uri, experiment)
+    except Exception as error:  # MLflow raises what its stores happen to
+        raise unreachable(uri, error) from error
+
+
+def finished(uri: str, experiment: str, known: Collection[str]) -> Iterator[tuple[str, Callable[[], Path]]]:
+    """Finished runs with a fingerprint that is not ``known``: which, and what downloads it as a run folder.
+
+    The folders live as long as this process. Raises UserError as ``run_ids``; a download raises also RecordError, where
+    the configuration that MLflow keeps gives another fingerprint.
+    """
+    client, found = run_ids(uri, experiment)
+    for fingerprint, run_id in sorted(found.items()):
+        if fingerprint not in known:
+            yield f"MLflow run {run_id}", partial(_download, client, run_id)
+
+
+def send(figures: Mapping[str, Mapping[str, bytes]], uri: str, experiment: str) -> int:
+    """Log files, by their names, to the runs that MLflow has of these fingerprints; the number of such runs.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    client, known = run_ids(uri, experiment)
+    there = sorted(figures.keys() & known.keys())
+    with tempfile.TemporaryDirectory(prefix="csa-figures-") as folder:
+        for fingerprint in there:
+            for name, content in figures[fingerprint].items():
+                path = Path(folder) / name
+                path.write_bytes(content)
+                try:
+                    client.log_artifact(known[fingerprint], str(path), FIGURES)
+                except Exception as error:  # MLflow raises what its stores happen to
+                    raise unreachable(uri, error) from error
+    return len(there)
+
+
+def _search(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
+    settle_environment()
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():
+        raise FileNotFoundError(f"there is no file {database}")
+    client = _client(uri)
+    there = client.get_experiment_by_name(experiment)
+    found: dict[str, str] = {}
+    token = None
+    while there is not None:
+        page = client.search_runs(
+            [there.experiment_id],
+            "tags.`csa.status` = 'done'",
+            max_results=PAGE,
+            page_token=token,
+            order_by=["attributes.start_time DESC"],
+        )
+        for run in page:
+            found.setdefault(run.data.tags["csa.fingerprint"], run.info.run_id)
+        token = page.token
+        if not token:
+            break
+    return client, found
+
+
+def _download(client: MlflowClient, run_id: str) -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="csa-mlflow-")
+    _HOLDERS.append(holder)
+    folder = Path(holder.name)
+    for name in FILES:
+        client.download_artifacts(run_id, name, str(folder))
+    _write_identity(folder)
+    return folder
+
+
+def _write_identity(folder: Path) -> None:
+    """MLflow keeps the configuration; the identity follows from it and must have the recorded fingerprint."""
+    from csa.config.identity import fingerprint, identity
+    from csa.config.recorded import read_recorded
+
+    record = Record(folder)
+    record.config()
+    result = record.result()
+    who = identity(read_recorded(folder / "config.yaml"), result["split"]["hash"])
+    if fingerprint(who) != result["fingerprint"]:
+        raise RecordError(folder / "config.yaml", "gives another fingerprint now: made by another version")
+    write_json(folder / "identity.json", {"fingerprint": result["fingerprint"], "identity": who})

@@ -1,0 +1,226 @@
+"""What a tracker is: something that reads recorded runs and writes them somewhere else; and what it reads of one.
+
+The record is the truth and the outbox: a tracker makes its own place equal to it, however often it is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from csa.config.blocks import flat, named_class
+from csa.config.faults import Fault, UserError
+from csa.config.schema import TrackingConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from csa.tracking.record import State
+    from csa.tracking.sweeps import Sweep
+
+GROUPS = ("all", "balanced", "many", "medium", "few")
+# Of a metrics line, what is not a measure of the method.
+STRUCTURE = ("stage", "epoch", "head", "heads", "images", "seconds", "evaluation_seconds")
+# Where a run is recorded and how it was started are no parameters of it, and an address may hold a password.
+NOT_PARAMETERS = ("tracking", "rerun", "sweep", "plan", "smoke")
+LONGEST_VALUE = 6000
+
+Settings = TypeVar("Settings", bound=TrackingConfig)
+
+
+class Tracker(ABC, Generic[Settings]):
+    """One place that recorded runs go to; made of its block of the configuration.
+
+    ``faults`` and ``browse`` are asked by the command itself, and import nothing heavy. All else runs in a process
+    beside the training: it may be slow, and may raise; then it is asked again, later each time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def faults(self) -> list[Fault]:
+        """What shows before anything runs: a package that is not there, an address that is none."""
+        return []
+
+    def browse(self, folder: Path) -> str:
+        """What to open, or to type into a shell, to see the run of ``folder``; "" where there is nothing to say."""
+        return ""
+
+    def reach(self) -> None:
+        """Raise UserError where nothing at all can be written at present."""
+
+    @abstractmethod
+    def push(self, run: RecordedRun) -> str:
+        """Make the place equal to the record; what was sent, in words for a person, or "" where nothing was missing.
+
+        It is called while the run trains, whenever its files have changed, and again from its start by another process
+        after this one was killed: what is there already must not be there twice.
+        """
+
+    def push_sweep(self, sweep: Sweep) -> str | None:
+        """As ``push``, for the sweep itself; the name of its run there, if it has one, is noted in all its runs."""
+        return None
+
+    def close(self, folder: Path) -> None:
+        """Let go of what is kept of a run between two pushes: it has ended, or pushing it has failed."""
+
+
+def tracker_of(settings: TrackingConfig) -> Tracker[Any] | None:
+    """None: the local record only. Raises UserError where ``target`` names no tracker."""
+    if settings.target is None:
+        return None
+    base: type[Tracker[Any]] = Tracker
+    return named_class("tracking.target", settings.target, base)(settings)
+
+
+def tracking_faults(settings: TrackingConfig) -> list[Fault]:
+    try:
+        tracker = tracker_of(settings)
+    except UserError as error:
+        return list(error.faults)
+    return [] if tracker is None else tracker.faults()
+
+
+# --- what is read -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One reading of a record's folder.
+
+    config: as recorded; lines: of metrics.jsonl, an epoch each; result: None before the end; failure: why it failed,
+    if it has; sweeps: those that it belongs to (``csa.tracking.sweeps.sweeps_of``).
+    """
+
+    folder: Path
+    state: State
+    fingerprint: str
+    split_hash: str
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    failure: str | None
+    sweeps: list[dict[str, str | None]]
+
+    @property
+    def name(self) -> str:
+        """What the run is, for the eyes: ``csa cifar100_lt ir100 resnet32 cifar delta0.8 s0``."""
+        dataset, method = self.folder.parent.parent.name, self.folder.parent.name
+        slug = self.folder.name.removesuffix(f"-{self.fingerprint}")
+        return f"{method} {dataset} {slug.replace('-', ' ')}"
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The configuration by dotted keys; values as YAML would write them on one line."""
+        kept = {key: value for key, value in self.config.items() if key not in NOT_PARAMETERS}
+        found = {key: in_a_word(value)[:LONGEST_VALUE] for key, value in flat(kept, "")}
+        if found.get("dataset.profile") in ("natural", "balanced"):
+            found.pop("dataset.imbalance_ratio", None)  # nothing is of that ratio
+        return found
+
+    def epochs(self) -> list[dict[str, float]]:
+        """The metrics of each epoch: loss, lr, the method's measures, speed, and ``<head>/<group>`` of each head.
+
+        Without a head, the groups are those of the head that stands for the run.
+        """
+        return [_epoch_metrics(line) for line in self.lines]
+
+    def final_metrics(self) -> dict[str, float]:
+        """What only the end of a run knows, of the head that stands for it; nothing before."""
+        return {} if self.result is None else _final_metrics(self.result)
+
+    # --- times, in milliseconds since 1970 --------------------------------------------------
+
+    @property
+    def began(self) -> int:
+        ends = self.line_times()
+        own = _milliseconds(self.folder / "identity.json")
+        return min(own, ends[0] - _duration(self.lines[0])) if ends else own
+
+    @property
+    def ended(self) -> int:
+        names = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
+        return next(_milliseconds(self.folder / name) for name in names if (self.folder / name).exists())
+
+    def line_times(self) -> list[int]:
+        """When each epoch ended: the file was written at the end of the last, and lines hold durations."""
+        times: list[int] = []
+        at = _milliseconds(self.folder / "metrics.jsonl") if self.lines else 0
+        for line in reversed(self.lines):
+            times.append(at)
+            at -= _duration(line)
+        return times[::-1]
+
+
+def read(folder: Path) -> RecordedRun | None:
+    """The record as it is now, or None where no run has begun.
+
+    Raises:
+        RecordError: it is damaged, or of another version.
+    """
+    from csa.tracking.record import Record
+    from csa.tracking.sweeps import sweeps_of
+
+    record = Record(folder)
+    state = record.state
+    if not (folder / "identity.json").exists():
+        return None
+    who = record.who()
+    return RecordedRun(
+        folder=folder,
+        state=state,
+        fingerprint=who["fingerprint"],
+        split_hash=who["identity"]["dataset"]["split"],
+        config=record.config(),
+        lines=record.metrics(),
+        result=record.result() if state == "done" else None,
+        failure=record.failure() if state == "failed" else None,
+        sweeps=sweeps_of(folder),
+    )
+
+
+def in_a_word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _epoch_metrics(line: Mapping[str, Any]) -> dict[str, float]:
+    values = {name: value for name, value in line.items() if name not in STRUCTURE}
+    if line["seconds"] > 0:
+        values["images_per_second"] = line["images"] / line["seconds"]
+    heads = line["heads"]
+    for head, groups in heads.items():
+        values |= {f"{head}/{group}": _rounded(groups.get(group)) for group in GROUPS}
+    primary = line["head"] if "head" in line else next(iter(heads)) if len(heads) == 1 else None
+    if primary is not None:
+        values |= {group: _rounded(heads[primary].get(group)) for group in GROUPS}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    scores = result["heads"][result["head"]]
+    values = {
+        "best_on_test/all": _rounded(scores["best_on_test"]["all"]),
+        "best_on_test/balanced": _rounded(scores["best_on_test"]["balanced"]),
+        **{name: _rounded(scores["last"][name]) for name in ("macro_f1", "g_mean", "ece")},
+        "training_seconds": result["training_seconds"],
+    }
+    if "holdout" in scores:
+        values |= {f"holdout/{name}": scores["holdout"][name] for name in ("all", "balanced")}
+    return values
+
+
+def _rounded(percent: float | None) -> float | None:
+    """As far as it is read; the record has all digits."""
+    return None if percent is None else round(percent, 2)
+
+
+def _duration(line: Mapping[str, Any]) -> int:
+    seconds: float = line["seconds"] + line["evaluation_seconds"]
+    return round(1000 * seconds)
+
+
+def _milliseconds(path: Path) -> int:
+    return round(1000 * path.stat().st_mtime)
