@@ -45,7 +45,7 @@ def recorded_values(path: Path) -> dict[str, Any]:
 def read_recorded(path: Path) -> Config:
     """The ``config.yaml`` of a record; keys that came after it have their neutral value, else that of the tree.
 
-    How it was tracked is no part of what is read: its tracker may not be here, and its address is without password.
+    How it was tracked is not read: its tracker may not be here, and its address is without password.
 
     Raises:
         UserError: as ``recorded_values`` does, or a value that this version does not take.
@@ -60,7 +60,8 @@ def read_recorded(path: Path) -> Config:
         raise UserError(Fault("record", path, f"lacks {missing[0]}.name"))
     with tree("config") as composer:
         known = [group for group in GROUPS if recorded[group].name in composer.options(group)]
-        words = [composer.parse(f"{group}={recorded[group].name}") for group in known]
+        named = [f"{group}={recorded[group].name}" for group in known]
+        words = [composer.parse(word) for word in (*named, "tracking=none")]
         present = composer.compose(words).config
     OmegaConf.set_struct(present, value=False)
     for group in set(GROUPS) - set(known):  # from another package, which may not be on the search path now
