@@ -69,6 +69,7 @@ class ContextShiftConfig(MethodConfig):
         "mixup_alpha", bool, at_least=0, when_null=lambda protocol: protocol.window(protocol.mixup_off_epochs)
     )
     primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
+    loss: Literal["ce", "logit_adjusted", "bcl"] = neutral("ce")
 
     def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
         if not self.bank:
@@ -223,3 +224,75 @@ class FsaConfig(MethodConfig):
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         return protocol.epochs, self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightBalancingConfig(MethodConfig):
+    starts_from: ClassVar[str | None] = "ce"
+    epochs: int = number(at_least=1, at_most=EPOCHS)
+    lr: float = number(above=0)
+    weight_decay: float = number(at_least=0)
+    max_norm: float = number(at_least=0, at_most=FACTOR)
+    beta: float = number(at_least=0, at_most=BETA_MOST)
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return protocol.epochs, self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig(MethodConfig):
+    """scale: of the cosines of a normalised classifier."""
+
+    experts: int
+    own_stages: int = number(at_least=1, at_most=2)
+    scale: float = number(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RideConfig(ExpertsConfig, LdamConfig):
+    """RIDE without its router."""
+
+    experts: int = number(at_least=2, at_most=16)
+    scale: float = number(above=0)
+    diversity: float = number(at_least=0, at_most=FACTOR)
+    diversity_tilt: float = number(at_least=0, at_most=0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SadeConfig(ExpertsConfig):
+    experts: int = number(at_least=3, at_most=3)
+    tau: float = number(at_least=0, at_most=FACTOR)
+    aggregation: Literal["mean", "test_time"]
+
+    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
+        return (protocol.epochs, 0) if self.aggregation == "test_time" else (protocol.epochs,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalLocalMixtureConfig(MethodConfig):
+    """GLMC."""
+
+    mixup_alpha: float = number(above=0, at_most=FACTOR)
+    sampling_power: float = number(at_least=-FACTOR, at_most=FACTOR)
+    label_power: float = number(at_least=0, at_most=FACTOR)
+    consistency: float = number(at_least=0, at_most=FACTOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedContrastiveConfig(MethodConfig):
+    """BCL."""
+
+    smooths: ClassVar[bool] = True
+    temperature: float = number(above=0, at_most=FACTOR)
+    classifier_weight: float = number(at_least=0, at_most=FACTOR)
+    contrast_weight: float = number(at_least=0, at_most=FACTOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParametricContrastiveConfig(MethodConfig):
+    """GPaCo. image_weight: alpha of the paper."""
+
+    queue: int = number(at_least=1, at_most=IMAGES)
+    projected: int = number(at_least=1, at_most=10**5)
+    temperature: float = number(above=0, at_most=FACTOR)
+    image_weight: float = number(at_least=0, at_most=FACTOR)

@@ -57,6 +57,15 @@ def a_clean_pass_for_the_mask(mode: str, mixup_alpha: float) -> Fault | None:
     return Fault("method.mask_pass", mode, problem, "eval, or method.mixup_alpha=0")
 
 
+@rule("method.loss", "method.mixup_alpha", "method.mask_pass")
+def a_contrast_of_clean_images(loss: str, mixup_alpha: float, mask_pass: str) -> Fault | None:
+    """As released, CSA's contrast comes in place of mixup, and its masks have a pass of their own."""
+    if loss != "bcl" or (mixup_alpha == 0 and mask_pass == "eval"):  # noqa: S105 (no password)
+        return None
+    problem = f"does not go with method.mixup_alpha={mixup_alpha} method.mask_pass={mask_pass}"
+    return Fault("method.loss", loss, problem, "ce, logit_adjusted, or method.mixup_alpha=0 method.mask_pass=eval")
+
+
 @rule("method.limit", "method.start_epoch", "protocol.epochs")
 def fine_tuning_has_an_epoch(_: int | None, start: int | None, epochs: int) -> Fault | None:
     """CAM-BS's first stage ends where its second begins."""

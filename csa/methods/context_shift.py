@@ -13,8 +13,9 @@ import torch
 
 from csa.config.method_schema import ContextShiftConfig
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
+from csa.methods.balanced_contrastive import VIEWS, Contrast, views_of
 from csa.methods.context_bank import ContextBank
-from csa.methods.losses import cross_entropy
+from csa.methods.losses import cross_entropy, log_prior
 from csa.methods.method import WITHIN, Clock, Context, Method, Step, evaluating
 from csa.methods.mixing import blend_context, mixup, mixup_draws
 from csa.methods.schedules import training_stage
@@ -37,10 +38,18 @@ RESTS, DECAYS, LEARNS = "rests", "decays", "learns"
 momentum go on while it has no contexts; it learns from a balanced batch."""
 
 
+CONTRAST_TEMPERATURE = 0.1
+
+
 class ContextShift(Method):
-    """Evaluates three heads: uniform, balanced, and the mean of their logits."""
+    """Evaluates three heads: uniform, balanced, and the mean of their logits.
+
+    The uniform head learns by plain cross-entropy or, as the released code can, by logit-adjusted one, alone or beside
+    BCL's contrast of two further views.
+    """
 
     heads = ("uniform", "balanced", "mean")
+    log_prior: Tensor | None
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -52,6 +61,12 @@ class ContextShift(Method):
             self.uniform_head = linear_head(self.backbone, context.num_classes)
         with initialised_at(context.seed, "init", "balanced_head"):
             self.balanced_head = linear_head(self.backbone, context.num_classes)
+        adjusted = self.config.loss != "ce"
+        self.register_buffer("log_prior", log_prior(context.counts) if adjusted else None, persistent=False)
+        self.contrast: Contrast | None = None
+        if self.config.loss == "bcl":
+            with initialised_at(context.seed, "init", "contrast"):
+                self.contrast = Contrast(self.backbone.feature_dim, CONTRAST_TEMPERATURE)
         assert self.config.bank_size is not None
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
         self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)
@@ -103,11 +118,12 @@ class ContextShift(Method):
     # --- an epoch ---------------------------------------------------------------------------
 
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        streams = {"uniform": UNIFORM} | ({} if self.contrast is None else views_of("uniform"))
         if not self.started(clock):
-            return {"uniform": UNIFORM}
+            return streams
         if self.config.balanced_sampler == "class_aware":
-            return {"uniform": UNIFORM, "balanced": class_aware(self.config.images_per_visit, draws="images")}
-        return {"uniform": UNIFORM, "balanced": class_balanced(draws="images")}
+            return streams | {"balanced": class_aware(self.config.images_per_visit, draws="images")}
+        return streams | {"balanced": class_balanced(draws="images")}
 
     def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """With a bank ``lambda`` [steps] and its ``context_order`` [steps, W]; with mixup ``mixup_share`` [steps] and
@@ -143,12 +159,11 @@ class ContextShift(Method):
         measures = {}
         if self.own_mask_pass:
             balanced = self.balanced_loss(batches, draws, clock)
-            images, targets = self.uniform_batch(batches["uniform"], draws, clock)
-            uniform = self.cross_entropy(self.uniform_head(self.backbone(images)), targets)
+            uniform = self.uniform_loss(batches, draws, clock)
         else:
             images, targets = self.uniform_batch(batches["uniform"], draws, clock)
             feature_map = self.backbone.feature_map(images)
-            uniform = self.cross_entropy(self.uniform_head(self.backbone.embed(feature_map)), targets)
+            uniform = self.classified(self.backbone.embed(feature_map), targets)
             if self.lends(clock):
                 measures = self.lend(batches["uniform"], feature_map.detach())
             balanced = self.balanced_loss(batches, draws, clock)
@@ -158,6 +173,19 @@ class ContextShift(Method):
         measures["loss_balanced"] = balanced.detach()
         # A constant is not added: torch's compiler would take sum and measure for one tensor, which has no gradient.
         return Step(uniform + balanced if balanced.requires_grad else uniform, measures)
+
+    def uniform_loss(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Tensor:
+        images, targets = self.uniform_batch(batches["uniform"], draws, clock)
+        if self.contrast is None:
+            return self.classified(self.backbone(images), targets)
+        features = self.backbone(torch.cat([images, *(batches[name].images for name in VIEWS)]))
+        classified = self.classified(features[: len(images)], targets)
+        return classified + self.contrast(features[len(images) :], self.uniform_head.weight, batches["uniform"].labels)
+
+    def classified(self, feature: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy of the uniform head, logit-adjusted where ``loss`` says so."""
+        logits = self.uniform_head(feature)
+        return self.cross_entropy(logits if self.log_prior is None else logits + self.log_prior, targets)
 
     def uniform_batch(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
         """What the uniform head learns from: the batch, mixed where mixup is on."""

@@ -124,6 +124,12 @@ def class_weights(rule: WeightRule, counts: Sequence[int], beta: float) -> Tenso
     return (len(counts) * weights / weights.sum()).float()
 
 
+def normalized_weights(counts: Sequence[int], exponent: float) -> Tensor:
+    """1 / n_k^exponent, scaled to sum to K."""
+    weights = _sizes(counts) ** -exponent
+    return (len(counts) * weights / weights.sum()).float()
+
+
 def ldam_margins(counts: Sequence[int], largest: float) -> Tensor:
     """n_k^(-1/4), scaled so that the smallest class has the margin ``largest`` (Cao et al. 2019)."""
     sizes = _sizes(counts)

@@ -33,9 +33,14 @@ def mixup_draws(alpha: float, sizes: Sequence[int], generator: torch.Generator) 
     places = torch.arange(max(sizes))
     absent = places >= torch.tensor(sizes)[:, None]
     order = torch.where(absent, 1.0 + places, keys).argsort(1)
+    return beta_draws(alpha, len(sizes), generator), order
+
+
+def beta_draws(alpha: float, steps: int, generator: torch.Generator) -> Tensor:
+    """Shares ~ Beta(alpha, alpha), [steps]."""
     seed = int(torch.randint(2**62, (), generator=generator))  # torch has no Beta that takes a generator
-    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, len(sizes))
-    return torch.from_numpy(share).float(), order
+    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, steps)
+    return torch.from_numpy(share).float()
 
 
 def blend_context(images: Tensor, contexts: Tensor, masks: Tensor, share: Tensor) -> Tensor:
@@ -78,11 +83,17 @@ def box_draws(
     return boxes, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def clipped_boxes(share: Tensor, row: Tensor, column: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Boxes around (row, column) of about ``1 - share`` of the area, as CutMix truncates and clips them; [steps, 4]."""
+def clipped_boxes(
+    share: Tensor, row: Tensor, column: Tensor, image_size: tuple[int, int], *, up: bool = False
+) -> Tensor:
+    """Boxes around (row, column) of about ``1 - share`` of the area, as CutMix truncates and clips them; [steps, 4].
+
+    up: sides are rounded up before they are halved, in place of truncated.
+    """
     sides = []
     for centre, length in zip((row, column), image_size, strict=True):
-        half = (length * (1 - share).sqrt()).long() // 2
+        side = length * (1 - share).sqrt()
+        half = (side.ceil() if up else side).long() // 2
         sides += [(centre - half).clamp(0, length), (centre + half).clamp(0, length)]
     return torch.stack(sides, 1)
 

@@ -63,6 +63,14 @@ class Backbone(nn.Module):
     def last_block(self) -> nn.Module:
         """What turns the trunk's output into the feature map; methods with several branches have one for each."""
 
+    def early(self, images: Tensor, late_stages: int) -> Tensor:
+        """What ``late`` reads: a network of stages computes all but its last ones, another all but its last block."""
+        return self.trunk(images)
+
+    def late(self, late_stages: int) -> nn.Module:
+        """The last stages, which give the feature map; methods with several experts have some for each."""
+        return self.last_block
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Normalisation and all convolutions, [B, F, h, w]."""
         feature_map: Tensor = self.last_block(self.trunk(images))
@@ -100,6 +108,13 @@ class StagedBackbone(Backbone):
     @property
     def last_block(self) -> nn.Module:
         return self._last_stage[-1]
+
+    def early(self, images: Tensor, late_stages: int) -> Tensor:
+        x: Tensor = self.stages[:-late_stages](self.stem(self.normalize(images)))
+        return x
+
+    def late(self, late_stages: int) -> nn.Module:
+        return self.stages[-late_stages:]
 
     @property
     def _last_stage(self) -> nn.Sequential:

@@ -33,6 +33,12 @@ PUBLISHED = {
     "lws_mixup": "cifar_mislas",
     "csa": "cifar",
     "csa_mixup": "cifar",
+    "weight_balancing": "cifar_wb",
+    "ride": "cifar_ride",
+    "sade": "cifar_sade",
+    "glmc": "cifar_glmc",
+    "bcl": "cifar_bcl",
+    "gpaco": "cifar_strong",
 }
 
 
@@ -46,7 +52,7 @@ def faults_of(*words: str, **how) -> list[str]:
 
 @pytest.mark.parametrize(("method", "name"), PUBLISHED.items())
 @pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
-def test_every_method_of_table_2_has_its_recipe(method, name, dataset):
+def test_every_method_has_its_recipe(method, name, dataset):
     with tree("config") as conf:
         words = ["protocol=published", f"method={method}", f"dataset={dataset}", "protocol.batch_size=64"]
         config = conf.compose([conf.parse(word) for word in words]).config

@@ -41,6 +41,8 @@ NEED_MORE = {
     "fsa": "FSA",
     "oltr": "OLTR",
     "bbn": "no last block",
+    "ride": "no last block",
+    "sade": "no last block",
 }
 NO_MAP = ("backbone=timm", "backbone.model=test_vit")
 

@@ -31,6 +31,7 @@ EAGER = {
     "csa_mixup": REFILLING,
     "m2m": ("method.beta=0", "method.gamma=0", "method.iterations=2"),  # accepts every translation
     "tau_norm": ("method.tau=null", "dataset.holdout=2"),
+    "sade": ("method.aggregation=test_time",),
 }
 
 

@@ -1,0 +1,103 @@
+"""GLMC (Du et al. 2023): a mixup and a CutMix of two views, which are to look alike, and labels that gain weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from csa.config.method_schema import GlobalLocalMixtureConfig
+from csa.data.samplers import View
+from csa.methods.bilateral_branch import emphasis
+from csa.methods.losses import class_weighted, normalized_weights, plain
+from csa.methods.method import Clock, Context, Method, Step
+from csa.methods.mixing import beta_draws, clipped_boxes, paste
+from csa.methods.schedules import training_stage
+from csa.methods.streams import UNIFORM, power
+from csa.models.heads import linear_head
+from csa.randomness import initialised_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from csa.config.schema import SamplerConfig
+    from csa.data.batch import Batch
+    from csa.methods.losses import Targets
+
+PROJECTED = 128
+
+
+class GlobalLocalMixture(Method):
+    """The classifier of the re-weighted labels predicts; the other one is shown beside it."""
+
+    heads = ("balanced", "plain")
+    primary_head = "balanced"
+    class_weights: Tensor
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        assert isinstance(context.config, GlobalLocalMixtureConfig)
+        self.config = context.config
+        _, height, width = context.image_shape
+        self.image_size = height, width
+        with initialised_at(context.seed, "init", "backbone"):
+            self.backbone = context.build_backbone()
+        with initialised_at(context.seed, "init", "head"):
+            self.plain_head = linear_head(self.backbone, context.num_classes)
+        with initialised_at(context.seed, "init", "balanced_head"):
+            self.balanced_head = linear_head(self.backbone, context.num_classes)
+        with initialised_at(context.seed, "init", "projection"):
+            self.projection = nn.Linear(self.backbone.feature_dim, PROJECTED)
+            self.prediction = nn.Linear(PROJECTED, PROJECTED)
+        weights = normalized_weights(context.counts, self.config.label_power)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.stages = (training_stage(context.protocol),)
+
+    def enter_stage(self, stage: int) -> None:
+        """One stage, everything trains."""
+
+    def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        """Images as they come and by 1 / n^a, a = ``sampling_power``, with a second view of each."""
+        partner = power(1 - self.config.sampling_power)
+        seconds = {"second": View.again("train", "protocol"), "second_partner": View.again("partner", "protocol")}
+        return {"train": UNIFORM, "partner": partner, **seconds}
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """``share`` [steps], what an image keeps in both mixtures, ``box`` [steps, 4], and ``alpha`` [steps]."""
+        share = beta_draws(self.config.mixup_alpha, len(sizes), generator)
+        centres = [torch.randint(side, (len(sizes),), generator=generator) for side in self.image_size]
+        box = clipped_boxes(share.double(), *centres, self.image_size, up=True)
+        return {"share": share, "box": box, "alpha": torch.full((len(sizes),), emphasis(clock.epoch, clock.epochs))}
+
+    def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
+        share, alpha = draws["share"], draws["alpha"]
+        first, partner = batches["train"], batches["partner"]
+        targets: Targets = [(first.labels, share), (partner.labels, 1 - share)]
+        mixed = share * first.images + (1 - share) * partner.images
+        pasted = paste(batches["second"].images, batches["second_partner"].images, draws["box"])
+        features = [self.backbone(images) for images in (mixed, pasted)]
+        losses = [
+            torch.stack([class_weighted(plain, head(feature), targets, weights, "mean") for feature in features]).sum()
+            for head, weights in ((self.plain_head, None), (self.balanced_head, self.class_weights))
+        ]
+        apart = self.inconsistency(*features)
+        loss = alpha * losses[0] + (1 - alpha) * losses[1] + self.config.consistency * apart
+        return Step(loss, {"loss_plain": losses[0].detach(), "inconsistency": apart.detach()})
+
+    def inconsistency(self, first: Tensor, second: Tensor) -> Tensor:
+        """Minus the cosines of what is predicted of each mixture and the other's projection, whose gradient is cut."""
+        projected = [self.projection(feature).float() for feature in (first, second)]
+        predicted = [self.prediction(one).float() for one in projected]
+        cosines = [
+            F.cosine_similarity(ours, theirs.detach()).mean()
+            for ours, theirs in zip(predicted, projected[::-1], strict=True)
+        ]
+        return -(cosines[0] + cosines[1])
+
+    def logits(self, images: Tensor) -> dict[str, Tensor]:
+        feature = self.backbone(images)
+        return {"balanced": self.balanced_head(feature), "plain": self.plain_head(feature)}
