@@ -8,7 +8,7 @@ import pytest
 from miniature_records import compose
 
 from csa.config.faults import UserError
-from csa.reporting.paper import load_published, range_of
+from csa.reporting.paper import _load, load_published, paper_folder, range_of
 
 CELLS = load_published()
 
@@ -94,3 +94,14 @@ def test_a_damaged_file_is_named(tmp_path):
     text[0].write_text(f"{text[1]}1,CE,ce,mnist_lt,100,lenet,,all,65.8,first,rounded,1,,x\n")
     with pytest.raises(UserError, match=r"table1\.csv: has rule first; allowed: last, best_on_test"):
         load_published(tmp_path)
+
+
+def test_values_of_modern_methods_have_a_rule_a_source_and_settings_that_there_are():
+    cells = _load(paper_folder() / "modern.csv")
+    assert len(cells) == 22
+    assert cells["value"].between(20, 100).all()
+    assert cells["citation"].str.contains("20[0-9][0-9];").all()
+    for cell in cells.itertuples():
+        words = (f"method={cell.method}", f"dataset={cell.dataset}", f"dataset.imbalance_ratio={cell.imbalance_ratio}")
+        config = compose(*words, *cell.settings.split())
+        assert config.protocol.name == cell.settings.split()[0].removeprefix("protocol=")

@@ -120,6 +120,7 @@ FEW = {
     "table3": ("backbone=resnet10", "method=ce", "dataset.groups=[4,3,3]"),  # 1000 classes would take a minute
     "table5": ("delta=0,0.9",),
     "figure4": ("method=ce",),
+    "modern": ("dataset=cifar10_lt", "dataset.imbalance_ratio=100", "method=sade", "protocol=cifar"),
 }
 
 
