@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.table import Row
 from csa.config.host import cores
-from csa.tracking.environment import software
+from csa.tracking.record import software
 
 if TYPE_CHECKING:
     from collections.abc import Callable

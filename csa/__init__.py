@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csa.reporting.frame import runs
-    from csa.reporting.run import Run
     from csa.reporting.sources import load
     from csa.reporting.tables import compare, table
     from csa.run import train
+    from csa.tracking.run import Run
 
 __version__ = "0.1.0"
 __all__ = ["Run", "compare", "load", "runs", "table", "train"]
 WHERE = {
-    "Run": "csa.reporting.run",
+    "Run": "csa.tracking.run",
     "compare": "csa.reporting.tables",
     "load": "csa.reporting.sources",
     "runs": "csa.reporting.frame",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config, DatasetConfig
     from csa.data.split import Images
     from csa.metrics import Scores
-    from csa.tracking.record import Record
+    from csa.tracking.run import Run
 
 WORDS: dict[str, tuple[str, ...]] = {"run": (), "images": (), "to": (), "top": (), "head": ()}
 TAKES = ("output_root", "dataset", "data_dir", "download", "runtime")
@@ -48,28 +48,26 @@ def main(words: list[str]) -> None:
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)
-        record, result = find_finished(Path(config.output_root).expanduser(), own["run"])
+        run = find_finished(Path(config.output_root).expanduser(), own["run"])
         elsewhere = any(word.startswith(("dataset=", "dataset.")) for word in words)
-        _check(own, result, elsewhere)
+        _check(own, run, elsewhere)
         if own["images"]:
-            predict_folder(record, result, config, own)
+            predict_folder(run, config, own)
         elif elsewhere:
-            evaluate_elsewhere(record, result, config, own["head"])
+            evaluate_elsewhere(run, config, own["head"])
         else:
-            evaluate_own(record, result, config, own["head"])
+            evaluate_own(run, config, own["head"])
 
 
-def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None:
-    from csa.tracking.finding import head_faults
-
-    faults = head_faults(result, own["head"]) + file_faults(own["to"])
+def _check(own: dict[str, str], run: Run, elsewhere: bool) -> None:
+    faults = run.head_faults(own["head"]) + file_faults(own["to"])
     if own["images"] and elsewhere:
         faults.append(Fault("images", own["images"], "stands beside dataset=", "one of the two"))
     if own["to"] and not own["images"]:
         faults.append(Fault("to", own["to"], "only predictions on images=<folder> are written to a file"))
     if own["top"] and not own["images"]:
         faults.append(Fault("top", own["top"], "only predictions on images=<folder> are listed"))
-    classes = len(result["split"]["classes"])
+    classes = len(run.result["split"]["classes"])
     if own["top"] and not (own["top"].isdecimal() and 1 <= int(own["top"]) <= classes):
         faults.append(Fault("top", own["top"], "is out of range", f"an integer from 1 to {classes}"))
     if faults:
@@ -79,15 +77,15 @@ def _check(own: dict[str, str], result: dict[str, Any], elsewhere: bool) -> None
 # --- labelled images: tables ----------------------------------------------------------------
 
 
-def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
+def evaluate_own(run: Run, config: Config, head: str) -> None:
     """The test set of the run itself, and whether the recorded accuracies came out again."""
     from csa.console import PlainConsole
     from csa.summary import print_accuracies
     from csa.training.recorded import recorded_split
 
-    split = recorded_split(record, config.data_dir, config.download)
+    result, split = run.result, recorded_split(run, config.data_dir, config.download)
     _tell(*split.notes)
-    scores = _scores(record, split.test_images, split.test_labels, config, head)
+    scores = _scores(run, split.test_images, split.test_labels, config, head)
     heads = {name: {**result["heads"][name], "last": values.as_dict()} for name, values in scores.items()}
     console = PlainConsole()
     title = f"{_name(result)}: accuracy in % on its {len(split.test_labels):,} test images"
@@ -98,18 +96,18 @@ def evaluate_own(record: Record, result: dict[str, Any], config: Config, head: s
         console.print(f"{name}: {told}")
 
 
-def evaluate_elsewhere(record: Record, result: dict[str, Any], config: Config, head: str) -> None:
+def evaluate_elsewhere(run: Run, config: Config, head: str) -> None:
     """The test part of the data set that the command names."""
     from csa.console import PlainConsole
     from csa.data.dataset import load
     from csa.summary import print_accuracies
 
-    dataset = config.dataset
+    dataset, result = config.dataset, run.result
     arrays = load(dataset, config.data_dir, config.download)
     _check_suits(dataset, arrays.test_images, arrays.classes, result)
     _tell(*arrays.notes)
     labels, note = in_recorded_order(arrays.test_labels, arrays.classes, result["split"]["classes"])
-    scores = _scores(record, arrays.test_images, labels, config, head)
+    scores = _scores(run, arrays.test_images, labels, config, head)
     console = PlainConsole()
     title = f"{_name(result)}: accuracy in % on {len(labels):,} images of {dataset.name}"
     heads = {name: {"last": values.as_dict()} for name, values in scores.items()}
@@ -153,12 +151,12 @@ def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str],
         raise UserError(*faults)
 
 
-def _scores(record: Record, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
+def _scores(run: Run, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
     """Of one head, or of all where ``head`` is empty; images that were passed over are told."""
     from csa.data.sources.source import listed
     from csa.training.application import scores_on
 
-    found, damaged = scores_on(record.folder, images, labels, config.runtime)
+    found, damaged = scores_on(run.folder, images, labels, config.runtime)
     if damaged:
         _tell(f"skipped images that cannot be read: {len(damaged)} of {len(labels)} ({listed(list(damaged))})")
     return {head: found[head]} if head else found
@@ -172,25 +170,24 @@ def _name(result: dict[str, Any]) -> str:
 # --- images without labels: CSV -------------------------------------------------------------
 
 
-def predict_folder(record: Record, result: dict[str, Any], config: Config, own: dict[str, str]) -> None:
+def predict_folder(run: Run, config: Config, own: dict[str, str]) -> None:
     """Every image below the folder; of one that cannot be read nothing is written."""
-    folder = Path(own["images"]).expanduser()
-    files, images = read_folder(folder, tuple(result["split"]["image_shape"]))
-    from csa.tracking.record import temperature
+    folder, split = Path(own["images"]).expanduser(), run.result["split"]
+    files, images = read_folder(folder, tuple(split["image_shape"]))
     from csa.training.application import probabilities
 
-    head = own["head"] or result["head"]
-    chosen = probabilities(record.folder, images, config.runtime, calibrated=True)[head]
-    divisor = temperature(result, head)
+    head = run.head(own["head"])
+    chosen = probabilities(run.folder, images, config.runtime, calibrated=True)[head]
+    divisor = run.temperature(head)
     how = "as the model gives them: the run has no temperature" if divisor is None else f"at temperature {divisor:.3g}"
     _tell(f"probabilities of head {head}, {how}{' of its validation images' * (divisor is not None)}")
     names = [printable(file.as_posix()) for file in files]
     top = int(own["top"] or 0)
     if not own["to"]:
-        write_csv(sys.stdout, names, chosen, result["split"]["classes"], top)
+        write_csv(sys.stdout, names, chosen, split["classes"], top)
         return
     with writing_to(own["to"]), Path(own["to"]).expanduser().open("w", newline="") as stream:
-        write_csv(stream, names, chosen, result["split"]["classes"], top)
+        write_csv(stream, names, chosen, split["classes"], top)
     say(f"{len(names)} predictions are in {own['to']}")
 
 

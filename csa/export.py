@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from csa.cli import answer_help, file_faults, reporting_faults, say, writing_to
 from csa.config.faults import Fault, UserError
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csa.config.schema import Config
-    from csa.reporting.run import Run
-    from csa.tracking.record import Record
+    from csa.tracking.run import Run
     from csa.training.portable import Form
 
 FORMATS = ("pt2", "onnx")
@@ -48,16 +47,14 @@ def main(words: list[str]) -> None:
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)
-        record, result = find_finished(Path(config.output_root).expanduser(), own["run"])
-        form = _checked_form(own, result)
-        export(record, config, own["head"] or result["head"], own["to"], form)
+        run = find_finished(Path(config.output_root).expanduser(), own["run"])
+        form = _checked_form(own, run)
+        export(run, config, run.head(own["head"]), own["to"], form)
 
 
-def _checked_form(own: dict[str, str], result: dict[str, Any]) -> Form:
-    from csa.tracking.finding import head_faults
-
+def _checked_form(own: dict[str, str], run: Run) -> Form:
     ending = Path(own["to"]).suffix.removeprefix(".")
-    faults = head_faults(result, own["head"]) + file_faults(own["to"])
+    faults = run.head_faults(own["head"]) + file_faults(own["to"])
     if not own["to"]:
         faults.append(Fault("to", None, "must be given", "a file, as model.pt2 or model.onnx"))
     elif ending not in FORMATS or own["format"] not in ("", ending):
@@ -68,7 +65,7 @@ def _checked_form(own: dict[str, str], result: dict[str, Any]) -> Form:
     return cast("Form", ending)
 
 
-def export(record: Record, config: Config, head: str, to: str, form: Form) -> None:
+def export(run: Run, config: Config, head: str, to: str, form: Form) -> None:
     """Write the file and its card.
 
     Raises:
@@ -76,18 +73,14 @@ def export(record: Record, config: Config, head: str, to: str, form: Form) -> No
             the recorded ones.
     """
     from csa.reporting.model_card import contract, model_card
-    from csa.reporting.run import from_folder
-    from csa.reporting.sources import attempt
     from csa.tracking.files import write_bytes, write_text
     from csa.training.application import answers
     from csa.training.portable import opened, packed
     from csa.training.recorded import recorded_split
 
-    run = attempt(str(record.folder), lambda: from_folder(record.folder))
-    if isinstance(run, str):
-        raise UserError(Fault("run", record.folder.name, run))
+    run.checked()
     network = run.model(head)
-    split = recorded_split(record, config.data_dir, config.download)
+    split = recorded_split(run, config.data_dir, config.download)
     told = contract(run, head)
     content = packed(network, told["temperature"] or 1.0, told, form)
     given = answers(opened(content, form), split.test_images, split.test_labels, run.dataset)
@@ -102,7 +95,7 @@ def export(record: Record, config: Config, head: str, to: str, form: Form) -> No
 
 def _again(run: Run, head: str, given: np.ndarray) -> int:
     """How many test images [N] are classified as recorded. Raises UserError where too few are."""
-    recorded = run.evidence.predictions(head)
+    recorded = run.predictions(head)
     if len(given) != len(recorded):
         problem = f"its record has {len(recorded):,} test images, of which {len(given):,} can be read now"
         raise UserError(Fault("run", run.fingerprint, problem, "the data of the run"))

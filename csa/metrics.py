@@ -7,7 +7,7 @@ classes' accuracies; classes without test images are left out of every mean, and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
@@ -116,9 +116,44 @@ def completed(scores: Mapping[str, Any], by_rank: ShotGroups, by_count: ShotGrou
     return {"macro_f1": None, **scores, **class_means(scores["per_class"], by_rank, by_count)}
 
 
+def rescored(result: Mapping[str, Any], confusion: Callable[[str], np.ndarray]) -> dict[str, Any]:
+    """A recorded result of any version with what this module makes of it. confusion: of a head, at the last epoch.
+
+    The last epoch's scores follow from the confusion matrix but for the calibration error, which stays. Of the best
+    epoch and the validation images only class accuracies are recorded, so that old results have no macro F1 of them.
+
+    Raises:
+        ValueError: the recorded accuracies are not those of the confusion matrix.
+    """
+    groups = result["split"]["by_rank"], result["split"]["by_count"]
+    heads = {}
+    for head, evaluations in result["heads"].items():
+        said, found = evaluations["last"], scores(confusion(head), evaluations["last"]["ece"], *groups).as_dict()
+        if said["all"] != found["all"]:
+            raise ValueError(f"head {head!r}: {said['all']} % recorded, {found['all']} % predicted")
+        if said["per_class"] != found["per_class"]:
+            raise ValueError(f"head {head!r}: the class accuracies recorded are not those predicted")
+        heads[head] = {name: completed(one, *groups) for name, one in evaluations.items()} | {"last": found}
+    return {**result, **{name: heads[result["head"]]["last"][name] for name in SUMMARY}, "heads": heads}
+
+
+def by_size(counts: Sequence[int]) -> list[int]:
+    """Classes, that of most training images first."""
+    return sorted(range(len(counts)), key=lambda k: (-counts[k], k))
+
+
 def _mean(per_class: Sequence[float | None], classes: Sequence[int]) -> float | None:
     known = [accuracy for k in classes if (accuracy := per_class[k]) is not None]
     return fmean(known) if known else None
+
+
+def softmax_confidence(logits: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Probability of each predicted class, float64 [N], of logits [N, K] that were recorded as fp16."""
+    largest = float(np.finfo(np.float16).max)  # larger ones were recorded as infinite
+    finite = np.nan_to_num(logits.astype(np.float64), posinf=largest, neginf=-largest)
+    shifted = np.exp(finite - finite.max(1, keepdims=True))
+    confidence: np.ndarray = np.take_along_axis(shifted, predictions[:, None], 1)[:, 0] / shifted.sum(1)
+    return confidence
 
 
 def calibration_bins(parts: Any) -> Any:

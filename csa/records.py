@@ -19,20 +19,19 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from csa.cli import answer_help, reporting_faults, say
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, RecordError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from csa.config.schema import Config
-    from csa.tracking.overview import Overview
-    from csa.tracking.record import Record
+    from csa.tracking.run import Run
 
 WORDS: dict[str, tuple[str, ...]] = {
     "mode": ("list", "remove", "export", "sync"),
@@ -51,6 +50,7 @@ USED = {
     "sync": (),
 }
 EXPORTS = "reports/records"
+LAST_WRITTEN = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
 
 
 def main(words: list[str]) -> int:
@@ -85,39 +85,75 @@ def _nothing(text: str, own: dict[str, str]) -> int:
     return 0
 
 
-def _selected(output_root: Path, own: dict[str, str]) -> list[Record]:
+def _which(own: dict[str, str]) -> str:
+    return "" if own["state"] == "any" else f"{own['state']} "
+
+
+def _selected(output_root: Path, own: dict[str, str]) -> list[Run]:
     """Those that ``run=`` and ``state=`` name."""
     from csa.tracking.finding import find_run, runs
 
-    records = [find_run(output_root, own["run"])] if own["run"] else runs(output_root)
-    return [record for record in records if own["state"] in ("any", record.state)]
+    found = [find_run(output_root, own["run"])] if own["run"] else runs(output_root)
+    return [run for run in found if own["state"] in ("any", run.state)]
 
 
 # --- list -----------------------------------------------------------------------------------
 
 
 def show(output_root: Path, own: dict[str, str]) -> int:
-    from csa.tracking.overview import overview
-
-    entries = [overview(record) for record in _selected(output_root, own)]
+    entries = [described(run) for run in _selected(output_root, own)]
     if not entries:
-        which = "" if own["state"] == "any" else f"{own['state']} "
-        return _nothing(f"no {which}run is recorded below {output_root}", own)
-    states = dict(sorted(Counter(entry.state for entry in entries).items()))
-    total = sum(entry.bytes for entry in entries)
+        return _nothing(f"no {_which(own)}run is recorded below {output_root}", own)
     if own["format"] == "json":
-        print(json.dumps({"runs": [asdict(entry) for entry in entries], "states": states, "bytes": total}))
+        states = dict(sorted(Counter(entry["state"] for entry in entries).items()))
+        total = sum(entry["bytes"] for entry in entries)
+        print(json.dumps({"runs": entries, "states": states, "bytes": total}))
     else:
-        print_overview(entries)
+        print_table(entries)
     return 0
 
 
-def print_overview(entries: Sequence[Overview]) -> None:
+def described(run: Run) -> dict[str, Any]:
+    """What the list says of a run.
+
+    seed: None where identity.json is damaged; variant: the word that sets it apart from the usual run, such as
+    ``smoke``; mostly empty. accuracy: percent, of the primary head at the last epoch; None before the end. bytes: of
+    all its files. age_seconds: since it last got further. note: why it failed, who is training it, or which of its
+    files is damaged.
+    """
+    from csa.tracking.files import bytes_below
+    from csa.tracking.finding import fingerprint_of
+
+    state, accuracy, identity = run.state, None, dict[str, Any]()
+    try:
+        identity = run.identity
+        accuracy = run.result["all"] if state == "done" else None
+        note = run.holder if state == "running" else run.failure_line if state == "failed" else ""
+    except (RecordError, FileNotFoundError) as error:
+        note = str(error)
+    written = [path.stat().st_mtime for name in LAST_WRITTEN if (path := run.folder / name).exists()]
+    return {
+        "fingerprint": fingerprint_of(run.folder) or "",
+        "dataset": run.folder.parents[1].name,
+        "method": run.folder.parents[0].name,
+        "seed": identity.get("seed"),
+        "variant": identity.get("variant", ""),
+        "folder": str(run.folder),
+        "state": state,
+        "epochs": run.epochs,
+        "accuracy": accuracy,
+        "bytes": bytes_below(run.folder),
+        "age_seconds": max(0.0, round(time.time() - max(written), 1)),
+        "note": note,
+    }
+
+
+def print_table(entries: Sequence[dict[str, Any]]) -> None:
     """A row a run, narrow enough for 80 columns; totals; then what is to be said of single runs."""
     from rich.filesize import decimal
 
     from csa.config.identity import DIGITS
-    from csa.console import FoldedTable, PlainConsole
+    from csa.console import FoldedTable, PlainConsole, counting, duration
 
     console = PlainConsole()
     table = FoldedTable(box=None, pad_edge=False, collapse_padding=True)
@@ -127,37 +163,24 @@ def print_overview(entries: Sequence[Overview]) -> None:
     for heading in ("seed", "epochs", "all %", "size", "age"):
         table.add_column(heading, justify="right")
     for entry in entries:
-        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2f}"
-        names = (entry.fingerprint, entry.dataset, entry.method, entry.state)
+        names = (entry[name] for name in ("fingerprint", "dataset", "method", "state"))
         figures = (
-            "-" if entry.seed is None else str(entry.seed),
-            str(entry.epochs),
-            accuracy,
-            decimal(entry.bytes),
-            duration(entry.age_seconds),
+            "-" if entry["seed"] is None else str(entry["seed"]),
+            str(entry["epochs"]),
+            "-" if entry["accuracy"] is None else f"{entry['accuracy']:.2f}",
+            decimal(entry["bytes"]),
+            duration(entry["age_seconds"]),
         )
         table.add_row(*names, *figures)
     console.print(table)
-    states = sorted(Counter(entry.state for entry in entries).items())
-    total = decimal(sum(entry.bytes for entry in entries))
+    states = sorted(Counter(entry["state"] for entry in entries).items())
+    total = decimal(sum(entry["bytes"] for entry in entries))
     counts = ", ".join(f"{count} {state}" for state, count in states)
-    console.print(f"{_count(len(entries))}: {counts}; {total}")
+    console.print(f"{counting(len(entries), 'run')}: {counts}; {total}")
     for entry in entries:
-        variant = f"variant {entry.variant}" if entry.variant else ""
-        if said := "; ".join(filter(None, (variant, entry.note))):
-            console.print(f"{entry.fingerprint} {entry.state}: {said}")
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit of which there is one: ``40 s``, ``3 h``, ``12 d``."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
-
-
-def _count(number: int) -> str:
-    return f"{number} run{'' if number == 1 else 's'}"
+        variant = f"variant {entry['variant']}" if entry["variant"] else ""
+        if said := "; ".join(filter(None, (variant, entry["note"]))):
+            console.print(f"{entry['fingerprint']} {entry['state']}: {said}")
 
 
 # --- remove ---------------------------------------------------------------------------------
@@ -165,51 +188,54 @@ def _count(number: int) -> str:
 
 def remove(output_root: Path, own: dict[str, str]) -> int:
     """Delete the chosen runs after showing them; what is running stays, whoever asks."""
-    from csa.tracking.overview import overview
+    from csa.console import counting
 
     if own["state"] == "running":
         raise UserError(Fault("state", "running", "what is running is never removed", "done, failed, interrupted"))
     if not own["run"] and own["state"] == "any":
         allowed = "run=<fingerprint>, or state=done, failed or interrupted"
         raise UserError(Fault("mode", "remove", "needs to be told which runs", allowed))
-    chosen = [(record, overview(record)) for record in _selected(output_root, own)]
-    running = [entry for _, entry in chosen if entry.state == "running"]
+    chosen = _selected(output_root, own)
+    entries = [described(run) for run in chosen]
+    running = [entry for entry in entries if entry["state"] == "running"]
     if running:
-        raise UserError(*(Fault("run", entry.fingerprint, f"is running ({entry.note})") for entry in running))
+        raise UserError(*(Fault("run", entry["fingerprint"], f"is running ({entry['note']})") for entry in running))
     if not chosen:
-        which = "" if own["state"] == "any" else f"{own['state']} "
-        return _nothing(f"no such {which}run is recorded below {output_root}", own)
-    print_overview([entry for _, entry in chosen])
+        return _nothing(f"no such {_which(own)}run is recorded below {output_root}", own)
+    print_table(entries)
     if not _agreed(len(chosen), own):
         print("nothing was removed")
         return 0
-    left = [text for text in (_removed(record, output_root) for record, _ in chosen) if text]
+    left = [text for run in chosen if (text := _removed(run, output_root))]
     for text in left:
         say(f"left: {text}", aside=True)
-    print(f"removed {_count(len(chosen) - len(left))}")
+    print(f"removed {counting(len(chosen) - len(left), 'run')}")
     return 1 if left else 0
 
 
 def _agreed(number: int, own: dict[str, str]) -> bool:
+    from csa.console import counting
+
+    runs = counting(number, "run")
     if own["yes"] == "true":
         return True
     if not sys.stdin.isatty():
-        problem = f"{_count(number)} would be removed, and there is no terminal to ask at"
+        problem = f"{runs} would be removed, and there is no terminal to ask at"
         raise UserError(Fault("yes", "false", problem, "yes=true removes without asking"))
     try:
-        answer = input(f"remove {_count(number)} for good? [y/N] ")
+        answer = input(f"remove {runs} for good? [y/N] ")
     except EOFError:
         return False
     return answer.strip().lower() in ("y", "yes")
 
 
-def _removed(record: Record, output_root: Path) -> str:
+def _removed(run: Run, output_root: Path) -> str:
     """Why a run could not be removed; nothing if it was."""
     from csa.tracking import removal
     from csa.tracking.lease import HeldError
 
     try:
-        removal.remove(record, output_root)
+        removal.remove(run, output_root)
     except (HeldError, removal.NotARunError, OSError) as error:
         return str(error)
     return ""
@@ -220,18 +246,17 @@ def _removed(record: Record, output_root: Path) -> str:
 
 def export(output_root: Path, own: dict[str, str]) -> int:
     """Write finished runs below ``to``; what lies there already stays unless ``replace``."""
-    from csa.config.faults import RecordError
     from csa.tracking import exported
 
     to = Path(own["to"] or EXPORTS).expanduser()
     outcomes: Counter[str] = Counter()
     problems = []
-    for record in _selected(output_root, own):
-        if record.state != "done":
+    for run in _selected(output_root, own):
+        if run.state != "done":
             outcomes["not done"] += 1
             continue
         try:
-            outcomes[exported.export(record, to, replace=own["replace"] == "true").outcome] += 1
+            outcomes[exported.export(run, to, replace=own["replace"] == "true").outcome] += 1
         except (FileNotFoundError, RecordError) as error:
             problems.append(str(error))
         except OSError as error:

@@ -12,8 +12,8 @@ from csa.cli import queue_again_on_sigterm
 
 if TYPE_CHECKING:
     from csa.config.schema import Config
-    from csa.reporting.run import Run
     from csa.tracking.record import Record
+    from csa.tracking.run import Run
 
 
 def run(config: Config) -> float:
@@ -24,7 +24,7 @@ def run(config: Config) -> float:
     """
     from csa.summary import objective
 
-    return objective(recorded(config).result())
+    return objective(recorded(config).result)
 
 
 def train(*words: str, config_dir: str | None = None) -> Run:
@@ -38,14 +38,14 @@ def train(*words: str, config_dir: str | None = None) -> Run:
     """
     from csa.config.typed import build
     from csa.preflight import preflight
-    from csa.reporting.run import from_folder
+    from csa.tracking.run import Run
 
     config = build(preflight(words, config_dir=config_dir).config)
     try:
         record = recorded(config)
     except SystemExit as end:
         raise RuntimeError(f"training ended early (status {end.code}); the same words continue it") from end
-    return from_folder(record.folder)
+    return Run(record.folder).checked()
 
 
 def recorded(config: Config) -> Record:
@@ -84,7 +84,7 @@ def recorded(config: Config) -> Record:
         point_to_latest(Path(config.output_root).expanduser(), record.folder)
         plain = as_plain(config)
         beside = Record(run_folder(plain, fingerprint(identity(plain, split.hash)))).finished() if plain else None
-        print_result(console, config, record.result(), record.folder, beside)
+        print_result(console, config, record.result, record.folder, beside)
     if (tracker := tracker_of(config.tracking)) and (told := tracker.browse(record.folder)):
         console.print(f"browse: {told}")
     return record

@@ -48,7 +48,7 @@ def let_asked_stand(config: Config, record: Record) -> bool:
     Every head is measured in every run, and groups are means over classes, so nothing is trained
     (``method.primary_head``, ``dataset.groups``). Whether others stood for it before.
     """
-    result = record.result()
+    result = record.result
     groups = groups_by_rank(result["split"]["counts"], config.dataset.groups)
     return record.let_stand(getattr(config.method, "primary_head", result["head"]), groups.as_lists())
 

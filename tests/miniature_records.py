@@ -22,10 +22,10 @@ from csa.config.identity import fingerprint, identity
 from csa.config.schema import Config
 from csa.config.typed import build
 from csa.metrics import Scores, class_means, scores
-from csa.reporting.run import Run
 from csa.reporting.sources import Found, from_records
 from csa.tracking.exported import export
 from csa.tracking.record import Record
+from csa.tracking.run import Run
 
 HERE = Path(__file__).parent / "reporting"
 RECORDS, EXPECTED = HERE / "records", HERE / "expected"

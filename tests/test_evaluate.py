@@ -73,7 +73,7 @@ def rows(printed: str) -> dict[str, list[str]]:
 def test_its_own_test_set_gives_the_recorded_result_exactly(run, split):
     config = build_runtime()
     scores, _ = scores_on(run.folder, split.test_images, split.test_labels, config)
-    recorded, outputs = run.result()["heads"], np.load(run.folder / "test_outputs.npz")
+    recorded, outputs = run.result["heads"], np.load(run.folder / "test_outputs.npz")
     assert set(scores) == {"uniform", "balanced", "mean"}
     for head, values in scores.items():
         assert values.as_dict() == recorded[head]["last"]
@@ -88,7 +88,7 @@ def build_runtime():
 def test_the_command_says_so(run, call):
     printed = call()
     table = rows(printed)
-    for head, scores in run.result()["heads"].items():
+    for head, scores in run.result["heads"].items():
         assert table[head][: len(GROUPS)] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
         assert f"{head}: as recorded" in printed.splitlines()
     assert "csa trained on digits_lt, seed 0: accuracy in % on its 200 test images" in printed
@@ -126,7 +126,7 @@ def write_npz(path: Path, split, order=None, **more) -> None:
 def test_the_same_images_as_another_data_set_score_the_same(run, call, split, tmp_path):
     write_npz(tmp_path / "same.npz", split)
     printed = call("dataset=npz", "dataset.path=same.npz")
-    for head, scores in run.result()["heads"].items():
+    for head, scores in run.result["heads"].items():
         assert rows(printed)[head][: len(GROUPS)] == [f"{scores['last'][group]:.2f}" for group in GROUPS]
     assert "accuracy in % on 200 images of npz" in printed
     assert "by position" not in printed
@@ -136,14 +136,14 @@ def test_classes_in_another_order_are_found_by_name(run, call, split, tmp_path):
     reverse = np.arange(10)[::-1]
     write_npz(tmp_path / "reversed.npz", split, reverse, classes=np.array([str(k) for k in reverse]))
     table = rows(call("dataset=npz", "dataset.path=reversed.npz"))
-    assert table["mean"][3] == f"{run.result()['heads']['mean']['last']['all']:.2f}"
+    assert table["mean"][3] == f"{run.result['heads']['mean']['last']['all']:.2f}"
 
 
 def test_other_names_go_by_position_and_it_says_so(run, call, split, tmp_path):
     names = ["0", "one", *map(str, range(2, 10))]
     write_npz(tmp_path / "named.npz", split, classes=np.array(names))
     printed = call("dataset=npz", "dataset.path=named.npz")
-    assert rows(printed)["mean"][3] == f"{run.result()['heads']['mean']['last']['all']:.2f}"
+    assert rows(printed)["mean"][3] == f"{run.result['heads']['mean']['last']['all']:.2f}"
     assert "the class names differ, so classes go by position: 'one' counts as '1'" in printed
 
 

@@ -33,7 +33,7 @@ def images(run):
 def call(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return lambda *words: export.main(
-        [f"run={run.result()['fingerprint']}", f"output_root={run.folder.parents[2]}", *words]
+        [f"run={run.result['fingerprint']}", f"output_root={run.folder.parents[2]}", *words]
     )
 
 
@@ -56,15 +56,15 @@ def test_the_file_answers_as_the_run_did_and_says_what_it_is(form, run, images, 
     says = contract_of(content, form)
     assert says["classes"] == [str(k) for k in range(10)]
     assert says["input"]["images"]["shape"] == ["batch", 1, 16, 16]
-    assert says["temperature"] == run.result()["heads"]["mean"]["holdout"]["temperature"]
+    assert says["temperature"] == run.result["heads"]["mean"]["holdout"]["temperature"]
     card = (tmp_path / f"model.{form}.md").read_text()
-    last = run.result()["heads"]["mean"]["last"]
+    last = run.result["heads"]["mean"]["last"]
     groups = [f"{last[name]:.2f}" for name in ("all", "balanced", "many", "medium", "few")]
     assert f"| Test images, last epoch | 200 | {' | '.join(groups)} |" in card
     assert f"| {last['ece']:.2f} |\n| Validation images | 20 |" in card
     assert f"| many, by rank | 3 | 40 to 29 | {last['many']:.2f} |" in card
     assert "\n  imbalance_ratio: 4.0\n" in card
-    assert run.result()["fingerprint"] in card
+    assert run.result["fingerprint"] in card
 
 
 def test_other_answers_than_the_recorded_ones_are_a_fault_and_nothing_is_written(run, call, tmp_path, capsys):
@@ -103,10 +103,10 @@ def test_the_likeliest_classes_of_a_folder_at_the_temperature_of_the_validation_
     (tmp_path / "pictures").mkdir()
     Image.fromarray(images[0, ..., 0]).save(tmp_path / "pictures" / "0.png")
     monkeypatch.chdir(tmp_path)
-    words = [f"run={run.result()['fingerprint']}", f"output_root={run.folder.parents[2]}", "images=pictures", "top=3"]
+    words = [f"run={run.result['fingerprint']}", f"output_root={run.folder.parents[2]}", "images=pictures", "top=3"]
     evaluate.main([*words, "runtime.device=cpu"])
     told = capsys.readouterr()
-    temperature = run.result()["heads"]["balanced"]["holdout"]["temperature"]
+    temperature = run.result["heads"]["balanced"]["holdout"]["temperature"]
     assert told.err == f"probabilities of head balanced, at temperature {temperature:.3g} of its validation images\n"
     header, (file, *found) = csv.reader(told.out.splitlines())
     assert (file, header[:3]) == ("0.png", ["file", "predicted 1", "probability 1"])

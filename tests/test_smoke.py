@@ -49,7 +49,7 @@ def test_it_trains(words, tmp_path):
     record = Record(run_folder(config, fingerprint(who)))
     train_and_record(config, who, split, record, PlainConsole(quiet=True))
     assert record.state == "done"
-    assert len(record.metrics()) == record.result()["epochs"] > 0
+    assert len(record.metrics()) == record.result["epochs"] > 0
     assert all(math.isfinite(line["loss"]) for line in record.metrics())
-    for scores in record.result()["heads"].values():
+    for scores in record.result["heads"].values():
         assert 0 <= scores["last"]["all"] <= 100

@@ -8,7 +8,7 @@ import numpy as np
 
 from csa.figures.panel import shade_groups
 from csa.figures.style import COLOURS, canvas, legend_above, percent_axis, plain_numbers, wrapped
-from csa.reporting.run import by_size
+from csa.metrics import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

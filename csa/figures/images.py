@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.config.faults import Fault, UserError
-from csa.figures.networks import Model, as_images, class_maps, load_models, split_of, told
+from csa.figures.networks import Model, as_images, class_maps, load_models, told
 from csa.figures.representation import shown_classes
 from csa.figures.style import WIDTH, canvas, files, style
 from csa.reporting.layout import Drawn, printed
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.data.split import Split
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 SHOWN_IMAGES = 6
 LAMBDA = 0.7  # of the blended images that are drawn; in training it is uniform
@@ -31,9 +31,10 @@ LEFT = 0.7  # inches for the names of rows
 
 def draw_class_maps(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
     from csa.data.decoding import pixels_at
+    from csa.training.recorded import recorded_split
 
     models = load_models(runs)
-    split = split_of(models[0], config.data_dir, config.download)
+    split = recorded_split(models[0].run, config.data_dir, config.download)
     positions = first_of_classes(split)
     pixels, labels = pixels_at(split.test_images, positions), split.test_labels[positions]
     maps = [(printed(model.run.method), *class_maps(model, pixels, labels)) for model in models]
@@ -54,6 +55,7 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str) 
     from csa.data.decoding import pixels_at
     from csa.methods.context_bank import ContextBank
     from csa.methods.mixing import blend_context
+    from csa.training.recorded import recorded_split
 
     models = load_models(runs)
     bank = getattr(models[0].method, "bank", None)
@@ -61,7 +63,7 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str) 
     if not isinstance(bank, ContextBank) or held == 0:
         problem = "its context bank is empty" if isinstance(bank, ContextBank) else "it has no context bank"
         raise UserError(Fault("run", models[0].run.where, problem, "a run of CSA that fits its images"))
-    split = split_of(models[0], config.data_dir, config.download)
+    split = recorded_split(models[0].run, config.data_dir, config.download)
     shown = min(SHOWN_IMAGES, held)
     contexts, masks = bank.images[:shown], bank.masks[:shown]
     tail = shown_classes(split.counts)[-shown:]

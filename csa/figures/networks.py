@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from csa.config.schema import Config
-    from csa.data.split import Split
     from csa.methods.method import Method
     from csa.models.backbone import Backbone
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 BATCH = 500
 
@@ -76,7 +75,7 @@ def _backbone(run: Run) -> str:
 
 
 def _has_checkpoint(run: Run) -> bool:
-    return run.folder is not None and (run.folder / "checkpoint.pt").exists()
+    return run.checkpoint.exists()
 
 
 def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: str, seed: int) -> Fault:
@@ -120,30 +119,14 @@ def load_models(runs: Sequence[Run]) -> list[Model]:
 
 def _load(run: Run) -> Model:
     from csa.models.backbone import Backbone
-    from csa.training.checkpoint import DamagedCheckpointError
     from csa.training.recorded import load_method
 
-    assert run.folder is not None
-    try:
-        method, config = load_method(run.folder)
-    except DamagedCheckpointError as error:
-        raise UserError(Fault("run", run.folder.name, f"its model cannot be read ({error})")) from error
+    method, config = load_method(run.folder)
     backbone = getattr(method, "backbone", None)
     if not isinstance(backbone, Backbone):
         problem = f"{run.method} has no single backbone whose features could be drawn"
         raise UserError(Fault("methods", run.method, problem, "methods with one backbone"))
     return Model(run, method, backbone, config)
-
-
-def split_of(model: Model, data_dir: str, download: bool) -> Split:
-    """The images of the run. Raises UserError where they are not what they were."""
-    from csa.data.dataset import load_split
-
-    split = load_split(model.config.dataset, data_dir, download)
-    if split.hash != model.run.split:
-        problem = f"data set {split.name!r} is not what it was: its hash was {model.run.split}, now {split.hash}"
-        raise UserError(Fault("run", model.run.where, problem, "the data of the run"))
-    return split
 
 
 def as_images(pixels: np.ndarray) -> Tensor:

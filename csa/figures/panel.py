@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.style import look
+from csa.metrics import by_size
 from csa.reporting.frame import one_head
 from csa.reporting.layout import PRINTED, spans
-from csa.reporting.run import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from csa.reporting.layout import Section
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 GROUPS = ("many", "medium", "few")
 SHADES = ("#ffffff", "#f0f0f0", "#e0e0e0")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import Fault, UserError
-from csa.figures.networks import features, load_models, split_of, told
+from csa.figures.networks import features, load_models, told
 from csa.figures.style import COLOURS, MARKERS, canvas, files, style
+from csa.metrics import by_size
 from csa.reporting.layout import Drawn, printed
-from csa.reporting.run import by_size
 from csa.tracking.exported import exported_paths
 from csa.tracking.files import UNREADABLE, write_bytes
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from csa.config.schema import Config
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 MOST_CLASSES = 10
 PER_CLASS = 60
@@ -240,9 +240,10 @@ def _cloud(file: Mapping[str, np.ndarray], name: str, number: int) -> Cloud:
 
 def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset: str) -> Drawn:
     from csa.data.decoding import pixels_at
+    from csa.training.recorded import recorded_split
 
     models = load_models(runs)
-    split = split_of(models[0], config.data_dir, config.download)
+    split = recorded_split(models[0].run, config.data_dir, config.download)
     classes = shown_classes(split.counts)
     flat = models[0].backbone.feature_dim == 2
     parts = {

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from csa.figures.style import canvas, legend_above, look, plain_numbers
 from csa.metrics import PARTS, calibration_bins
-from csa.reporting.run import FolderEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from csa.figures.panel import Line, Panel
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 MOST_MARKERS = 12  # on a curve
 BESIDE = 3.6  # inches: it stands beside its table
@@ -62,7 +61,7 @@ def forest(shown: Panel) -> Figure:
 
 def has_curve(run: Run, head: str) -> bool:
     """A head that is computed after training was evaluated once, at the end."""
-    return all(head in line["heads"] for line in run.evidence.metrics())
+    return all(head in line["heads"] for line in run.metrics())
 
 
 Courses = dict[tuple[int, str], list[tuple[float, float]]]
@@ -71,7 +70,7 @@ Courses = dict[tuple[int, str], list[tuple[float, float]]]
 
 def course(run: Run, head: str) -> list[tuple[float, float]]:
     """The loss tells which epochs two runs share: accuracies are equal by chance."""
-    return [(line["loss"], float(line["heads"][head]["all"])) for line in run.evidence.metrics()]
+    return [(line["loss"], float(line["heads"][head]["all"])) for line in run.metrics()]
 
 
 def curves(shown: Panel) -> Figure | None:
@@ -138,11 +137,6 @@ def _crop(axes: Axes, values: list[np.ndarray]) -> None:
 # --- calibration ----------------------------------------------------------------------------
 
 
-def has_logits(run: Run) -> bool:
-    """Exported records have predictions only."""
-    return isinstance(run.evidence, FolderEvidence)
-
-
 def reliability(shown: Panel) -> Figure | None:
     """Share of right images over mean confidence, in bins of equal width, all seeds together; below the number of
     images in each bin. None where no run has its logits.
@@ -152,7 +146,7 @@ def reliability(shown: Panel) -> Figure | None:
     one.plot([0, 100], [0, 100], color="#666666", linewidth=0.8, linestyle=":", label="perfectly calibrated")
     drawn = False
     for line in shown.lines:
-        found = [(run, head) for run, head in line.with_heads() if has_logits(run)]
+        found = [(run, head) for run, head in line.with_heads() if run.has_logits]
         if not found:
             continue
         pairs = [confidences(run, head) for run, head in found]
@@ -175,8 +169,7 @@ def reliability(shown: Panel) -> Figure | None:
 
 def confidences(run: Run, head: str) -> tuple[np.ndarray, np.ndarray]:
     """Probability of the predicted class [N] and whether it is right [N]."""
-    assert isinstance(run.evidence, FolderEvidence)
-    return run.evidence.confidence(head), run.evidence.predictions(head) == run.evidence.labels
+    return run.confidence(head), run.predictions(head) == run.labels
 
 
 def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

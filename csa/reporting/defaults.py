@@ -20,7 +20,7 @@ from csa.config.identity import canonical, identity
 from csa.config.typed import build
 
 if TYPE_CHECKING:
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 GROUPS = ("dataset", "method", "sampler", "backbone", "protocol")
 CHOSEN = ("sampler", "backbone", "protocol")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 ACCURACIES = ("all", "balanced", "many", "medium", "few")
 OTHERS = ("macro_f1", "g_mean", "ece")

@@ -9,14 +9,13 @@ import yaml  # type: ignore[import-untyped]
 from csa.metrics import GROUPS
 from csa.reporting.layout import printed
 from csa.reporting.rendering import rendered
-from csa.tracking.environment import software
 from csa.tracking.exported import of_the_run
-from csa.tracking.record import temperature
+from csa.tracking.record import software
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 CHANNELS = {1: "grey", 3: "RGB"}
 MEASURES = {
@@ -32,7 +31,7 @@ def contract(run: Run, head: str) -> dict[str, Any]:
     channels, height, width = split["image_shape"]
     shape = ["batch", channels, height, width]
     channel = CHANNELS.get(channels, f"{channels} channels")
-    divisor = temperature(run.result, head)
+    divisor = run.temperature(head)
     made_by = software()
     heated = "" if divisor is None else f" of the logits divided by {divisor:.6g}"
     return {

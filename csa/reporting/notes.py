@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from csa.reporting.layout import Section
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 SHOWN_OF_A_HASH = 12
 LEGEND = (

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError
-from csa.reporting.run import Run, from_folder
-from csa.tracking.exported import exported_paths, read_exported
-from csa.tracking.finding import EXPECTED
-from csa.tracking.finding import runs as recorded_runs
+from csa.tracking.exported import ExportedRun, exported_paths
+from csa.tracking.finding import EXPECTED, runs
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -118,20 +117,15 @@ def there() -> list[str]:
 
 def from_folders(output_root: Path) -> Iterator[Run | str]:
     """Every finished run below ``output_root``; for one that cannot be used, why."""
-    for record in recorded_runs(output_root):
-        if record.state == "done":
-            yield attempt(str(record.folder), lambda record=record: from_folder(record.folder))  # type: ignore[misc]
+    for run in runs(output_root):
+        if run.state == "done":
+            yield attempt(run.where, run.checked)
 
 
 def from_records(folder: Path) -> Iterator[Run | str]:
     """Every exported record below ``folder``; for one that cannot be used, why."""
     for path in exported_paths(folder):
-        yield attempt(str(path), lambda path=path: _from_record(path))  # type: ignore[misc]
-
-
-def _from_record(path: Path) -> Run:
-    record = read_exported(path)
-    return Run(record.fingerprint, record.identity, record.config, record.result, record, "record", str(path))
+        yield attempt(str(path), ExportedRun(path).checked)
 
 
 def from_mlflow(uri: str, experiment: str, known: Collection[str]) -> Iterator[Run | str]:
@@ -143,7 +137,7 @@ def from_mlflow(uri: str, experiment: str, known: Collection[str]) -> Iterator[R
     from csa.tracking.mlflow.store import finished
 
     for where, download in finished(uri, experiment, known):
-        yield attempt(where, lambda download=download, where=where: from_folder(download(), "mlflow", where))  # type: ignore[misc]
+        yield attempt(where, lambda download=download, where=where: Run(download(), where).checked())  # type: ignore[misc]
 
 
 def attempt(where: str, read: Callable[[], Run]) -> Run | str:

@@ -27,7 +27,7 @@ from csa.reporting.statistics import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from csa.reporting.run import Run
+    from csa.tracking.run import Run
 
 BASELINE = "ce"
 OF_A_LINE = ("method", "settings", "dataset", "imbalance_ratio", "backbone", "protocol", "shortened", "split")
@@ -180,5 +180,5 @@ def _images(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _right(run: Run, head: str) -> np.ndarray:
-    right: np.ndarray = run.evidence.predictions(head) == run.evidence.labels
+    right: np.ndarray = run.predictions(head) == run.labels
     return right

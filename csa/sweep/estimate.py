@@ -20,7 +20,6 @@ from csa.console import PlainConsole, counting
 from csa.sweep.calibration import calibrate
 from csa.sweep.plan import draws_plainly, stage_key
 from csa.sweep.processes import WALL_NAME
-from csa.sweep.progress import epochs_so_far
 from csa.sweep.splits import question
 from csa.tracking.files import read_json, write_json
 from csa.tracking.record import Record
@@ -115,7 +114,7 @@ def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
 def _epochs(run: Run, first_is_taken: bool) -> list[int]:
     """Epochs that are left of each stage."""
     lengths = run.config.method.stage_epochs(run.config.protocol)
-    gone = epochs_so_far(run) if run.state in ("interrupted", "running") else 0
+    gone = run.record.epochs if run.state in ("interrupted", "running") else 0
     if first_is_taken:
         gone = max(gone, lengths[0])
     left = []
@@ -167,7 +166,7 @@ def _finished(run: Run, name: str) -> Cost | None:
     for path in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
         try:
             who = read_json(path.parent / "identity.json")["identity"]
-            result = Record(path.parent).result()
+            result = Record(path.parent).result
             if kind(who, result["threads"], result["device"]) == name:
                 return _cost(path.parent, result)
         except (OSError, ValueError, KeyError, RecordError):

@@ -99,7 +99,7 @@ def _job_return(run: Run, endings: dict[str, Ending]) -> JobReturn:
     returned: Any = JobReturn(overrides=list(run.words), status=JobStatus.COMPLETED)
     if run.state == "done":
         try:
-            returned.return_value = objective(run.record.result())
+            returned.return_value = objective(run.record.result)
         except RecordError as error:
             returned.status, returned.return_value = JobStatus.FAILED, RunFailedError(str(error))
     else:

@@ -23,7 +23,6 @@ from csa.summary import let_asked_stand
 from csa.sweep.cells import swept_keys
 from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
-from csa.tracking.lease import holder
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.data.sources.source import Preview
     from csa.sweep.cells import Cell
-    from csa.tracking.record import State
+    from csa.tracking.run import State
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "planned")
 NOT_HERE = "data not here yet"
@@ -71,7 +70,7 @@ class Run:
 
     @property
     def holder(self) -> str:
-        return str(holder(self.folder) or "another process")
+        return self.record.holder
 
     @property
     def first_stage(self) -> str | None:
@@ -140,7 +139,7 @@ class Plan:
         for run in self.runs:
             if run.state == "done":
                 try:
-                    run.record.result()
+                    _ = run.record.result
                 except RecordError as error:
                     told.append(f"{self.label(run)}: {error}")
         return told

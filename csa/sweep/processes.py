@@ -220,7 +220,7 @@ def tail(path: Path) -> str:
 def _keep_wall(run: Run, seconds: float) -> None:
     """What a run takes beyond its training and evaluation: the next plan counts with it."""
     with contextlib.suppress(OSError, RecordError):
-        beyond = max(0.0, seconds - run.record.result()["seconds"])
+        beyond = max(0.0, seconds - run.record.result["seconds"])
         write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
 
 

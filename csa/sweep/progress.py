@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.sweep.plan import Run
-    from csa.tracking.record import State
+    from csa.tracking.run import State
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Watch:
             if self._states[name] != "done":
                 self._states[name] = self._runs[name].state
         running = [
-            (run, epochs_so_far(run), epochs_of(run.config))
+            (run, run.record.epochs, epochs_of(run.config))
             for name, run in self._runs.items()
             if self._states[name] == "running"
         ]
@@ -59,7 +59,7 @@ class Watch:
             total += epochs
             state = self._states[name]
             done += (
-                epochs if state in ("done", "failed") else epochs_so_far(self._runs[name]) if state != "planned" else 0
+                epochs if state in ("done", "failed") else self._runs[name].record.epochs if state != "planned" else 0
             )
         return done / total if total else 1.0
 
@@ -67,10 +67,3 @@ class Watch:
 def epochs_of(config: Config) -> int:
     """Epochs of all stages."""
     return sum(config.method.stage_epochs(config.protocol))
-
-
-def epochs_so_far(run: Run) -> int:
-    try:
-        return (run.folder / "metrics.jsonl").read_bytes().count(b"\n")
-    except OSError:
-        return 0

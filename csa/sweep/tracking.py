@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.sweep.plan import Plan, Run
-    from csa.tracking.record import State
+    from csa.tracking.run import State
 
 MOST_OF_A_NAME = 80  # characters
 

@@ -6,6 +6,7 @@ there, of a later version.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,9 +27,10 @@ from csa.config.schema import (
     number,
 )
 from csa.metrics import GROUPS, Scores, Summary, percent
+from csa.tracking.files import UNREADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from csa.config.faults import Fault
@@ -166,12 +168,32 @@ NAMES_OF_A_LINE = {one.name for one in fields(Line)}
 # --- the door -------------------------------------------------------------------------------
 
 
+@contextmanager
+def reading(path: Path, remedy: str = REMEDY, *, unless: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Raises RecordError for what reading a damaged file raises. unless: what is raised as it is."""
+    try:
+        yield
+    except unless:
+        raise
+    except UNREADABLE as error:
+        told = str(error).partition("\n")[0]
+        raise RecordError(path, f"cannot be read ({type(error).__name__}: {told})", remedy) from error
+
+
 def refuse(path: Path, faults: Iterable[Fault | str], remedy: str = REMEDY) -> None:
     """Raises RecordError where there are faults."""
     told = [text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for text in map(str, faults)]
     if told:
         more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
         raise RecordError(path, f"cannot be used: {'; '.join(told[:MOST_TOLD])}{more}", remedy)
+
+
+def sound(path: Path, read: Callable[[Path], Any], faults: Callable[[Any], Iterable[Fault | str]]) -> Any:
+    """What is read of a file. Raises FileNotFoundError where it is not there, RecordError where it is damaged."""
+    with reading(path, unless=FileNotFoundError):
+        content = read(path)
+    refuse(path, faults(content))
+    return content
 
 
 def config_faults(config: Any, kind: type[RunConfig] = RunConfig) -> list[Fault]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -24,29 +24,32 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from csa.config.faults import RecordError
-from csa.metrics import confusion
+from csa.metrics import confusion, rescored
 from csa.tracking.description import (
+    SCHEMA,
     RunConfig,
     agreement_faults,
     check_predictions,
     config_faults,
     identity_faults,
     line_faults,
+    reading,
     refuse,
     result_faults,
 )
-from csa.tracking.files import UNREADABLE, parse_json, read_json, write_bytes
-from csa.tracking.record import OtherPredictionsError, scored_anew
+from csa.tracking.files import parse_json, read_json, write_bytes
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
-    from csa.tracking.record import Record
+    from typing import Self
+
+    from csa.tracking.run import State
 
 EXPORT_SCHEMA = 2
 READ_SCHEMAS = (1, EXPORT_SCHEMA)
 METRIC_DIGITS = 6
 CONFIGURED = [field.name for field in fields(RunConfig)]
 AGAIN = "export the run again with python -m csa.records mode=export"
-STORED = ("fingerprint", "identity", "config", "result", "labels_digest")
 
 
 class Exported(NamedTuple):
@@ -59,42 +62,70 @@ class Exported(NamedTuple):
 # --- reading --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ExportedRecord:
-    """An exported record; its arrays are read when asked for.
+class ExportedRun(Run):
+    """A run that is read from its exported ``.json`` and ``.npz``; whatever is wrong or missing is a RecordError.
 
-    identity, config, result: as in the run's identity.json, config.yaml (without paths, tracking and
-    what else is the machine's) and result.json, scored anew from the predictions. path: its ``.json``.
+    config: without paths, tracking and what else is the machine's; metrics: numbers to six significant digits; neither
+    logits nor a checkpoint. path: its ``.json``.
     """
 
-    path: Path
-    fingerprint: str
-    identity: dict[str, Any]
-    config: dict[str, Any]
-    result: dict[str, Any]
-    labels_digest: str
+    has_logits = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent, str(path))
+        self.path = path
 
     @property
-    def labels(self) -> np.ndarray:
-        """Labels of the test set, int32 [N], read-only."""
-        return _labels(self.path.parents[2] / "labels" / f"{self.labels_digest}.npz")
+    def state(self) -> State:
+        return "done"
 
-    def predictions(self, head: str) -> np.ndarray:
-        """Predicted classes on the test set, int32 [N]. Raises RecordError, KeyError for a head that it has not."""
-        if head not in self.result["heads"]:
-            raise KeyError(head)
-        predictions: np.ndarray = self._arrays[f"offsets_{head}"] + self.labels
-        predictions %= len(self.result["split"]["classes"])
-        return predictions
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self._who["config"]
+        return config
 
-    def confusion(self, head: str) -> np.ndarray:
-        """Counts [K, K], row = label, column = prediction. Raises as ``predictions``."""
-        return confusion(self.labels, self.predictions(head), len(self.result["split"]["classes"]))
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """Scored anew from the predictions."""
+        result = self._who["result"]
+        offsets = {name.removeprefix("offsets_"): array for name, array in self._arrays.items() if name != "metrics"}
+        with reading(self.path, AGAIN):
+            check_predictions(result, self.labels, offsets)
+            classes = len(result["split"]["classes"])
+            scored = rescored(result, lambda head: confusion(self.labels, self.predictions(head), classes))
+        return scored | {"schema": SCHEMA}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, numbers to six significant digits."""
-        lines: list[dict[str, Any]] = parse_json(self._arrays["metrics"].tobytes())
+        with reading(self.path.with_suffix(".npz"), AGAIN):
+            lines: list[dict[str, Any]] = parse_json(self._arrays["metrics"].tobytes())
+        refuse(self.path.with_suffix(".npz"), line_faults(lines), AGAIN)
         return lines
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return _labels(self.path.parents[2] / "labels" / f"{self._who['labels_digest']}.npz")
+
+    def predictions(self, head: str) -> np.ndarray:
+        predictions: np.ndarray = self._arrays[f"offsets_{head}"] + self.labels
+        predictions %= len(self._who["result"]["split"]["classes"])
+        return predictions
+
+    def checked(self) -> Self:
+        _ = self.result, self.metrics()
+        return self
+
+    @cached_property
+    def _who(self) -> dict[str, Any]:
+        """The whole ``.json``."""
+        with reading(self.path, AGAIN):
+            content: dict[str, Any] = read_json(self.path)
+            if content["schema"] not in READ_SCHEMAS:
+                told = f"has schema {content['schema']}, this version reads {EXPORT_SCHEMA}"
+                raise RecordError(self.path, told, AGAIN)
+            config, result, _ = (content[name] for name in ("config", "result", "labels_digest"))
+            refuse(self.path, [*identity_faults(content), *config_faults(config), *result_faults(result)], AGAIN)
+            refuse(self.path, agreement_faults(content, config, result), AGAIN)
+        return content
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -107,32 +138,11 @@ def exported_paths(folder: Path, fingerprint: str = "") -> list[Path]:
     return sorted(found, key=lambda path: (path.parent, path.stem.partition("-")[0], "-" not in path.stem, path.stem))
 
 
-def read_exported(path: Path) -> ExportedRecord:
-    """One exported record, whole. Raises RecordError where it is damaged, of another schema or not its predictions'."""
-    try:
-        return _read(path)
-    except OtherPredictionsError as error:
-        raise RecordError(path, f"has not the accuracies of its predictions ({error})", AGAIN) from error
-    except UNREADABLE as error:
-        raise RecordError(path, f"cannot be read ({type(error).__name__}: {error})", AGAIN) from error
-
-
-def _read(path: Path) -> ExportedRecord:
-    content = read_json(path)
-    if content["schema"] not in READ_SCHEMAS:
-        raise RecordError(path, f"has schema {content['schema']}, this version reads {EXPORT_SCHEMA}", AGAIN)
-    record = ExportedRecord(path, **{name: content[name] for name in STORED})
-    refuse(path, [*identity_faults(content), *config_faults(record.config), *result_faults(record.result)], AGAIN)
-    refuse(path, agreement_faults(content, record.config, record.result), AGAIN)
-    refuse(path.with_suffix(".npz"), line_faults(record.metrics()), AGAIN)
-    offsets = {name.removeprefix("offsets_"): array for name, array in record._arrays.items() if name != "metrics"}
-    check_predictions(record.result, record.labels, offsets)
-    return replace(record, result=scored_anew(record.result, record.confusion))
-
-
 @lru_cache(maxsize=16)
 def _labels(path: Path) -> np.ndarray:
-    labels = _read_arrays(path)["labels"]
+    """int32 [N], read-only."""
+    with reading(path, AGAIN):
+        labels = _read_arrays(path)["labels"]
     if _digest(labels) != path.stem:
         raise RecordError(path, "does not hold the labels that its name stands for", AGAIN)
     labels = labels.astype(np.int32)
@@ -141,17 +151,14 @@ def _labels(path: Path) -> np.ndarray:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except UNREADABLE as error:
-        raise RecordError(path, f"cannot be read ({type(error).__name__}: {error})", AGAIN) from error
+    with reading(path, AGAIN), np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 # --- writing --------------------------------------------------------------------------------
 
 
-def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
+def export(run: Run, to: Path, *, replace: bool = False) -> Exported:
     """Write a finished run below ``to``.
 
     A record that lies there already stays, unless it is damaged, of an older schema, or ``replace``.
@@ -160,7 +167,7 @@ def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
         RecordError: damaged, of another schema, or the predictions do not give the accuracies.
         FileNotFoundError: a file is missing.
     """
-    path, files = _files(record, to)
+    path, files = _files(run, to)
     if all(file.exists() and file.read_bytes() == content for file, content in files.items()):
         return Exported(path, "unchanged")
     if not replace and _stands(path):
@@ -175,44 +182,38 @@ def export(record: Record, to: Path, *, replace: bool = False) -> Exported:
 def _stands(path: Path) -> bool:
     """Whether a whole record lies there."""
     try:
-        read_exported(path)
+        ExportedRun(path).checked()
     except RecordError:
         return False
     return True
 
 
-def _files(record: Record, to: Path) -> tuple[Path, dict[Path, bytes]]:
-    """The record's ``.json``, and what belongs into each of its files; the ``.json``, which stands for it, last."""
-    who, config, result, lines = record.who(), record.config(), record.result(), record.metrics()
-    classes = len(result["split"]["classes"])
-    labels, predictions = record.predictions(result)
-    result = scored_anew(result, lambda head: confusion(labels, predictions[head], classes))
-    labels = labels.astype(_smallest(classes))
+def _files(run: Run, to: Path) -> tuple[Path, dict[Path, bytes]]:
+    """The run's ``.json``, and what belongs into each of its files; the ``.json``, which stands for it, last."""
+    result = run.rescored()
+    classes, device = len(result["split"]["classes"]), result["device"]
+    labels = run.labels.astype(np.min_scalar_type(classes - 1))
     offsets = {
-        f"offsets_{head}": ((predicted - labels.astype(np.int32)) % classes).astype(labels.dtype)
-        for head, predicted in predictions.items()
+        f"offsets_{head}": ((run.predictions(head) - run.labels) % classes).astype(labels.dtype)
+        for head in result["heads"]
     }
-    metrics = json.dumps(_rounded(lines), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    metrics = json.dumps(_rounded(run.metrics()), sort_keys=True, separators=(",", ":"), allow_nan=False)
     content = {
         "schema": EXPORT_SCHEMA,
-        "fingerprint": who["fingerprint"],
-        "identity": who["identity"],
-        "config": of_the_run(config),
+        "fingerprint": run.fingerprint,
+        "identity": run.identity,
+        "config": of_the_run(run.config),
         "result": result,
         "labels_digest": _digest(labels),
     }
-    path = to / record.folder.parents[1].name / record.folder.parents[0].name / _file_name(who, result)
+    *_, dataset, method, _ = run.folder.parts
+    name = run.fingerprint if device == "cpu" else f"{run.fingerprint}-{device}"  # both results are kept
+    path = to / dataset / method / f"{name}.json"
     return path, {
         to / "labels" / f"{_digest(labels)}.npz": _packed(labels=labels),
         path.with_suffix(".npz"): _packed(**offsets, metrics=np.frombuffer(metrics.encode(), dtype=np.uint8)),
         path: (_diffable(content) + "\n").encode(),
     }
-
-
-def _file_name(who: dict[str, Any], result: dict[str, Any]) -> str:
-    """The fingerprint, and where not a processor computed the run on what kind of device: both results are kept."""
-    device = result["device"]
-    return f"{who['fingerprint']}{'' if device == 'cpu' else f'-{device}'}.json"
 
 
 def of_the_run(config: Any) -> dict[str, Any]:
@@ -238,10 +239,6 @@ def _packed(**arrays: np.ndarray) -> bytes:
 
 def _digest(labels: np.ndarray) -> str:
     return hashlib.sha256(labels.astype(f"<u{labels.dtype.itemsize}").tobytes()).hexdigest()[:16]
-
-
-def _smallest(classes: int) -> np.dtype:
-    return np.min_scalar_type(classes - 1)
 
 
 def _rounded(value: Any) -> Any:

@@ -75,6 +75,11 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_text())
 
 
+def read_lines(path: Path) -> list[Any]:
+    """A JSON value a line, but for a last line that was cut in writing. Raises as ``read_json``."""
+    return [parse_json(line) for line in path.read_text().split("\n")[:-1]]
+
+
 def parse_json(text: str | bytes) -> Any:
     """Raises ValueError, also where a number is not finite."""
     return json.loads(text, parse_constant=_refuse_constant)
@@ -82,6 +87,15 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def bytes_below(folder: Path) -> int:
+    """Of all files; those that vanish meanwhile do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 # --- locks ------------------------------------------------------------------------------------

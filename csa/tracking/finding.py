@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.identity import DIGITS
 from csa.tracking.files import UNREADABLE, read_json
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 LATEST = "latest"
@@ -22,11 +22,11 @@ MOST_CANDIDATES = 5
 AT_THE_END = re.compile(rf"-([0-9a-f]{{{DIGITS}}})$")
 
 
-def runs(output_root: Path) -> Iterator[Record]:
+def runs(output_root: Path) -> Iterator[Run]:
     """Every run below ``output_root`` (``<data set>/<method>/<slug>-<fingerprint>``), by name."""
     for path in sorted(output_root.glob("*/*/*/identity.json")):
         if fingerprint_of(path.parent):
-            yield Record(path.parent)
+            yield Run(path.parent)
 
 
 def fingerprint_of(folder: Path) -> str | None:
@@ -43,7 +43,7 @@ def fingerprint_of(folder: Path) -> str | None:
     return fingerprint if is_text and folder.name.endswith(f"-{fingerprint}") else None
 
 
-def find_run(output_root: Path, text: str) -> Record:
+def find_run(output_root: Path, text: str) -> Run:
     """The run whose fingerprint is ``text``, or alone begins with it; the latest.
 
     Raises:
@@ -52,14 +52,14 @@ def find_run(output_root: Path, text: str) -> Record:
     if not text:
         raise UserError(Fault("run", None, "must be given", EXPECTED))
     if text == LATEST and (folder := latest(output_root)):
-        return Record(folder)
-    known = [(fingerprint_of(record.folder) or "", record) for record in runs(output_root)]
-    found = [(fingerprint, record) for fingerprint, record in known if fingerprint.startswith(text)]
+        return Run(folder)
+    known = [(fingerprint_of(run.folder) or "", run) for run in runs(output_root)]
+    found = [(fingerprint, run) for fingerprint, run in known if fingerprint.startswith(text)]
     if not found:
         problem = f"there is no such run below {output_root}" if known else f"no run is recorded below {output_root}"
         raise UserError(Fault("run", text, problem, EXPECTED, nearest(text, [fingerprint for fingerprint, _ in known])))
     if len(found) > 1:
-        candidates = [f"{fingerprint} ({record.folder})" for fingerprint, record in found]
+        candidates = [f"{fingerprint} ({run.folder})" for fingerprint, run in found]
         listed = ", ".join(candidates[:MOST_CANDIDATES])
         more = f" and {len(found) - MOST_CANDIDATES} more" if len(found) > MOST_CANDIDATES else ""
         raise UserError(Fault("run", text, f"stands for {len(found)} runs", listed + more))
@@ -90,28 +90,18 @@ def latest(output_root: Path) -> Path | None:
     return target if fingerprint_of(target) else None
 
 
-def find_finished(output_root: Path, text: str) -> tuple[Record, dict[str, Any]]:
-    """As ``find_run``, with its result.
+def find_finished(output_root: Path, text: str) -> Run:
+    """As ``find_run``.
 
     Raises:
-        UserError: also where the run is not done, or its result or model cannot be read.
+        UserError: also where the run is not done, or its configuration, result or model cannot be read.
     """
-    from csa.tracking.overview import failure_reason
-
-    record = find_run(output_root, text)
-    name, state = record.folder.name, record.state
+    run = find_run(output_root, text)
+    name, state = run.folder.name, run.state
     if state != "done":
-        problem = f"is {state}" + (f" ({failure_reason(record)})" if state == "failed" else "")
+        problem = f"is {state}" + (f" ({run.failure_line})" if state == "failed" else "")
         raise UserError(Fault("run", name, problem, "a finished run; the command that started it continues it"))
-    if not record.checkpoint.exists():
+    if not run.checkpoint.exists():
         raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
-    record.config()
-    return record, record.result()
-
-
-def head_faults(result: Mapping[str, Any], head: str) -> list[Fault]:
-    """Whether a finished run has the head that is asked for; nothing where none is."""
-    heads = list(result["heads"])
-    if not head or head in heads:
-        return []
-    return [Fault("head", head, "the run has no such head", ", ".join(heads), nearest(head, heads))]
+    _ = run.config, run.result
+    return run

@@ -11,14 +11,14 @@ from csa.tracking.lease import Lease
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from csa.tracking.record import Record
+    from csa.tracking.run import Run
 
 
 class NotARunError(Exception):
     """The folder is not, or not really, a run folder below the output folder."""
 
 
-def remove(record: Record, output_root: Path) -> None:
+def remove(run: Run, output_root: Path) -> None:
     """Delete a run's folder while holding its lease, so that it cannot be in training.
 
     It is renamed first: a removal that is cut off leaves no half of a run that would be continued.
@@ -29,7 +29,7 @@ def remove(record: Record, output_root: Path) -> None:
         NotARunError: no identity.json, or the folder lies elsewhere behind a link.
         OSError: it cannot be deleted.
     """
-    folder = record.folder
+    folder = run.folder
     if fingerprint_of(folder) is None:
         raise NotARunError(f"{folder} has no identity.json of its own")
     if folder.resolve() != output_root.resolve() / folder.relative_to(output_root):

@@ -18,7 +18,7 @@ from csa.config.schema import TrackingConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from csa.tracking.record import State
+    from csa.tracking.run import State
     from csa.tracking.sweeps import Sweep
 
 GROUPS = ("all", "balanced", "many", "medium", "few")
@@ -161,23 +161,22 @@ def read(folder: Path) -> RecordedRun | None:
     Raises:
         RecordError: it is damaged, or of another version.
     """
-    from csa.tracking.record import Record
+    from csa.tracking.run import Run
     from csa.tracking.sweeps import sweeps_of
 
-    record = Record(folder)
-    state = record.state
+    run = Run(folder)
+    state = run.state
     if not (folder / "identity.json").exists():
         return None
-    who = record.who()
     return RecordedRun(
         folder=folder,
         state=state,
-        fingerprint=who["fingerprint"],
-        split_hash=who["identity"]["dataset"]["split"],
-        config=record.config(),
-        lines=record.metrics(),
-        result=record.result() if state == "done" else None,
-        failure=record.failure() if state == "failed" else None,
+        fingerprint=run.fingerprint,
+        split_hash=run.split,
+        config=run.config,
+        lines=run.metrics(),
+        result=run.result if state == "done" else None,
+        failure=run.failure() if state == "failed" else None,
         sweeps=sweeps_of(folder),
     )
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from csa.config.faults import without_passwords
 from csa.tracking import sweeps
 from csa.tracking.files import UNREADABLE, read_json, try_lock, write_json
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 from csa.tracking.tracker import Tracker, read
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Watched(ABC):
 class WatchedRun(Watched):
     @property
     def state(self) -> str:
-        return Record(self.folder).state
+        return Run(self.folder).state
 
     def _signature(self) -> list[Any]:
         return [self.state, *filter(None, (_changed(self.folder / name) for name in LOOKED_AT))]

@@ -14,8 +14,7 @@ from csa.config.host import cores
 from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import plain_batches
-from csa.tracking.record import Record, temperature
-from csa.training.checkpoint import DamagedCheckpointError
+from csa.tracking.run import Run
 from csa.training.distributed import ProcessGroup
 from csa.training.evaluation import EVALUATION_BATCH, NotFiniteLogitsError, head_logits, head_scores, plain_logits
 from csa.training.machine import choose
@@ -45,7 +44,7 @@ def scores_on(
         UserError: the model, or an image that may not be passed over, cannot be read; a logit is not finite; or there
             is no such device.
     """
-    split = Record(folder).result()["split"]
+    split = Run(folder).result["split"]
     damaged: dict[str, str] = {}
     method, logits, on_device = _applied(folder, images, labels, runtime, damaged)
     try:
@@ -62,8 +61,8 @@ def probabilities(
     calibrated: by the temperature of the run's validation images, where it has such.
     """
     method, logits, _ = _applied(folder, images, np.zeros(len(images), dtype=np.int64), runtime, {})
-    result = Record(folder).result()
-    known = {head: temperature(result, head) if calibrated else None for head in logits}
+    run = Run(folder)
+    known = {head: run.temperature(head) if calibrated else None for head in logits}
     return {head: method.probabilities(outputs / (known[head] or 1)).cpu().numpy() for head, outputs in logits.items()}
 
 
@@ -95,11 +94,8 @@ def _applied(
 
     damaged: to be filled with the files that are passed over.
     """
-    result = Record(folder).result()
-    try:
-        method, config = load_method(folder)
-    except DamagedCheckpointError as error:
-        raise UserError(Fault("run", folder.name, f"its model cannot be read ({error})")) from error
+    result = Run(folder).result
+    method, config = load_method(folder)
     machine = choose(
         replace(runtime, threads=runtime.threads or result["threads"]),
         replace(config.protocol, precision=result["precision"]),

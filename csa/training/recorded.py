@@ -14,7 +14,7 @@ from csa.config.faults import Fault, UserError
 from csa.config.recorded import read_recorded
 from csa.data.dataset import load_split
 from csa.methods.method import build_method
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 from csa.training import checkpoint
 
 if TYPE_CHECKING:
@@ -44,18 +44,20 @@ def load_method(folder: Path) -> tuple[Method, Config]:
 
     Raises:
         FileNotFoundError: the run is not done, or its checkpoint is gone.
-        RecordError: damaged, or written by another schema.
-        DamagedCheckpointError: the checkpoint is not whole.
+        UserError: the record is damaged or written by another schema, or the checkpoint is not whole.
     """
-    record = Record(folder)
-    split = record.result()["split"]
+    run = Run(folder)
+    split = run.result["split"]
     config = read_recorded(folder / "config.yaml")
     channels, height, width = split["image_shape"]
     config = replace(config, backbone=config.backbone.without_weights())
     method = build_method(config, (channels, height, width), split["mean"], split["std"], split["counts"])
     for stage in range(len(method.stages)):
         method.enter_stage(stage)
-    method.load_state_dict(checkpoint.load(record.checkpoint)["method"])
+    try:
+        method.load_state_dict(checkpoint.load(run.checkpoint)["method"])
+    except checkpoint.DamagedCheckpointError as error:
+        raise UserError(Fault("run", folder.name, f"its model cannot be read ({error})")) from error
     return method.eval(), config
 
 
@@ -66,7 +68,7 @@ def head_network(folder: Path, head: str = "") -> HeadNetwork:
     left out.
     """
     method, _ = load_method(folder)
-    channels, height, width = Record(folder).result()["split"]["image_shape"]
+    channels, height, width = Run(folder).result["split"]["image_shape"]
     network = HeadNetwork(method, head or method.primary_head, (channels, height, width)).eval()
     touched = _Touched()
     with torch.no_grad(), touched:
@@ -79,13 +81,13 @@ def head_network(folder: Path, head: str = "") -> HeadNetwork:
     return network
 
 
-def recorded_split(record: Record, data_dir: str, download: bool) -> Split:
+def recorded_split(run: Run, data_dir: str, download: bool) -> Split:
     """The data that a finished run was trained and tested on. Raises UserError where they are not what they were."""
-    dataset, known = read_recorded(record.folder / "config.yaml").dataset, record.result()["split"]["hash"]
+    dataset, known = read_recorded(run.folder / "config.yaml").dataset, run.result["split"]["hash"]
     split = load_split(dataset, data_dir, download=download)
     if split.hash != known:
         problem = f"data set {dataset.name!r} is not what it was: its hash was {known}"
-        raise UserError(Fault("run", record.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
+        raise UserError(Fault("run", run.folder.name, f"{problem}, now {split.hash}", "the data of the run"))
     return split
 
 

@@ -19,9 +19,8 @@ from csa.data.decoding import LostWorkerError, telling_lost_workers
 from csa.data.pictures import UnreadableImageError
 from csa.data.streaming import open_loader
 from csa.methods.method import build_method
-from csa.tracking.environment import software
 from csa.tracking.lease import HeldError, Lease
-from csa.tracking.record import SecondRecord
+from csa.tracking.record import SecondRecord, software
 from csa.tracking.watcher import Watcher
 from csa.training import checkpoint
 from csa.training.checkpoint import refuse_other_arithmetic

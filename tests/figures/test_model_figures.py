@@ -22,6 +22,7 @@ from csa.reporting.frame import frame_of, one_head
 from csa.reporting.sources import from_folders
 from csa.tracking.exported import export
 from csa.tracking.record import Record
+from csa.training.recorded import recorded_split
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,14 @@ def chosen(runs, methods, seed):
 
 @pytest.fixture(scope="module")
 def split(loaded):
-    return models.split_of(loaded["csa"], "data", download=False)
+    return recorded_split(loaded["csa"].run, "data", download=False)
 
 
 def test_features_are_those_that_the_classifier_reads(loaded, split):
     found = models.features(loaded["ce"], split.test_images)
     assert found.shape == (len(split.test_images), 2)
     logits = loaded["ce"].method.head(torch.from_numpy(found))
-    recorded = loaded["ce"].run.evidence.predictions("classifier")
+    recorded = loaded["ce"].run.predictions("classifier")
     assert np.array_equal(logits.argmax(1).numpy(), recorded)
     assert models.features(loaded["csa"], split.test_images[:3]).shape == (3, 64)
 
@@ -235,9 +236,11 @@ def test_a_network_without_a_context_bank_is_told(root, tmp_path, capsys):
 
 def test_data_that_has_changed_is_told(loaded, monkeypatch):
     changed = load_split(loaded["csa"].config.dataset, "data", download=False)
-    monkeypatch.setattr("csa.data.dataset.load_split", lambda *_: type(changed)(**{**vars(changed), "hash": "0" * 64}))
+    monkeypatch.setattr(
+        "csa.training.recorded.load_split", lambda *_, **__: type(changed)(**{**vars(changed), "hash": "0" * 64})
+    )
     with pytest.raises(UserError, match="is not what it was"):
-        models.split_of(loaded["csa"], "data", download=False)
+        recorded_split(loaded["csa"].run, "data", download=False)
 
 
 def test_a_method_without_a_run_is_named_with_what_there_is(loaded):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -34,9 +32,9 @@ from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, canvas, files, sty
 from csa.metrics import PARTS, calibration_bins, calibration_error
 from csa.reporting.frame import frame_of, one_head
 from csa.reporting.layout import Drawn
-from csa.reporting.run import from_folder
 from csa.reporting.sections import sections
 from csa.reporting.sources import from_folders
+from csa.tracking.run import Run
 
 
 def panels(frame):
@@ -149,9 +147,10 @@ def with_networks(folder, *wanted):
     for images, method, *words in wanted:
         record = make(folder / images, "cifar100_lt", method, 0, *words)
         (record.folder / "checkpoint.pt").touch()
-        run = from_folder(record.folder)
+        run = Run(record.folder).checked()
         own = run.identity | {"dataset": run.identity["dataset"] | {"split": images}}
-        runs[images, method, *words] = replace(run, identity=own)
+        run._who = {"fingerprint": run.fingerprint, "identity": own}
+        runs[images, method, *words] = run
     return runs
 
 
@@ -215,7 +214,7 @@ def test_curves_are_the_recorded_ones(shown):
     with style():
         figure = results.curves(shown[FASHION])
     (line,) = figure.axes[0].get_lines()
-    recorded = [step["heads"]["classifier"]["all"] for step in shown[FASHION].runs[0].evidence.metrics()]
+    recorded = [step["heads"]["classifier"]["all"] for step in shown[FASHION].runs[0].metrics()]
     assert list(line.get_ydata()) == pytest.approx(recorded)
     assert list(line.get_xdata()) == list(range(1, 9))
 

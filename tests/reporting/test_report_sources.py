@@ -38,10 +38,8 @@ def test_the_run_folder_counts_before_its_exported_record(tmp_path):
     found = Found()
     found.add(from_folders(tmp_path / "outputs"))
     found.add(from_records(tmp_path / "records"))
-    assert [(run.seed, run.origin) for run in sorted(found.runs, key=lambda run: run.seed)] == [
-        (0, "folder"),
-        (1, "record"),
-    ]
+    own, other = sorted(found.runs, key=lambda run: run.seed)
+    assert (own.folder, other.path.parent) == (record.folder, tmp_path / "records" / "mnist_lt" / "ce")
     assert not found.notes
     make(tmp_path / "outputs", "mnist_lt", "ce", 0, shares=(0.1, 0.1, 0.1))
     again = Found()
@@ -66,10 +64,10 @@ def test_both_hold_the_same(tmp_path):
     write(tmp_path / "records", "mnist_lt", "csa", 0)
     (folder,), (record,) = from_folders(tmp_path / "outputs"), from_records(tmp_path / "records")
     assert folder.result == record.result
-    assert np.array_equal(folder.evidence.predictions("mean"), record.evidence.predictions("mean"))
-    assert np.array_equal(folder.evidence.labels, record.evidence.labels)
-    assert [line["loss"] for line in folder.evidence.metrics()] == pytest.approx(
-        [line["loss"] for line in record.evidence.metrics()], rel=1e-5
+    assert np.array_equal(folder.predictions("mean"), record.predictions("mean"))
+    assert np.array_equal(folder.labels, record.labels)
+    assert [line["loss"] for line in folder.metrics()] == pytest.approx(
+        [line["loss"] for line in record.metrics()], rel=1e-5
     )
 
 
@@ -152,11 +150,12 @@ def test_what_only_mlflow_has_comes_back_and_figures_go_there(tmp_path, uri, con
     known = {run.fingerprint: run for run in from_folders(tmp_path / "outputs")}
     assert not list(from_mlflow(uri, "csa", known))
     shutil.rmtree(second.folder)
-    (run,) = from_mlflow(uri, "csa", [first.result()["fingerprint"]])
+    (run,) = from_mlflow(uri, "csa", [first.result["fingerprint"]])
     before = next(run for run in known.values() if run.seed == 1)
-    assert (run.origin, run.fingerprint, run.identity) == ("mlflow", before.fingerprint, before.identity)
+    assert (run.fingerprint, run.identity) == (before.fingerprint, before.identity)
+    assert run.where.startswith("MLflow run ")
     assert run.result == before.result
-    assert len(run.evidence.predictions("classifier")) == 40
+    assert len(run.predictions("classifier")) == 40
     assert list(from_mlflow(uri, "another", [])) == []
 
     files = {"curves.png": b"p", "curves.svg": b"s"}

@@ -202,7 +202,7 @@ def test_methods_are_compared_wherever_both_have_runs(frame):
     assert (row["data"], row["first"], row["second"], row["pairs"]) == ("MNIST-LT, ratio 100", "cRT", "CE", 5)
     pairs = [
         [
-            run.evidence.predictions("classifier") == run.evidence.labels
+            run.predictions("classifier") == run.labels
             for run in frame[
                 (frame["line"] == name) & (frame["epochs"] == 8) & (frame["dataset"] == "mnist_lt")
             ].sort_values("seed")["run"]

@@ -16,8 +16,9 @@ from recorded_runs import begin, finish, named, train
 from csa import records
 from csa.config.faults import RecordError
 from csa.tracking import exported
-from csa.tracking.exported import export, exported_paths, read_exported
+from csa.tracking.exported import ExportedRun, export, exported_paths
 from csa.tracking.files import read_json, write_json
+from csa.tracking.run import Run
 
 FIRST, SECOND, THIRD = named("aa"), named("bb"), named("cc")
 
@@ -26,6 +27,10 @@ FIRST, SECOND, THIRD = named("aa"), named("bb"), named("cc")
 def run(tmp_path_factory):
     """A finished csa run: three heads."""
     return train(tmp_path_factory.mktemp("export") / "outputs", "method=csa", "delta=0.1")
+
+
+def read(path: Path) -> ExportedRun:
+    return ExportedRun(path).checked()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -38,9 +43,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_accuracy_can_be_recomputed(run, tmp_path):
     path, outcome = export(run, tmp_path)
     assert outcome == "written"
-    (record,) = map(read_exported, exported_paths(tmp_path))
+    (record,) = map(read, exported_paths(tmp_path))
     assert record.path == path == tmp_path / "digits_lt" / "csa" / f"{record.fingerprint}.json"
-    assert record.result == run.result()
+    assert record.result == run.result
     assert record.identity == read_json(run.folder / "identity.json")["identity"]
     outputs, split = np.load(run.folder / "test_outputs.npz"), record.result["split"]
     assert np.array_equal(record.labels, outputs["labels"])
@@ -61,7 +66,7 @@ def test_every_accuracy_can_be_recomputed(run, tmp_path):
 
 
 def test_metrics_lines_are_there_to_six_digits(run, tmp_path):
-    record = read_exported(export(run, tmp_path).path)
+    record = read(export(run, tmp_path).path)
     lines = run.metrics()
     assert len(lines) == 2
     for line, said in zip(lines, record.metrics(), strict=True):
@@ -78,7 +83,7 @@ def test_any_predictions_come_back(tmp_path_factory, classes, data):
     drawn = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=50))
     predictions = np.array(drawn)
     run = finish(begin(folder / "outputs", FIRST), predictions, classes)
-    record = read_exported(export(run, folder / "to").path)
+    record = read(export(run, folder / "to").path)
     assert record.predictions("only").tolist() == drawn
     assert record.labels.tolist() == [k % classes for k in range(len(drawn))]
 
@@ -118,7 +123,7 @@ def test_nothing_of_the_machine_or_its_user_is_exported(run, tmp_path):
     every = b"".join(contents(tmp_path / "to").values())
     for private in (b"someone", b"secret", b"/home", str(tmp_path.parent).encode(), b"uri"):
         assert private not in every, private
-    config = read_exported(tmp_path / "to" / "dots_lt" / "ce" / f"{FIRST}.json").config
+    config = read(tmp_path / "to" / "dots_lt" / "ce" / f"{FIRST}.json").config
     assert config["dataset"]["path"] == "dots.npz"
     assert set(config) == {"dataset", "sampler", "method", "backbone", "protocol", "delta", "seed", "variant"}
 
@@ -139,7 +144,7 @@ def test_labels_are_kept_once_for_a_test_set(tmp_path):
     for fingerprint in (FIRST, SECOND):
         export(finish(begin(tmp_path / "outputs", fingerprint)), tmp_path / "to")
     assert len(list((tmp_path / "to" / "labels").iterdir())) == 1
-    first, second = map(read_exported, exported_paths(tmp_path / "to"))
+    first, second = map(read, exported_paths(tmp_path / "to"))
     assert first.labels is second.labels
     assert first.labels.tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="read-only"):
@@ -151,10 +156,10 @@ def test_a_record_that_is_there_stays_unless_told_otherwise(tmp_path):
     path = export(run, tmp_path / "to").path
     finish(run, np.array([0, 1, 2, 3]))
     assert export(run, tmp_path / "to").outcome == "kept"
-    assert read_exported(path).result["all"] == 75.0
+    assert read(path).result["all"] == 75.0
     assert export(run, tmp_path / "to", replace=True).outcome == "written"
-    assert read_exported(path).result["all"] == 100.0
-    assert read_exported(path).predictions("only").tolist() == [0, 1, 2, 3]
+    assert read(path).result["all"] == 100.0
+    assert read(path).predictions("only").tolist() == [0, 1, 2, 3]
 
 
 def test_a_gpu_and_a_processor_leave_two_results_of_one_run(tmp_path):
@@ -164,7 +169,7 @@ def test_a_gpu_and_a_processor_leave_two_results_of_one_run(tmp_path):
     on_gpu = export(run, tmp_path / "to")
     assert (on_gpu.outcome, on_gpu.path.name) == ("written", f"{FIRST}-cuda.json")
     assert exported_paths(tmp_path / "to") == [on_gpu.path, on_processor.path]
-    found = [read_exported(path) for path in (on_gpu.path, on_processor.path)]
+    found = [read(path) for path in (on_gpu.path, on_processor.path)]
     assert [(one.fingerprint, one.result["all"]) for one in found] == [(FIRST, 100.0), (FIRST, 75.0)]
 
 
@@ -196,7 +201,7 @@ def test_other_labels_than_the_record_was_made_with_are_noticed(tmp_path):
     (labels,) = (tmp_path / "labels").iterdir()
     np.savez(labels, labels=np.array([3, 2, 1, 0], dtype=np.uint8))
     with pytest.raises(RecordError, match="does not hold the labels that its name stands for"):
-        read_exported(path)
+        read(path)
 
 
 def test_other_accuracies_than_those_of_the_predictions_are_noticed(tmp_path):
@@ -206,11 +211,11 @@ def test_other_accuracies_than_those_of_the_predictions_are_noticed(tmp_path):
     content["result"]["heads"]["only"]["last"]["all"] = 80.0
     write_json(path, content)
     with pytest.raises(RecordError) as raised:
-        read_exported(path)
-    told = "has not the accuracies of its predictions (head 'only': 80.0 % recorded, 75.0 % predicted)"
+        read(path)
+    told = "cannot be read (ValueError: head 'only': 80.0 % recorded, 75.0 % predicted)"
     assert raised.value.faults[0].problem == told
     assert export(run, tmp_path).outcome == "written"
-    assert read_exported(path).result["all"] == 75.0
+    assert read(path).result["all"] == 75.0
 
 
 def test_a_record_of_schema_1_is_scored_anew_and_stays_as_it_is(tmp_path):
@@ -223,18 +228,18 @@ def test_a_record_of_schema_1_is_scored_anew_and_stays_as_it_is(tmp_path):
             del scores[name]
         scores["few"] = 66.6
     write_json(path, {**content, "schema": 1, "result": {**content["result"], "schema": 1}})
-    assert read_exported(path).result == run.result()
+    assert read(path).result == run.result
     assert read_json(path)["schema"] == 1
     assert export(run, tmp_path / "to").outcome == "kept"
 
 
 def test_a_record_that_does_not_hold_together_is_not_exported(tmp_path):
     run = finish(begin(tmp_path / "outputs", FIRST))
-    write_json(run.folder / "result.json", json.loads(json.dumps(run.result()).replace("75.0", "80.0")))
+    write_json(run.folder / "result.json", json.loads(json.dumps(run.result).replace("75.0", "80.0")))
     with pytest.raises(RecordError, match=r"head 'only': 80.0 % recorded, 75.0 % predicted"):
-        export(run, tmp_path / "to")
+        export(Run(run.folder), tmp_path / "to")
     (finish(run).folder / "test_outputs.npz").write_bytes(b"PK torn")
-    with pytest.raises(RecordError, match=r"test_outputs\.npz: cannot be used \(ValueError"):
+    with pytest.raises(RecordError, match=r"test_outputs\.npz: cannot be read \(ValueError"):
         export(run, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
@@ -251,7 +256,7 @@ def test_the_command_exports_what_is_done_and_says_what_became_of_the_rest(tmp_p
     assert records.main(["mode=export"]) == 1
     told = capsys.readouterr()
     assert told.out == "reports/records: 1 written, 1 left out because they are not done\n"
-    assert told.err.startswith(f"left out: record={torn.folder}/test_outputs.npz: cannot be used (FileNotFoundError")
+    assert told.err.startswith(f"left out: record={torn.folder}/test_outputs.npz: cannot be read (FileNotFoundError")
     assert [path.name for path in Path("reports/records/dots_lt/ce").iterdir() if path.suffix == ".json"] == [
         f"{FIRST}.json"
     ]

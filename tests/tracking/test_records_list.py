@@ -13,9 +13,10 @@ import pytest
 from recorded_runs import begin, finish, named
 
 from csa import records
-from csa.tracking.files import write_json
+from csa.console import duration
+from csa.records import described
+from csa.tracking.files import bytes_below, write_json
 from csa.tracking.lease import Lease
-from csa.tracking.overview import overview, size
 
 DONE, FAILED = named("aa", method="csa", seed=3), named("bb")
 INTERRUPTED, RUNNING = named("cc", seed=1), named("dd", seed=2)
@@ -96,10 +97,10 @@ def test_a_lease_that_another_machine_left_behind_is_no_running_run(tmp_path):
     record = begin(tmp_path, INTERRUPTED)
     path = record.folder / "lease.json"
     write_json(path, {"host": "elsewhere", "pid": 7, "beat": 3})
-    assert (overview(record).state, overview(record).note) == ("running", "process 7 on elsewhere")
+    assert (described(record)["state"], described(record)["note"]) == ("running", "process 7 on elsewhere")
     hour_ago = time.time() - 3600
     os.utime(path, (hour_ago, hour_ago))
-    assert overview(record).state == "interrupted"
+    assert described(record)["state"] == "interrupted"
 
 
 def test_age_is_the_time_since_it_last_got_further(tmp_path):
@@ -107,24 +108,18 @@ def test_age_is_the_time_since_it_last_got_further(tmp_path):
     for path in record.folder.iterdir():
         os.utime(path, (1e9, 1e9))
     (record.folder / "mlflow.json").write_text("{}")
-    assert overview(record).age_seconds == pytest.approx(time.time() - 1e9, abs=60)
-    assert [records.duration(seconds) for seconds in (0, 59.9, 60, 7200, 1e6)] == [
-        "0 s",
-        "59 s",
-        "1 min",
-        "2 h",
-        "11 d",
-    ]
+    assert described(record)["age_seconds"] == pytest.approx(time.time() - 1e9, abs=60)
+    assert [duration(seconds) for seconds in (0, 89, 90, 7200, 1e6)] == ["0 s", "89 s", "2 min", "2.0 h", "11.6 d"]
 
 
 def test_a_result_that_cannot_be_read_is_listed_with_the_reason(tmp_path):
     old = finish(begin(tmp_path, DONE))
     (old.folder / "result.json").write_text('{"schema": 0}')
-    assert (overview(old).state, overview(old).accuracy) == ("done", None)
-    assert "has schema 0, this version reads 2" in overview(old).note
+    assert (described(old)["state"], described(old)["accuracy"]) == ("done", None)
+    assert "has schema 0, this version reads 2" in described(old)["note"]
     (old.folder / "result.json").write_text("{")
-    assert "result.json: cannot be read (JSONDecodeError" in overview(old).note
-    assert size(old.folder) > 0
+    assert "result.json: cannot be read (JSONDecodeError" in described(old)["note"]
+    assert bytes_below(old.folder) > 0
 
 
 @pytest.mark.parametrize("mode", ["list", "remove", "export", "sync"])

@@ -20,7 +20,7 @@ def contents(record: Record) -> dict[str, Any]:
     state = checkpoint.load(record.checkpoint)
     lines = [{key: value for key, value in line.items() if key not in TIMES} for line in record.metrics()]
     outputs = np.load(record.folder / "test_outputs.npz")
-    result = record.result()
+    result = record.result
     return {
         "weights": state["method"],
         "momentum": state["optimiser"]["state"],

@@ -145,7 +145,7 @@ def test_the_average_is_what_is_evaluated_and_kept(configuration):
     kept = state["average"][0]["values"]
     trained = [*method.head.parameters(), *batch_statistics(method)]  # of stage two
     assert all(torch.equal(a, b) for a, b in zip(kept, trained, strict=True))
-    recorded = record.result()["heads"]["classifier"]["last"]
+    recorded = record.result["heads"]["classifier"]["last"]
     split = load_split(config.dataset, config.data_dir, download=False)
     scores, _ = scores_on(record.folder, split.test_images, split.test_labels, config.runtime)
     assert scores["classifier"].as_dict() == recorded

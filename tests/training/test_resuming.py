@@ -118,7 +118,7 @@ def test_the_best_network_on_validation_images_is_kept_tested_and_resumed(config
     assert all(torch.equal(seen[1, 0][name], seen[0, 1][name]) for name in trunk)
     assert not all(torch.equal(seen[0, 2][name], seen[0, 1][name]) for name in trunk)
     last = [line["heads"][line["head"]]["all"] for line in expected["lines"]]
-    assert undisturbed.result()["all"] == last[3]
+    assert undisturbed.result["all"] == last[3]
     Stopper(monkeypatch, 2, 8, 13, 17)
     disturbed, starts = start_until_done(configuration(*words, f"output_root={tmp_path / 'disturbed'}"))
     assert starts >= 4
@@ -178,7 +178,7 @@ def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
     alone = contents(start(configuration("method=crt", f"output_root={tmp_path / 'alone'}")))
     start(configuration("method=ce"))
     record = start(configuration("method=crt"))
-    assert record.result()["reused_epochs"] == 2
+    assert record.result["reused_epochs"] == 2
     assert "taken from a finished run" in (record.folder / "log.txt").read_text()
     assert_same(contents(record), alone)
 
@@ -195,7 +195,7 @@ def test_a_run_killed_behind_its_first_stage_does_not_take_that_for_another_s(me
         patched.setattr(shared_stages.SharedStages, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             start(configuration(f"method={method}"))
-    result = start(configuration(f"method={method}")).result()
+    result = start(configuration(f"method={method}")).result
     assert result["reused_epochs"] == 0
     assert result["seconds"] > 0
 
@@ -212,19 +212,19 @@ def test_a_damaged_stage_is_trained_and_kept_again(configuration):
     start(configuration("method=ce"))
     (stage,) = Path(configuration().output_root).rglob("stages/*.pt")
     stage.write_bytes(stage.read_bytes()[:-1000])
-    assert start(configuration("method=crt")).result()["reused_epochs"] == 0
-    assert start(configuration("method=lws")).result()["reused_epochs"] == 2
+    assert start(configuration("method=crt")).result["reused_epochs"] == 0
+    assert start(configuration("method=lws")).result["reused_epochs"] == 2
 
 
 @pytest.mark.parametrize("method", ["ce", "crt"])
 def test_a_run_that_starts_over_takes_no_finished_stage(method, configuration):
     """Not even the one that it left itself; it trains the same again."""
     first = start(configuration(f"method={method}"))
-    expected, seconds = contents(first), first.result()["seconds"]
+    expected, seconds = contents(first), first.result["seconds"]
     again = start(configuration(f"method={method}", "rerun=true"))
     assert again.folder == first.folder
-    assert again.result()["reused_epochs"] == 0
-    assert 0 < again.result()["seconds"] != seconds
+    assert again.result["reused_epochs"] == 0
+    assert 0 < again.result["seconds"] != seconds
     assert_same(contents(again), expected)
 
 
@@ -241,16 +241,16 @@ def test_a_continued_run_keeps_its_number_of_threads(configuration, monkeypatch)
         start(configuration("method=ce", "runtime.threads=1"))
     assert {path.name: path.stat().st_mtime_ns for path in config.parent.iterdir()} == before
     monkeypatch.setattr(machine, "idle_cores", lambda: 1)
-    assert start(configuration("method=ce", "runtime.threads=null")).result()["threads"] == 2
+    assert start(configuration("method=ce", "runtime.threads=null")).result["threads"] == 2
 
 
 def test_what_starts_from_a_finished_stage_takes_its_number_of_threads(configuration, monkeypatch):
     monkeypatch.setattr(machine, "idle_cores", lambda: 1)
     monkeypatch.setattr(shared_stages, "cores", lambda: 2)
     start(configuration("method=ce", "runtime.threads=2"))
-    result = start(configuration("method=crt", "runtime.threads=null")).result()
+    result = start(configuration("method=crt", "runtime.threads=null")).result
     assert (result["threads"], result["reused_epochs"]) == (2, 2)
-    asked = start(configuration("method=lws", "runtime.threads=1")).result()
+    asked = start(configuration("method=lws", "runtime.threads=1")).result
     assert (asked["threads"], asked["reused_epochs"]) == (1, 0)
 
 
@@ -331,7 +331,7 @@ def test_finite_losses_whose_mean_is_not_and_weights_in_a_checkpoint(configurati
 
 
 def test_a_finished_run_has_what_the_issue_asks(configuration):
-    result = start(configuration("method=csa")).result()
+    result = start(configuration("method=csa")).result
     asked = (
         "status all many medium few heads fingerprint epochs seconds images_per_second "
         "schema collapsed device step_mode threads packages git_revision git_dirty split"

@@ -57,7 +57,7 @@ def test_a_stage_is_prepared_once(configuration, monkeypatch):
 def test_tuned_on_the_validation_images_the_last_evaluation_is_the_best(configuration):
     words = ("method=logit_adjustment_post_hoc", "method.tau=null", "dataset.holdout=5")
     record = start(configuration(*words))
-    result = record.result()
+    result = record.result
     assert [line["stage"] for line in record.metrics()] == ["train", "train"]
     for head in ("classifier", "corrected"):
         scores = result["heads"][head]
@@ -69,19 +69,19 @@ def test_tuned_on_the_validation_images_the_last_evaluation_is_the_best(configur
 def test_what_starts_from_a_finished_stage_takes_it(configuration):
     start(configuration("method=ce"))
     for method in ("crt", "lws", "tau_norm", "logit_adjustment_post_hoc", "m2m"):
-        assert start(configuration(f"method={method}", "tracking=none")).result()["reused_epochs"] == 2, method
+        assert start(configuration(f"method={method}", "tracking=none")).result["reused_epochs"] == 2, method
     start(configuration("method=mixup"))
     for method in ("crt_mixup", "lws_mixup"):
-        assert start(configuration(f"method={method}")).result()["reused_epochs"] == 2, method
+        assert start(configuration(f"method={method}")).result["reused_epochs"] == 2, method
 
 
 @pytest.mark.parametrize(("first", "second"), [("ce", "fsa"), ("fsa", "crt")])
 def test_a_stage_that_is_shared_holds_nothing_of_what_follows(configuration, first, second):
     start(configuration(f"method={first}", "backbone=resnet32"))
-    assert start(configuration(f"method={second}", "backbone=resnet32")).result()["reused_epochs"] == 2
+    assert start(configuration(f"method={second}", "backbone=resnet32")).result["reused_epochs"] == 2
 
 
 def test_runs_that_differ_behind_a_stage_share_it(configuration):
     start(configuration("method=cam_bs"))
     record = start(configuration("method=cam_bs", "method.max_angle=10"))
-    assert record.result()["reused_epochs"] == 1
+    assert record.result["reused_epochs"] == 1

@@ -126,7 +126,7 @@ def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
     assert not launched.keys
     replayed = run("replayed", *words)
     assert not told_trouble(replayed)
-    assert replayed.result()["step_mode"] == ("eager" if case in EAGER_AT_LAST else "graph")
+    assert replayed.result["step_mode"] == ("eager" if case in EAGER_AT_LAST else "graph")
     assert "evaluation" in launched.keys
     steps = {(parts, decision) for parts, *_, decision in (key for key in launched.keys if key != "evaluation")}
     assert steps == LAUNCHED.get(case, steps)
@@ -138,7 +138,7 @@ def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
 def test_a_network_that_draws_is_launched_kernel_by_kernel(run, launched):
     words = ("method=ce", "backbone=timm", "backbone.model=test_vit", "backbone.drop_path=0.3", *FP32)
     record = run("drawing", *words)
-    assert (record.result()["step_mode"], set(launched.keys)) == ("eager", set())
+    assert (record.result["step_mode"], set(launched.keys)) == ("eager", set())
     assert told_trouble(record) == ["the network draws random numbers"]
 
 
@@ -154,7 +154,7 @@ def test_a_network_that_draws_is_launched_kernel_by_kernel(run, launched):
 def test_so_are_those_of_lenet(words, run, launched):
     words = (*words, "backbone=lenet", *FP32)
     eager, replayed = run("eager", *words, "runtime.step_mode=eager"), run("replayed", *words)
-    assert (replayed.result()["step_mode"], launched.eager) == ("graph", 0)
+    assert (replayed.result["step_mode"], launched.eager) == ("graph", 0)
     assert_same(contents(replayed), contents(eager))
 
 
@@ -188,7 +188,7 @@ def test_images_from_files(word, run, launched, tmp_path):
     assert not told_trouble(record)
     assert launched.keys.count("evaluation") >= 2 * 2  # of 400 images
     in_memory = word == "dataset.cache=memmap"
-    assert record.result()["step_mode"] == ("graph" if in_memory else "eager")
+    assert record.result["step_mode"] == ("graph" if in_memory else "eager")
 
 
 @everywhere
@@ -197,7 +197,7 @@ def test_an_evaluation_again_gives_the_recorded_scores(run):
     config = read_recorded(record.folder / "config.yaml")
     split = load_split(config.dataset, config.data_dir, download=False)
     again, _ = scores_on(record.folder, split.test_images, split.test_labels, config.runtime)
-    recorded = record.result()["heads"]
+    recorded = record.result["heads"]
     assert {head: scores.as_dict() for head, scores in again.items()} == {
         head: recorded[head]["last"] for head in recorded
     }
@@ -214,7 +214,7 @@ def test_a_compiled_run_differs_by_rounding(case, run):
     words = (*words_of(case), "backbone=lenet", "protocol.drop_last=true", *FP32)  # one shape to compile
     eager = run("eager", *words, "runtime.step_mode=eager")
     compiled = run("compiled", *words, "runtime.step_mode=compiled")
-    assert compiled.result()["step_mode"] == "compiled"
+    assert compiled.result["step_mode"] == "compiled"
     assert compiled.folder.name == eager.folder.name  # no part of the identity
     assert largest_difference(eager, compiled) <= 1e-4
 
@@ -275,6 +275,6 @@ def test_what_cannot_be_captured_runs_eagerly_and_says_so(run, monkeypatch):
     replayed = run("replayed", *words)
     monkeypatch.setattr(launching, "Graphs", functools.partial(Graphs, Refused))
     eager = run("eager", *words)
-    assert eager.result()["step_mode"] == "eager"
+    assert eager.result["step_mode"] == "eager"
     assert told_trouble(eager) == ["operation not permitted when stream is capturing"]
     assert_same(contents(eager), contents(replayed))

@@ -72,8 +72,8 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < of_weights
     assert all(state["momentum_buffer"].norm() > 0 for state in contents(two)["momentum"].values())  # it does train
     assert [line["images"] for line in two.metrics()] == [62] * 10
-    assert two.result()["processes"] == 2
-    assert sum(map(sum, confusion(two))) == two.result()["split"]["test_images"] == 50
+    assert two.result["processes"] == 2
+    assert sum(map(sum, confusion(two))) == two.result["split"]["test_images"] == 50
 
 
 def test_processes_ask_each_other_every_eighth_step_and_alone_at_each():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import without_passwords
-from csa.tracking.environment import software
+from csa.tracking.record import software
 from csa.tracking.tracker import in_a_word
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from csa.config.faults import Fault, RecordError, UserError
 from csa.tracking.files import locked, write_json
 from csa.tracking.mlflow.settings import SQLITE, MlflowTracking, sqlite_file
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -221,9 +221,8 @@ def _write_identity(folder: Path) -> None:
     from csa.config.identity import fingerprint, identity
     from csa.config.recorded import read_recorded
 
-    record = Record(folder)
-    record.config()
-    result = record.result()
+    run = Run(folder)
+    _, result = run.config, run.result
     who = identity(read_recorded(folder / "config.yaml"), result["split"]["hash"])
     if fingerprint(who) != result["fingerprint"]:
         raise RecordError(folder / "config.yaml", "gives another fingerprint now: made by another version")
