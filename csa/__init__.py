@@ -36,7 +36,14 @@ def __getattr__(name: str) -> Any:
     """Imported when first asked for: the command line needs none of it."""
     if name not in WHERE:
         raise AttributeError(f"module 'csa' has no attribute {name!r}")
-    return getattr(import_module(WHERE[name]), name)
+    try:
+        return getattr(import_module(WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        from csa.config.faults import UserError, missing_extra
+
+        if (fault := missing_extra(error)) is None:
+            raise
+        raise UserError(fault) from error
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from csa.config.faults import Fault, UserError, without_passwords
+from csa.config.faults import Fault, UserError, missing_extra, without_passwords
 from csa.config.host import started_together
 
 FAILED_STATUS = 1
@@ -52,6 +52,11 @@ def reporting_faults() -> Iterator[None]:
     except KeyboardInterrupt:
         say("csa: interrupted", aside=True)
         raise SystemExit(CTRL_C_STATUS) from None
+    except ModuleNotFoundError as error:
+        if (fault := missing_extra(error)) is None:
+            raise
+        say(fault_list([fault], "a package is missing"), aside=True)
+        raise SystemExit(EXIT_FAULTS) from None
     except (OSError, MemoryError, RuntimeError) as error:
         if not (trouble := disk_trouble(error) or memory_trouble(error)):
             raise

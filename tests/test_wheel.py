@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from tiny_words import TINY
+
+from csa.config.faults import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +59,26 @@ def test_it_composes_far_from_the_checkout(site, tmp_path):
     )
     assert '"total": 294' in process.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_server_needs_neither_mlflow_nor_what_reports_are_drawn_with(tmp_path):
+    """The packages of the two extras are as if they were not installed."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    belongs = {re.split("[<>]", package)[0]: extra for extra in ("mlflow", "report") for package in extras[extra]}
+    assert belongs == EXTRAS
+    without = "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv[1].split())); sys.argv[:2] = [];"
+
+    def start(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        code = f"{without} runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
+        command = [sys.executable, "-c", code, " ".join(EXTRAS), module, *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    words = (*TINY, "method=ce")
+    asked = start("csa.run", *words, "tracking=mlflow")
+    assert asked.returncode == 2
+    assert "  tracking=mlflow: is not installed; allowed: pip install 'csa[mlflow]', or tracking=none\n" in asked.stderr
+    run = start("csa.run", *words)
+    assert run.returncode == 0, run.stderr
+    report = start("csa.report")
+    assert report.returncode == 2
+    assert "  pandas: is not installed; allowed: pip install 'csa[report]'\n" in report.stderr

@@ -57,6 +57,18 @@ class RecordError(UserError):
         super().__init__(Fault("record", path, problem, remedy))
 
 
+EXTRAS = {"mlflow": "mlflow", "pandas": "report", "matplotlib": "report"}
+"""Packages that may be left out, and the extra that each belongs to."""
+
+
+def missing_extra(error: Exception) -> Fault | None:
+    """Where a package was imported that may be left out, and is: what to install."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package not in EXTRAS:
+        return None
+    return Fault(package, None, "is not installed", f"pip install 'csa[{EXTRAS[package]}]'")
+
+
 def printable(text: str) -> str:
     """Text whose invisible characters, and bytes of a file's name that are no text, are escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

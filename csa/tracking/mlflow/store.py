@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.config.faults import Fault, RecordError, UserError
+from csa.config.faults import Fault, RecordError, UserError, missing_extra
 from csa.tracking.files import locked, write_json
 from csa.tracking.mlflow.settings import SQLITE, MlflowTracking, sqlite_file
 from csa.tracking.run import Run
@@ -133,7 +133,7 @@ def uri_of(tracking: TrackingConfig) -> str | None:
 
 
 def unreachable(uri: str, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = str(missing_extra(error) or str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}"))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from csa.config.faults import Fault
 from csa.tracking.mlflow.settings import MlflowTracking, how_to_browse, tracking_fault
 from csa.tracking.tracker import Tracker
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from csa.config.faults import Fault
     from csa.tracking.mlflow.mirror import Mirror
     from csa.tracking.sweeps import Sweep
     from csa.tracking.tracker import RecordedRun
@@ -31,6 +32,8 @@ class MlflowTracker(Tracker[MlflowTracking]):
         self._mirrors: dict[Path, Mirror] = {}
 
     def faults(self) -> list[Fault]:
+        if find_spec("mlflow") is None:
+            return [Fault("tracking", "mlflow", "is not installed", "pip install 'csa[mlflow]', or tracking=none")]
         fault = tracking_fault(self.settings.uri)
         return [fault] if fault else []
 
