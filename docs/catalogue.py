@@ -1,4 +1,7 @@
-"""Writes ``methods.md`` and ``protocols.md`` from ``conf/`` and the committed tables: ``python docs/catalogue.py``."""
+"""Writes what the pages have of ``conf/`` and of the committed tables: ``python docs/catalogue.py``.
+
+That is ``methods.md``, ``protocols.md`` and the README's table.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ TABLES = HERE.parent / "reports" / "tables"
 MADE = "<!-- made by `python docs/catalogue.py` -->"
 KEY = re.compile(r"^ *(?P<key>\w+): *(?P<value>\S.*?)(?: +# (?P<told>.*))?$")
 LEADS = re.compile(r" [^.]*:$")
+OVERVIEW = re.compile(r"^\| method \| n \|.*?\n\n", flags=re.DOTALL | re.MULTILINE)
+SHOWN = "mnist_lt_ratio_100.md"  # of the tables, in the README
 WIRING = ("schema", "name", "target", "streams", "published")
 METHODS = f"""# Methods
 
@@ -71,12 +76,14 @@ A recipe of your own: [CONTRIBUTING](../CONTRIBUTING.md#add-a-method-a-data-set-
 
 
 def pages() -> dict[str, str]:
-    """Each page by its name."""
+    """Each page by its path from here."""
+    (overview,) = OVERVIEW.findall((TABLES / SHOWN).read_text(encoding="utf-8"))
     methods, protocols = _options("method"), _options("protocol")
     return {
         "methods.md": METHODS.format(
             rows="\n".join(map(_method, methods)), settings="\n\n".join(filter(None, map(_settings, methods)))
         ),
+        "../README.md": OVERVIEW.sub(lambda _: overview, (HERE.parent / "README.md").read_text(encoding="utf-8")),
         "protocols.md": PROTOCOLS.format(rows="\n".join(map(_protocol, protocols))),
     }
 

@@ -108,8 +108,6 @@ def test_the_output_in_the_readme_is_that_of_the_default_run(tmp_path):
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():
-    table = re.findall(r"^\| method \|.*?\n\n", README, flags=re.DOTALL | re.MULTILINE)[0]
-    assert table in (ROOT / "reports/tables/mnist_lt_ratio_100.md").read_text()
     cifar = (ROOT / "reports/tables/cifar_100_lt_ratio_100.md").read_text()
     assert "| CB-RS | 1 | **37.0** | \N{MINUS SIGN}4.8 | one seed |" in cifar
     assert "loses 4.8 points" in README
@@ -120,8 +118,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_records():
 
 def test_the_pages_made_of_the_configuration_are_current():
     made = runpy.run_path(str(ROOT / "docs" / "catalogue.py"))["pages"]()
-    for name, text in made.items():
-        assert PAGES[f"docs/{name}"] == text, "python docs/catalogue.py"
+    for path, text in made.items():
+        assert (ROOT / "docs" / path).read_text() == text, "python docs/catalogue.py"
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "reports/README.md"])
@@ -153,7 +151,7 @@ def test_the_messages_that_are_explained_are_those_of_the_code():
         if isinstance(node, ast.JoinedStr | ast.Constant)
     )
     (table,) = re.findall(r"\| message .*?\n\n", PAGES["docs/troubleshooting.md"], flags=re.DOTALL)
-    messages = re.findall(r"^\| `(.*?)` \|", table, flags=re.MULTILINE)
+    messages = re.findall(r"^\| `(.*?)`", table, flags=re.MULTILINE)
     assert len(messages) > 10
     for message in messages:
         for piece in re.split(r"\.\.\.|; ", message):
