@@ -1,6 +1,6 @@
 """Writes what the pages have of ``conf/`` and of the committed tables: ``python docs/catalogue.py``.
 
-That is ``methods.md``, ``protocols.md`` and the README's table.
+That is ``methods.md``, ``protocols.md``, and the counts and the table of the README.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MADE = "<!-- made by `python docs/catalogue.py` -->"
 KEY = re.compile(r"^ *(?P<key>\w+): *(?P<value>\S.*?)(?: +# (?P<told>.*))?$")
 LEADS = re.compile(r" [^.]*:$")
 OVERVIEW = re.compile(r"^\| method \| n \|.*?\n\n", flags=re.DOTALL | re.MULTILINE)
+COUNTS = re.compile(r"trains \d+ methods against that on \d+ kinds of data")
 SHOWN = "mnist_lt_ratio_100.md"  # of the tables, in the README
 WIRING = ("schema", "name", "target", "streams", "published")
 METHODS = f"""# Methods
@@ -77,15 +78,22 @@ A recipe of your own: [CONTRIBUTING](../CONTRIBUTING.md#add-a-method-a-data-set-
 
 def pages() -> dict[str, str]:
     """Each page by its path from here."""
-    (overview,) = OVERVIEW.findall((TABLES / SHOWN).read_text(encoding="utf-8"))
     methods, protocols = _options("method"), _options("protocol")
     return {
         "methods.md": METHODS.format(
             rows="\n".join(map(_method, methods)), settings="\n\n".join(filter(None, map(_settings, methods)))
         ),
-        "../README.md": OVERVIEW.sub(lambda _: overview, (HERE.parent / "README.md").read_text(encoding="utf-8")),
+        "../README.md": _readme(len(methods), len(_options("dataset"))),
         "protocols.md": PROTOCOLS.format(rows="\n".join(map(_protocol, protocols))),
     }
+
+
+def _readme(methods: int, kinds: int) -> str:
+    """As it stands, with what there is now."""
+    text = (HERE.parent / "README.md").read_text(encoding="utf-8")
+    (overview,) = OVERVIEW.findall((TABLES / SHOWN).read_text(encoding="utf-8"))
+    text = COUNTS.sub(f"trains {methods} methods against that on {kinds} kinds of data", text)
+    return OVERVIEW.sub(lambda _: overview, text)
 
 
 def _options(group: str) -> list[str]:
