@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import cores, output_fault
-from csa.preflight import configure
+from csa.request import configure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser  # Hydra's own options, so that none is misread
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import open_dict
 
 from csa.cli import end_with_sweep, reporting_faults, say
@@ -18,17 +21,16 @@ from csa.config.faults import Fault, UserError, hidden
 from csa.config.host import started_together
 from csa.config.locations import conf_dir
 from csa.config.typed import build
-from csa.preflight import preflight
-from csa.sweep.plugins import prepare_search, register_plugins
-from csa.sweep.shorthand import spelt
+from csa.request import preflight
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from omegaconf import DictConfig
 
-    from csa.config.composition import Composed
     from csa.config.schema import Config
+    from csa.request import Request
+    from csa.sweep.search import Search
 
 PRIMARY = "config"
 
@@ -48,38 +50,58 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             _through_hydra(task)
             return
         _refuse_other_trees(options)
-        words = spelt(options.overrides)
         shows = options.help or options.cfg is not None or options.info is not None
-        first = preflight(
-            words, options.config_name or PRIMARY,
+        request = preflight(
+            options.overrides, options.config_name or PRIMARY,
             config_dir=options.config_dir, multirun=options.multirun, to_run=not shows,
         )  # fmt: skip
         if shows:
-            _rewrite_arguments(options, first.words)
+            _rewrite_arguments(options, request.composed.words)
             _through_hydra(task)
-        elif _sweeps(options, first):
-            _sweep(task, options, words, first)
+        elif request.sweeps or request.config.plan:
+            _sweep(task, options, request)
         else:
-            task(config := build(first.config))
+            task(request.config)
             if not (of_sweep or started_together().rank):
                 from csa.summary import next_commands
 
                 tree = ["--config-dir", options.config_dir] if options.config_dir else []
                 named = ["-cn", options.config_name] if options.config_name else []
-                say(next_commands(config, [*named, *options.overrides], tree))
+                say(next_commands(request.config, [*named, *options.overrides], tree))
 
 
-def _sweep(task: Callable[[Config], float | None], options: Namespace, words: list[str], first: Composed) -> None:
-    search = prepare_search(first, words)
+def _sweep(task: Callable[[Config], float | None], options: Namespace, request: Request) -> None:
+    _refuse_several_processes()
+    search = _prepared_search(request)
     more = search.words if search else []
-    _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(words)), *more])
+    _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(request.words)), *more])
     try:
         if search is None or not search.is_over:
-            register_plugins()
+            _register_plugins()
             _through_hydra(task)
     finally:
         if search is not None:
             search.tell()
+
+
+def _register_plugins() -> None:
+    """Make our sweeper and launcher known to Hydra, before it looks for them."""
+    from csa.sweep.launcher import LocalLauncher
+    from csa.sweep.sweeper import CellsSweeper
+
+    for kind, plugin in ((Sweeper, CellsSweeper), (Launcher, LocalLauncher)):
+        if plugin not in Plugins.instance().discover(kind):
+            Plugins.instance().register(plugin)
+
+
+def _prepared_search(request: Request) -> Search | None:
+    """What is known of the study, where the sweep is one of Optuna's; raises UserError where it may not run."""
+    if "optuna" not in str(request.composed.sweeper.get("_target_")):
+        return None
+    from csa.sweep.search import SearchSweeper, prepare
+
+    Plugins.instance().register(SearchSweeper)
+    return prepare(request)
 
 
 def _through_hydra(task: Callable[[Config], float | None]) -> None:
@@ -121,14 +143,12 @@ def _refuse_other_trees(options: Namespace) -> None:
         raise UserError(*faults)
 
 
-def _sweeps(options: Namespace, first: Composed) -> bool:
-    """Whether the command is a sweep, or a plan; of one run's several processes none may start one."""
-    sweeps = options.multirun or first.multirun or bool(first.config.plan)
+def _refuse_several_processes() -> None:
+    """Of one run's several processes none may start a sweep."""
     count = started_together().count
-    if sweeps and count > 1:
+    if count > 1:
         problem = f"a sweep starts a process a run by itself, and {count} processes were started to sweep"
         raise UserError(Fault("-m", None, problem, "one process for a sweep; torchrun or srun for a single run"))
-    return sweeps
 
 
 def _rewrite_arguments(options: Namespace, words: Sequence[str]) -> None:

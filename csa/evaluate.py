@@ -43,7 +43,7 @@ TAKES = ("output_root", "dataset", "data_dir", "download", "runtime")
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
-    from csa.preflight import configure
+    from csa.request import configure
     from csa.tracking.finding import find_finished
 
     with reporting_faults():

@@ -42,7 +42,7 @@ computes; and of bf16 or a GPU, whose rounding moves images that lie between two
 
 def main(words: list[str]) -> None:
     answer_help(words, __doc__)
-    from csa.preflight import configure
+    from csa.request import configure
     from csa.tracking.finding import find_finished
 
     with reporting_faults():

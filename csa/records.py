@@ -56,7 +56,7 @@ LAST_WRITTEN = ("result.json", "failure.json", "metrics.jsonl", "identity.json")
 def main(words: list[str]) -> int:
     """The exit status: 1 where something that was asked for could not be done to every run."""
     answer_help(words, __doc__)
-    from csa.preflight import configure
+    from csa.request import configure
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)

@@ -91,7 +91,7 @@ class Order:
 def main(words: list[str]) -> int:
     """The exit status: 1 where a record had to be left out."""
     answer_help(words, __doc__)
-    from csa.preflight import configure
+    from csa.request import configure
 
     with reporting_faults():
         config, own = configure(words, extra=WORDS, takes=TAKES)
@@ -139,10 +139,10 @@ def _check(order: Order) -> None:
 
 def _frame(found: Found, order: Order) -> pd.DataFrame:
     """Of the runs that are meant: not those on made-up images, nor results that a correction changed since."""
-    from csa.preflight import CONFIG_DIR
+    from csa.config.words import SMOKE
     from csa.reporting.frame import frame_of
     from csa.reporting.tables import unrecorded
-    from csa.sweep.shorthand import SMOKE
+    from csa.request import CONFIG_DIR
 
     meant = [run for run in found.runs if run.identity.get("variant") != SMOKE]
     frame = frame_of(meant, order.own[CONFIG_DIR] or None)

@@ -36,11 +36,10 @@ def train(*words: str, config_dir: str | None = None) -> Run:
         UserError: with every fault of the words, before anything is written.
         RuntimeError: training ended early; what was trained is kept, and the same words continue it.
     """
-    from csa.config.typed import build
-    from csa.preflight import preflight
+    from csa.request import preflight
     from csa.tracking.run import Run
 
-    config = build(preflight(words, config_dir=config_dir).config)
+    config = preflight(words, config_dir=config_dir).config
     try:
         record = recorded(config)
     except SystemExit as end:

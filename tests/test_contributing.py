@@ -15,14 +15,14 @@ import pytest
 from csa import report, runs, train
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-FILES = re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
+FILES = re.findall(r"```(?:python|yaml)\n((?:# @package \S+\n)?# (mine/\S+)\n.*?)```", TEXT, flags=re.DOTALL)
 (COMMAND,) = re.findall(r"^python (-m csa\.run --config-dir .*)$", TEXT, flags=re.MULTILINE)
 QUICK = ("tracking=none", "runtime.threads=1", "runtime.device=cpu")
 
 
 @pytest.fixture
 def mine(tmp_path):
-    for name, content in FILES:
+    for content, name in FILES:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -77,7 +77,7 @@ def test_the_picture_of_the_house_is_that_of_its_imports():
 
 
 def test_there_is_an_example_of_each():
-    assert {Path(name).parent.name for name, _ in FILES if name.endswith("yaml")} == {
+    assert {Path(name).parent.name for _, name in FILES if name.endswith("yaml")} == {
         "method",
         "dataset",
         "backbone",

@@ -25,9 +25,8 @@ from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data import __main__ as data
 from csa.data.dataset import load_split
-from csa.preflight import KEYS, configure, preflight
+from csa.request import KEYS, configure, preflight
 from csa.summary import next_commands, print_outset
-from csa.sweep.shorthand import spelt
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -61,9 +60,8 @@ def test_a_command_is_one_that_csa_takes(line, tmp_path, monkeypatch):
     if entry == "run":
         multirun = "-m" in words
         options = {name: words.pop(words.index(name) + 1) for name in ("-cn", "--config-dir") if name in words}
-        words = spelt([word for word in words if "=" in word])
         preflight(
-            words, options.get("-cn", "config"),
+            [word for word in words if "=" in word], options.get("-cn", "config"),
             config_dir=options.get("--config-dir"), multirun=multirun, to_run=False,
         )  # fmt: skip
     else:

@@ -206,6 +206,65 @@ def test_a_configuration_of_ones_own_may_vary_keys(monkeypatch, capsys, words, t
     assert told in "".join(capsys.readouterr())
 
 
+OWN = {
+    "method/gentle.yaml": "defaults: [ce, _self_]\nname: gentle\n",
+    "experiment/quick.yaml": "# @package _global_\ndefaults: [{override /method: gentle}]\nseed: 7\n",
+    "grids.yaml": "defaults: [config, _self_]\nhydra: {mode: MULTIRUN}\n"
+    "cells: [{method: [gentle, ce], delta: '0, 0.5, ..., 1'}, {method: crt}]\n",
+    "ranges.yaml": "defaults: [search, {override /method: gentle}, _self_]\ndataset: {holdout: 2}\n"
+    "search: {protocol.lr: 'interval(0.01, 0.1)', protocol.weight_decay: null}\n",
+}
+PLAN = ("plan=true", "sweep.calibrate=false")
+
+
+def write_own() -> None:
+    for name, content in OWN.items():
+        path = Path("own", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("method=gentle", *PLAN), ("1 cell, 1 run: 0 done, 0 running, 0 interrupted, 0 failed, 1 planned",)),
+        (("-m", "+experiment=quick", "method=gentle,ce", "delta=0,0.1,...,0.9", *PLAN), ("20 cells, 2 runs",)),
+        (("-cn", "grids", *PLAN), ("7 cells, 3 runs",)),
+        (("-cn", "ranges", *PLAN), ("0 trials done, 0 failed, 20 to do",)),
+        (
+            ("method=gentel", "+experiment=quik"),
+            (
+                "method=gentel: there is no such method; did you mean 'gentle'?",
+                "experiment=quik: there is no such experiment; did you mean 'quick'? Allowed: quick.",
+            ),
+        ),
+        (("-cn", "gridz"), ("--config-name=gridz: there is no such file; did you mean 'grids'?",)),
+    ],
+)
+def test_a_folder_of_ones_own_has_every_right_of_ours(monkeypatch, capsys, words, told):
+    write_own()
+    with nullcontext() if "plan=true" in words else pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, pytest.fail, "--config-dir", "own", *words)
+    shown = "".join(capsys.readouterr())
+    assert all(text in shown for text in told)
+    assert not Path("outputs/digits_lt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (("method=gentle", "smoke=true"), ("gentle", "smoke", "csa.data.sources.tiny.TinySource", 0)),
+        (("+experiment=quick",), ("gentle", "", "csa.data.sources.DigitsSource", 7)),
+    ],
+)
+def test_a_run_of_ones_own_options(monkeypatch, words, values):
+    write_own()
+    received = []
+    command(monkeypatch, received.append, "--config-dir", "own", *words)
+    (config,) = received
+    assert (config.method.name, config.variant, config.dataset.source, config.seed) == values
+
+
 def test_values_that_a_configuration_varies_are_checked(monkeypatch, capsys):
     Path("conf").mkdir()
     Path("conf/mine.yaml").write_text(MINE.replace('"0,1"', '"0,x"'))

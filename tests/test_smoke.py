@@ -10,9 +10,9 @@ import pytest
 from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
+from csa.config.words import SMOKE_WORDS
 from csa.console import PlainConsole
 from csa.data.dataset import load_split
-from csa.sweep.shorthand import SMOKE_WORDS
 from csa.tracking.record import Record
 from csa.training.session import train_and_record
 

@@ -40,11 +40,12 @@ class Fault:
 
 
 class UserError(Exception):
-    """Mistakes of the user, all of them at once; entries print them and exit with status 2."""
+    """Mistakes of the user, all of them at once, each told once; entries print them and exit with status 2."""
 
     def __init__(self, *faults: Fault) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.faults = faults
+        told = {str(fault): fault for fault in faults}
+        super().__init__("\n".join(told))
+        self.faults = tuple(told.values())
 
 
 REMEDY = "start the run again with rerun=true, or read it with the csa version named in it"

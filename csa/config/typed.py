@@ -18,18 +18,13 @@ from csa.config.schema import Config
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def check(config: DictConfig | dict[str, Any], doubtful: Collection[str] = ()) -> list[Fault]:
-    """Every fault of a composed configuration: unknown and missing keys, types, ranges, rules between keys.
-
-    doubtful: groups whose option could not be made out; nothing is said about their keys.
-    """
-    return resolve_and_check(config, doubtful)[1]
-
-
 def resolve_and_check(
     config: DictConfig | dict[str, Any], doubtful: Collection[str] = ()
 ) -> tuple[dict[str, Any], list[Fault]]:
-    """The plain values of a composed configuration, and what ``check`` says of it."""
+    """The plain values of a composed configuration, and every fault: unknown and missing keys, types, ranges, rules.
+
+    doubtful: groups whose option could not be made out; nothing is said about their keys.
+    """
     config = config if isinstance(config, DictConfig) else OmegaConf.create(config)
     values, found = _resolve(config)
     unresolved = {fault.key for fault in found}

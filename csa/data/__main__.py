@@ -21,7 +21,7 @@ from csa.data.dataset import cache_faults, load_split
 from csa.data.image_files import ImageFiles
 from csa.data.sources.source import listed
 from csa.data.split import HOLDOUT, TEST, TRAIN
-from csa.preflight import KEYS, configure
+from csa.request import KEYS, configure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical
-from csa.sweep.shorthand import DOTS, fill, has_dots
+from csa.config.words import DOTS, fill, has_dots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,8 +1,12 @@
-"""``hydra/launcher=local``: every run a process of its own, ``sweep.slots`` at once."""
+"""``hydra/launcher=local``: every run a process of its own, ``sweep.slots`` at once; and a run as Hydra's own launchers
+call it: in this process, in a job of a cluster, in a worker of Ray.
+"""
 
 from __future__ import annotations
 
 import atexit
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,28 +14,32 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
+from csa.cli import FAILED_STATUS, HELD_STATUS, REQUEUE_STATUS
 from csa.config.composition import Tree
 from csa.config.faults import RecordError
 from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.cells import Cell, of_the_sweep
 from csa.sweep.display import Display
-from csa.sweep.plan import Plan, Run, make_plan
+from csa.sweep.plan import Plan, Run, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, Processes, reason
-from csa.sweep.settings import Settings, settings_of
 from csa.sweep.slots import slots
 from csa.sweep.summary import print_failures
 from csa.sweep.tracking import Tracking, sweep_name, sweep_title
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
 
+REASONS = {FAILED_STATUS: "the run failed", HELD_STATUS: "another process is training it"}
+
+
 class RunFailedError(Exception):
-    """A run of the sweep failed."""
+    """A run of a sweep failed; its record says why."""
 
 
 class LocalLauncher(Launcher):
@@ -107,3 +115,48 @@ def _job_return(run: Run, endings: dict[str, Ending]) -> JobReturn:
         ending = endings.get(run.fingerprint)
         returned.return_value = RunFailedError(reason(run.folder) if ending is None else ending.reason)
     return returned  # type: ignore[no-any-return]
+
+
+# --- under launchers of Hydra's ---------------------------------------------------------------
+
+
+class CellTask:
+    """Calls ``task``; a run's exit status becomes an exception, which ends that run and no other.
+
+    In a job of submitit the warning before time-out or pre-emption (SIGUSR2), and a SIGTERM, make
+    the run save; then submitit's own handler queues the job again, and it continues.
+    """
+
+    def __init__(self, task: Callable[[DictConfig], Any]) -> None:
+        self.task = task
+
+    def __call__(self, config: DictConfig) -> Any:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            return self._in_submitit(config)
+        return self._call(config)
+
+    def _in_submitit(self, config: DictConfig) -> Any:
+        queue_again = signal.signal(signal.SIGUSR2, _save)
+        try:
+            return self._call(config)
+        except SystemExit as stopped:
+            if stopped.code != REQUEUE_STATUS:
+                raise
+            signal.signal(signal.SIGUSR2, queue_again)
+            os.kill(os.getpid(), signal.SIGUSR2)  # does not come back: it leaves with submitit's status
+            raise
+        finally:
+            signal.signal(signal.SIGUSR2, queue_again)
+
+    def _call(self, config: DictConfig) -> Any:
+        try:
+            return self.task(config)
+        except SystemExit as stopped:
+            if stopped.code in REASONS:
+                raise RunFailedError(REASONS[stopped.code]) from None
+            raise
+
+
+def _save(_number: int, _frame: FrameType | None) -> None:
+    """As if asked by SIGTERM: training saves and leaves with the status that asks to be queued again."""
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -12,25 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
+from csa.config.blocks import build_block
+from csa.config.composer import Composer
 from csa.config.composition import spelt_out
 from csa.config.faults import Fault, RecordError, UserError
-from csa.config.host import device_fault, output_fault
 from csa.config.identity import fingerprint, identity, run_folder
-from csa.data.dataset import inspect, preview
-from csa.data.memory import memory_fault
-from csa.preflight import size_faults
+from csa.config.schema import SweepConfig
+from csa.config.words import parsed
+from csa.data.dataset import inspect
+from csa.request import Feasibility
 from csa.summary import let_asked_stand
 from csa.sweep.cells import swept_keys
-from csa.sweep.composing import Composer, NotThereError
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from omegaconf import DictConfig
 
     from csa.config.composition import Tree
     from csa.config.schema import Config
-    from csa.data.sources.source import Preview
     from csa.sweep.cells import Cell
     from csa.tracking.run import State
 
@@ -151,20 +155,21 @@ def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
     Raises:
         UserError: with every fault of all cells.
     """
-    composer = Composer(tree)
+    composer, feasibility = Composer(tree), Feasibility()
     plan = Plan([])
     faults: list[Fault] = []
     configs: list[tuple[Cell, Config]] = []
     for cell in cells:
-        try:
-            configs.append((cell, composer.config(cell.words)))
-        except NotThereError as error:
-            plan.missing.append((cell, str(error)))
-        except UserError as error:
-            faults += error.faults
-    faults += _Faults().of(config for _, config in configs)
+        words, unread = parsed(tree, cell.words)
+        if absent := composer.absent_option(words):
+            plan.missing.append((cell, absent))
+            continue
+        checked = composer.checked(words)
+        faults += unread + checked.faults + feasibility.faults(checked)
+        if not faults:
+            configs.append((cell, checked.config))
     if faults:
-        raise UserError(*{str(fault): fault for fault in faults}.values())
+        raise UserError(*faults)
     hashes = _hashes([config for _, config in configs], fetch, plan.absent_data)
     runs: dict[str, Run] = {}
     for cell, config in configs:
@@ -199,33 +204,43 @@ def _hashes(configs: list[Config], fetch: bool, absent: set[str]) -> dict[str, s
     return known
 
 
-class _Faults:
-    """Faults of data and machine; each data set, device and folder is looked at once."""
+# --- what is said of a sweep as a whole ------------------------------------------------------
 
-    def __init__(self) -> None:
-        self._known: dict[Any, list[Fault]] = {}
-        self._previews: dict[str, Preview | None] = {}
 
-    def of(self, configs: Iterable[Config]) -> Iterator[Fault]:
-        for config in configs:
-            data = question(config).key
-            for key in (
-                ("device", config.runtime.device, config.runtime.step_mode, config.protocol.precision),
-                ("output", config.output_root),
-                ("data", data),
-            ):
-                if key not in self._known:
-                    self._known[key] = self._look(key, config)
-                    yield from self._known[key]
-            if (known := self._previews[data]) is not None:
-                yield from size_faults(config.backbone.name, config.backbone.min_size, known)
-                yield from filter(None, [memory_fault(config, known)])
+@dataclass(frozen=True)
+class Settings:
+    """How many runs at once, what after a failure.
 
-    def _look(self, key: tuple[str, ...], config: Config) -> list[Fault]:
-        if key[0] == "device":
-            return [fault for fault in [device_fault(config.runtime, config.protocol)] if fault]
-        if key[0] == "output":
-            return [fault for fault in [output_fault(config.output_root)] if fault]
-        faults = inspect(config.dataset, config.data_dir, config.download)
-        self._previews[key[1]] = None if faults else preview(config.dataset, config.data_dir)
-        return faults
+    config_name: of the primary configuration, such as a file of sweeps/; config_dir: of ``--config-dir``.
+    """
+
+    config_name: str
+    config_dir: str | None
+    sweep: SweepConfig
+    plan: bool
+
+    @property
+    def tree(self) -> list[str]:
+        """Words that choose the same configuration tree for a run of its own."""
+        named = [] if self.config_name == "config" else ["--config-name", self.config_name]
+        return named + (["--config-dir", self.config_dir] if self.config_dir else [])
+
+    def to_do(self, plan: Plan) -> list[Run]:
+        """What this start is to run; what starts from another run's finished stage comes after it."""
+        runs = [run for run in plan.runs if self.is_to_do(run)]
+        return sorted(runs, key=lambda run: run.config.method.starts_from is not None)
+
+    def is_to_do(self, run: Run) -> bool:
+        state = run.state
+        if state == "failed":
+            return self.sweep.retry_failed
+        return state != "done" or run.config.rerun
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """From what Hydra composed for all runs; the values that vary stand in it as text, but these do not vary."""
+    sweep: Any = OmegaConf.to_container(config.sweep, resolve=True)
+    added = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    return Settings(
+        config.hydra.job.config_name, added[0] if added else None, build_block(SweepConfig, sweep), config.plan
+    )

@@ -14,12 +14,16 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
+from optuna import load_study, logging
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from csa.cli import FAILED_STATUS, reporting_faults, say
 from csa.config.faults import Fault, UserError, without_passwords
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
-from csa.config.typed import build
 from csa.console import FoldedTable, PlainConsole, duration
 from csa.data.dataset import has_validation, preview
 from csa.sweep.cells import Cell, of_the_sweep, shown
@@ -31,11 +35,12 @@ from csa.tracking.mlflow.settings import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import IO
+    from typing import IO, Any
 
     from optuna import Study
 
-    from csa.config.composition import Composed
+    from csa.config.schema import Config
+    from csa.request import Request
     from csa.sweep.slots import Slot
 
 SMOKE_TRIALS, MOST_TRIALS, MOST_SHOWN = 3, 100_000, 20
@@ -43,7 +48,7 @@ SEARCH = "search"
 """The file of sweeps/ that adds nothing to a run but that it is searched."""
 DIRECTIONS = ("maximize", "minimize")
 SEEDS = 2**32  # of the samplers
-SWEEPER = "csa.sweep.search_sweeper.SearchSweeper"
+SWEEPER = "csa.sweep.search.SearchSweeper"
 
 
 @dataclass
@@ -69,8 +74,6 @@ class Search:
 
     def tell(self) -> None:
         """Print what the study has found so far."""
-        from optuna.trial import TrialState
-
         console = PlainConsole()
         study = _study(self.storage, self.name)
         states = [trial.state for trial in study.trials] if study is not None else []
@@ -105,27 +108,30 @@ def _table(study: Study) -> FoldedTable:
     return table
 
 
-def _command(first: Composed, words: Sequence[str]) -> tuple[str, ...]:
+def _command(request: Request) -> tuple[str, ...]:
     """One run of what is the same in all trials: the command without what is of the search."""
-    of_the_run = [word for word in words if not (word.startswith("hydra") or of_the_sweep(re.split(r"[.=]", word)[0]))]
+    first = request.composed
+    of_the_run = [
+        word for word in request.words if not (word.startswith("hydra") or of_the_sweep(re.split(r"[.=]", word)[0]))
+    ]
     name, sources = first.hydra.job.config_name, first.hydra.runtime.config_sources
     file = [] if name == SEARCH else ["-cn", name, "hydra.mode=RUN"]
     added = [part for one in sources if one.provider == "command-line" for part in ("--config-dir", one.path)]
     return ("python", "-m", "csa.run", *added, *file, *of_the_run)
 
 
-def prepare(first: Composed, words: Sequence[str] = ()) -> Search:
-    """Look at the study and put it in order; under ``plan=true`` only look. words: of the command.
+def prepare(request: Request) -> Search:
+    """Look at the study and put it in order; under ``plan=true`` only look.
 
     Raises:
         UserError: there are no validation images, the study has no place to be continued from, this
             cannot be opened, or another process is at it.
     """
-    sweeper = first.sweeper
-    faults = _faults(first)
+    sweeper = request.composed.sweeper
+    faults = _faults(sweeper, request.config)
     if faults:
         raise UserError(*faults)
-    run = _one_trial(first)
+    run = _one_trial(request.config)
     # Trials of other runs (another data set, another protocol) are not of this study.
     storage, name = _expanded(str(sweeper["storage"])), f"{sweeper['study_name']}-{run.fingerprint[:6]}"
     budget = min(int(sweeper["n_trials"]), SMOKE_TRIALS) if run.config.smoke else int(sweeper["n_trials"])
@@ -136,12 +142,12 @@ def prepare(first: Composed, words: Sequence[str] = ()) -> Search:
     places = slots(run.config.sweep, [run.config] * max(left, 1))
     if run.config.plan:
         time = _time(run, left, places)
-        return Search([], storage, name, budget, left, only_told=True, time=time, run=_command(first, words))
+        return Search([], storage, name, budget, left, only_told=True, time=time, run=_command(request))
     if study is not None:
         _put_in_line(study)
-    named = [word.partition("=")[0] for word in words]
+    named = [word.partition("=")[0] for word in request.words]
     added = [
-        *(f"{key}={ranges}" for key, ranges in first.searched.items() if key not in named),
+        *(f"{key}={ranges}" for key, ranges in request.composed.searched.items() if key not in named),
         f"hydra.sweeper._target_={SWEEPER}",
         f"hydra.sweeper.study_name={shown(name)}",
         f"hydra.sweeper.n_trials={max(left, 0)}",
@@ -153,12 +159,11 @@ def prepare(first: Composed, words: Sequence[str] = ()) -> Search:
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
         added.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
-    return Search(added, storage, name, budget, left, lock, run=_command(first, words))
+    return Search(added, storage, name, budget, left, lock, run=_command(request))
 
 
-def _one_trial(first: Composed) -> Run:
+def _one_trial(config: Config) -> Run:
     """The run that the words make without the search's own: what is the same in all trials, and what one costs."""
-    config = build(first.config)
     who = identity(config, repr(config.dataset))
     return Run([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
 
@@ -170,10 +175,8 @@ def _time(run: Run, left: int, places: Sequence[Slot]) -> str:
     return f"estimated: {duration(seconds * ceil(left / len(places)))} ({where(places, [run.config])})"
 
 
-def _faults(first: Composed) -> list[Fault]:
-    sweeper = first.sweeper
+def _faults(sweeper: dict[str, Any], config: Config) -> list[Fault]:
     faults = []
-    config = build(first.config)
     if not has_validation(config.dataset, preview(config.dataset, config.data_dir)):
         problem = "leaves a search without validation images, and the test set must not choose"
         faults.append(Fault("dataset.holdout_share", 0, problem, HOW_TO_VALIDATE))
@@ -214,25 +217,23 @@ def _lock(storage: str, name: str) -> IO[str] | None:
 
 
 def _study(storage: str, name: str) -> Study | None:
-    import optuna
-
     database = sqlite_file(storage)
     if database is not None and not database.exists():
         return None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.set_verbosity(logging.WARNING)
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        return load_study(study_name=name, storage=storage)
     except KeyError:
         return None
     except Exception as error:  # databases and their drivers raise what they happen to
-        raise UserError(_unopened(storage, storage_trouble(error))) from error
+        raise UserError(_unopened(storage, _storage_trouble(error))) from error
 
 
 def _unopened(storage: str, reason: str) -> Fault:
     return Fault("hydra.sweeper.storage", storage, f"cannot be opened ({reason})")
 
 
-def storage_trouble(error: Exception) -> str:
+def _storage_trouble(error: Exception) -> str:
     """What the database says, without the statement that it says it of."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return (str(getattr(cause, "orig", None) or cause or error) or type(error).__name__).splitlines()[0]
@@ -244,8 +245,26 @@ def _finished(study: Study) -> int:
 
 def _put_in_line(study: Study) -> None:
     """Trials that a killed process left go back in line with their values."""
-    from optuna.trial import TrialState
-
     for trial in study.trials:
         if trial.state is TrialState.RUNNING:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+class SearchSweeper(OptunaSweeper):
+    """Hydra's sweeper of Optuna, but for its end: it asks for the best trial even where every trial has failed."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Raises SystemExit(1) where there is no trial to be the best, or where the study cannot be written."""
+        try:
+            with reporting_faults():
+                super().sweep(arguments)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            say(f"csa: the study cannot be written: {_storage_trouble(error)}", aside=True)
+            raise SystemExit(FAILED_STATUS) from None
+        except ValueError:
+            search = self.sweeper
+            assert search.storage is not None
+            study = load_study(study_name=search.study_name, storage=search.storage)
+            if study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+                raise
+            raise SystemExit(FAILED_STATUS) from None

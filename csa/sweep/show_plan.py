@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.cells import Cell
-    from csa.sweep.plan import Plan, Run
-    from csa.sweep.settings import Settings
+    from csa.sweep.plan import Plan, Run, Settings
     from csa.sweep.slots import Slot
 
 NOT_AVAILABLE = "not available"

@@ -17,17 +17,17 @@ from omegaconf import OmegaConf
 
 from csa.cli import CTRL_C_STATUS, FAILED_STATUS, REQUEUE_STATUS, reporting_faults
 from csa.config.composition import Tree
+from csa.config.faults import UserError
+from csa.config.words import parsed
 from csa.console import PlainConsole
 from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
-from csa.sweep.launcher import LocalLauncher
-from csa.sweep.plan import Plan, Run, make_plan
+from csa.sweep.launcher import CellTask, LocalLauncher
+from csa.sweep.plan import Plan, Run, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
-from csa.sweep.settings import Settings, settings_of
 from csa.sweep.show_plan import counted, print_plan
 from csa.sweep.slots import slots
 from csa.sweep.summary import has_failed, means, print_summary
-from csa.sweep.task import CellTask
 from csa.sweep.tracking import Tracking, sweep_name, sweep_title
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class CellsSweeper(Sweeper):
             grids: Any = OmegaConf.to_container(self.config.cells)
             named = {word.partition("=")[0] for word in arguments}
             varied = [f"{key}={value}" for key, value in (self._params or {}).items() if key not in named]
-            cells = apply(expand(grids), [tree.parse(word) for word in (*varied, *arguments)])
+            words, faults = parsed(tree, (*varied, *arguments))
+            if faults:
+                raise UserError(*faults)
+            cells = apply(expand(grids), words)
             plan = make_plan(tree, cells, fetch=not settings.plan)
             if settings.plan:
                 print_plan(self._console, plan, settings)

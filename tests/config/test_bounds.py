@@ -17,7 +17,7 @@ from csa.config.typed import build, resolve_and_check
 from csa.data import memory
 from csa.data.memory import least_memory, memory_fault
 from csa.data.sources import Preview
-from csa.preflight import preflight
+from csa.request import preflight
 
 EXTREMES = {
     int: (-(2**63), -1, 0, 10**12, 2**63 - 1, 2**63),

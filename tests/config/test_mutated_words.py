@@ -8,10 +8,9 @@ import pytest
 
 from csa.config.composition import left_to_cells, tree
 from csa.config.faults import UserError
-from csa.preflight import configure, preflight
+from csa.request import configure, preflight
 from csa.sweep.cells import apply, expand
-from csa.sweep.composing import Composer, NotThereError
-from csa.sweep.shorthand import fill_words
+from csa.sweep.plan import make_plan
 
 KEYS = (
     *("method", "protocol", "seed", "protocol.lr", "variant", "dataset.groups", "dataset.profile", "download"),
@@ -49,22 +48,17 @@ def told(command, *how, **more) -> int:
 
 def sweep(words: list[str]) -> None:
     """As ``-m`` reads them: judged, then every cell composed."""
-    words = fill_words(words)
-    first = preflight(words, multirun=True)
-    assert first.sweeper
-    with tree("config") as composer:
-        cells = apply(expand(first.cells), [composer.parse(word) for word in left_to_cells(words)])
-        for cell in cells[:3]:
-            try:
-                Composer(composer).config(cell.words)
-            except NotThereError:
-                continue
+    request = preflight(words, multirun=True)
+    assert request.composed.sweeper
+    with tree("config") as tree_:
+        every = [tree_.parse(word) for word in left_to_cells(request.words)]
+        make_plan(tree_, apply(expand(request.composed.cells), every)[:3], fetch=False)
 
 
 def run(words: list[str]) -> None:
-    first = preflight(fill_words(words))
-    with tree("config") as composer:
-        composer.compose([composer.parse(word) for word in first.words])
+    request = preflight(words)
+    with tree("config") as tree_:
+        tree_.compose([tree_.parse(word) for word in request.composed.words])
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -8,11 +8,12 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from csa.config.composer import Composer
 from csa.config.composition import spelt_out, tree
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.typed import build
-from csa.preflight import preflight
+from csa.request import preflight
 
 PUBLISHED = {
     "ce": "cifar_ldam",
@@ -91,9 +92,9 @@ def test_cb_focal_has_what_was_tuned_for_the_data_unless_the_user_says_otherwise
     words = (f"dataset={dataset}", "method=cb_focal", *words, f"dataset.imbalance_ratio={ratio}")
     with tree("config") as conf:
         method = build(conf.compose([conf.parse(word) for word in words]).config).method
-        quick = conf.compose([conf.parse(word) for word in words[:-1]]).with_value(conf.parse(words[-1]))
+        quick = Composer(conf).checked([conf.parse(word) for word in words]).config
     assert (method.beta, method.gamma) == pair
-    assert build(quick.config).method == method
+    assert quick.method == method
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -22,7 +22,7 @@ from csa.methods.method import Clock
 from csa.methods.mixing import clipped_boxes
 from csa.methods.parametric_contrastive import parametric_contrast
 from csa.methods.weight_balancing import balanced_binary, within
-from csa.preflight import preflight
+from csa.request import preflight
 
 
 def clock(epoch: int = 0, epochs: int = 200, stage: int = 0) -> Clock:

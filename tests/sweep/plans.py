@@ -10,10 +10,10 @@ from tiny_words import TINY
 from whole_records import CONFIG, LINE, whole_names, whole_result, whole_split
 
 from csa.config.composition import tree
+from csa.config.words import SMOKE_WORDS
 from csa.data.long_tail import groups_by_rank
 from csa.sweep.cells import apply, expand
 from csa.sweep.plan import Plan, Run, make_plan
-from csa.sweep.shorthand import SMOKE_WORDS
 
 KNOWN: dict[str, str] = {}
 COUNTS = (12, 10, 8, 7, 6, 5, 4, 4, 3, 3)  # of the tiny words

@@ -18,8 +18,8 @@ from csa.config.schema import SweepConfig
 from csa.console import PlainConsole
 from csa.sweep import slots as slots_module
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
+from csa.sweep.plan import Settings
 from csa.sweep.processes import WALL_NAME, is_held_here
-from csa.sweep.settings import Settings
 from csa.sweep.show_plan import print_plan
 from csa.sweep.slots import Slot, slots
 from csa.sweep.summary import means

@@ -15,7 +15,7 @@ from started import LENET, ended, start, wait_for
 from tiny_words import TINY
 
 from csa.config.faults import UserError
-from csa.preflight import preflight
+from csa.request import preflight
 from csa.sweep.search import prepare
 
 TRIALS = 4
@@ -135,7 +135,7 @@ def test_any_run_is_searched_and_the_best_one_is_told(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     words = ["method=ce", "dataset.holdout_share=0.1", "sweep.slots=1", "seed=3", "protocol.lr=interval(0.01,0.1)"]
-    search = prepare(preflight(words, "search"), words)
+    search = prepare(preflight(words, "search"))
     (ranges,) = (word for word in search.words if not word.startswith("hydra"))
     assert ranges == "protocol.weight_decay=tag(log, interval(0.00001, 0.01))"
     study = optuna.create_study(study_name=search.name, storage=search.storage, direction="maximize")
@@ -154,7 +154,7 @@ def test_any_run_is_searched_and_the_best_one_is_told(tmp_path, monkeypatch, cap
     assert f"its run again: {best}\n" in told
     preflight(best.split()[3:])
     own = preflight([], "search_csa", to_run=False)
-    assert next(iter(own.searched)) == "delta"
+    assert next(iter(own.composed.searched)) == "delta"
 
 
 def test_seeds_of_any_length_and_files_below_home(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from csa.config.composition import tree
 from csa.config.faults import UserError
-from csa.config.typed import build, check
+from csa.config.typed import build, resolve_and_check
 from csa.data.batch import Batch
 from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
@@ -175,5 +175,5 @@ def test_a_loss_that_is_no_cross_entropy_refuses():
 def test_nesterov_is_sgd_s():
     with tree("config") as composer:
         words = ("protocol.nesterov=true", "protocol.optimizer=adamw")
-        (fault,) = check(composer.compose([composer.parse(word) for word in words]).config)
+        _, (fault,) = resolve_and_check(composer.compose([composer.parse(word) for word in words]).config)
     assert str(fault) == "protocol.nesterov=true: is not of adamw; allowed: false, or protocol.optimizer=sgd"

@@ -1,22 +1,25 @@
 """Where images come from. A data set names its source by dotted path; another package may bring its own."""
 
-from csa.data.sources.coloured import ColouredSource
-from csa.data.sources.digits import DigitsSource
-from csa.data.sources.image_folder import ImageFolderSource
-from csa.data.sources.list_files import ListFilesSource
-from csa.data.sources.npz import NpzSource
-from csa.data.sources.source import Preview, Source
-from csa.data.sources.tiny_imagenet import TinyImageNetSource
-from csa.data.sources.torchvision_archive import TorchvisionSource
+from __future__ import annotations
 
-__all__ = [
-    "ColouredSource",
-    "DigitsSource",
-    "ImageFolderSource",
-    "ListFilesSource",
-    "NpzSource",
-    "Preview",
-    "Source",
-    "TinyImageNetSource",
-    "TorchvisionSource",
-]
+from importlib import import_module
+from typing import Any
+
+WHERE = {
+    "ColouredSource": "coloured",
+    "DigitsSource": "digits",
+    "ImageFolderSource": "image_folder",
+    "ListFilesSource": "list_files",
+    "NpzSource": "npz",
+    "Preview": "source",
+    "Source": "source",
+    "TinyImageNetSource": "tiny_imagenet",
+    "TorchvisionSource": "torchvision_archive",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: a command needs the source of its own data set alone."""
+    if name not in WHERE:
+        raise AttributeError(f"module 'csa.data.sources' has no attribute {name!r}")
+    return getattr(import_module(f"csa.data.sources.{WHERE[name]}"), name)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csa.config.composer import Composer
 from csa.config.composition import tree
 from csa.config.faults import UserError
 from csa.config.typed import build
-from csa.sweep.composing import Composer, NotThereError
 
 WORDS = (
     "method=ce", "method=csa", "method=crt", "dataset=mnist_lt", "dataset=cifar100_lt", "protocol=cifar",
@@ -35,20 +34,28 @@ def test_equal_to_a_full_composition(cells):
         composer = Composer(tree_)
         for words in cells:
             parsed = [tree_.parse(word) for word in words]
-            assert outcome(lambda words=words: composer.config(words)) == outcome(
+            assert outcome(lambda parsed=parsed: composer.checked(parsed).config) == outcome(
                 lambda parsed=parsed: build(tree_.compose(parsed).config)
             ), words
 
 
+WRONG = (
+    *("dataset.foo=1", "delta=2", "method.bank=perhaps", "protocol.stage_two=3", "protocol.stage_two={lr:-1}"),
+    *("dataset.groups.0=x", "dataset.groups.9=1", "delta=${nope}", "runtime=3", "seed.x=1"),
+)
+
+
 def test_a_mistake_in_one_cell_leaves_the_others():
     with tree("config") as tree_:
-        composer = Composer(tree_)
-        for wrong in ("dataset.foo=1", "delta=2", "method.bank=perhaps"):
-            with pytest.raises(UserError, match=wrong.partition("=")[0]):
-                composer.config([wrong, "seed=3"])
-        assert composer.config(["seed=4"]) == build(tree_.compose([tree_.parse("seed=4")]).config)
+        composer, seed = Composer(tree_), tree_.parse("seed=4")
+        for wrong in WRONG:
+            (fault,) = composer.checked([tree_.parse(wrong), tree_.parse("seed=3")]).faults
+            assert wrong.startswith(fault.key.split(".")[0]), wrong
+            assert composer.checked([seed]).config == build(tree_.compose([seed]).config), wrong
 
 
 def test_an_option_that_is_not_there_yet():
-    with tree("config") as tree_, pytest.raises(NotThereError, match="method=of_the_future"):
-        Composer(tree_).config(["method=of_the_future", "seed=1"])
+    with tree("config") as tree_:
+        words = [tree_.parse(word) for word in ("seed=1", "method=of_the_future")]
+        assert Composer(tree_).absent_option(words) == "method=of_the_future"
+        assert Composer(tree_).absent_option(words[:1]) == ""

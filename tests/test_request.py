@@ -15,7 +15,7 @@ from csa.config import composition
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
-from csa.preflight import configure, preflight
+from csa.request import configure, preflight
 from csa.tracking.mlflow.settings import DEFAULT_URI, how_to_browse
 
 
@@ -266,7 +266,7 @@ def test_a_search_is_judged_with_what_it_varies_and_kept_where_its_runs_are():
     assert not [fault for fault in faults if fault.startswith("delta=")]
     assert faults_of("method=ce", "hydra.mode=RUN", config_name="search_csa", to_run=False) == []
     for words in ((), ("output_root=new",)):
-        storage = preflight(words, "search_csa", to_run=False).sweeper["storage"]
+        storage = preflight(words, "search_csa", to_run=False).composed.sweeper["storage"]
         assert storage == f"sqlite:///{'new' if words else 'outputs'}/search_csa.db"
 
 

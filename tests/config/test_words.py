@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from csa.config.faults import UserError
-from csa.sweep.shorthand import fill_words
+from csa.config.words import filled
 
 
 @pytest.mark.parametrize(
-    ("word", "filled"),
+    ("word", "whole"),
     [
         ("delta=0,0.1,...,0.9", "delta=0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"),
         ("seed=0,1,...,4", "seed=0,1,2,3,4"),
@@ -18,13 +17,13 @@ from csa.sweep.shorthand import fill_words
         ("dataset=mnist_lt", "dataset=mnist_lt"),
     ],
 )
-def test_rows(word, filled):
-    assert fill_words([word]) == [filled]
+def test_rows(word, whole):
+    assert filled([word]) == ([whole], [])
 
 
 @pytest.mark.parametrize(
     "word", ["delta=0,0.2,...,0.9", "delta=0,0.1,0.3,...,0.9", "delta=0,...,0.9", "delta=a,b,...,c"]
 )
 def test_what_is_no_row_is_a_fault(word):
-    with pytest.raises(UserError, match="delta"):
-        fill_words([word])
+    kept, (fault,) = filled(["seed=1", word])
+    assert (kept, fault.key) == (["seed=1"], "delta")

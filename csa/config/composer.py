@@ -1,0 +1,226 @@
+"""From words to checked values: what many share is composed once; where Hydra stops at a fault, we go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from csa.config.blocks import build_block
+from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError, composition_errors
+from csa.config.faults import Fault, UserError, nearest
+from csa.config.schema import WIRING, Config
+from csa.config.typed import resolve_and_check
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+    from csa.config.composition import Composed, Tree
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Plain values of one run, and every fault of them. doubtful: groups whose option could not be made out."""
+
+    values: dict[str, Any]
+    faults: list[Fault]
+    doubtful: set[str]
+
+    def is_sound(self, *keys: str) -> bool:
+        """Whether nothing is wrong with these keys of the top level, or below them."""
+        return self._faulty.isdisjoint(keys)
+
+    @cached_property
+    def _faulty(self) -> set[str]:
+        return {fault.key.split(".")[0] for fault in self.faults} | self.doubtful
+
+    @cached_property
+    def config(self) -> Config:
+        """Raises UserError with every fault."""
+        if self.faults:
+            raise UserError(*self.faults)
+        return build_block(Config, self.values)  # type: ignore[no-any-return]
+
+
+class Composer:
+    """Makes of the words of one run, over one tree, its checked values.
+
+    Words that choose options are composed, once for each combination; plain values are set on what these give, for
+    one run after the other. That equals a full composition, and is twenty times faster.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._bases: dict[tuple[str, ...], _Base] = {}
+
+    def absent_option(self, words: Sequence[Override]) -> str:
+        """The word that asks for an option which this version does not have (yet); nothing where all are there."""
+        chosen = [(word.key_or_group, word.value()) for word in words if self.tree.chooses(word)]
+        return next((f"{group}={value}" for group, value in chosen if value not in self.tree.options(group)), "")
+
+    def checked(self, words: Sequence[Override]) -> Checked:
+        base, faults = self._set(words)
+        values, found = resolve_and_check(base.config, base.doubtful)
+        return Checked(values, faults + found, base.doubtful)
+
+    def composed(self, words: Sequence[Override]) -> Composed:
+        """What the words compose to, those at fault left out or replaced by what was meant."""
+        base, _ = self._set(words)
+        plain = [str(word.input_line) for word in words if self.tree.sets_value(word)]
+        return replace(base.composed, words=(*base.composed.words, *plain), config=base.config.copy())
+
+    def _set(self, words: Sequence[Override]) -> tuple[_Base, list[Fault]]:
+        chosen = [word for word in words if not self.tree.sets_value(word)]
+        key = tuple(str(word.input_line) for word in chosen)
+        if key not in self._bases:
+            self._bases[key] = _base(self.tree, chosen)
+        base = self._bases[key]
+        return base, base.faults + base.set([word for word in words if self.tree.sets_value(word)])
+
+
+class _Base:
+    """What words that choose options compose to; values are set on its ``config``, in force until others are."""
+
+    def __init__(self, composed: Composed, faults: list[Fault], doubtful: set[str]) -> None:
+        self.composed, self.faults, self.doubtful = composed, faults, doubtful
+        self.config = composed.config
+        self._raw: Any = OmegaConf.to_container(self.config, resolve=False)
+        self._changed: list[str] = []
+
+    def set(self, words: Sequence[Override]) -> list[Fault]:
+        """A fault for each word that cannot be set."""
+        self._restore()
+        faults = []
+        for word in words:
+            self._changed.append(word.key_or_group)
+            try:
+                with composition_errors():
+                    OmegaConf.update(self.config, word.key_or_group, word.value(), merge=True)
+            except CompositionError as error:
+                if not error.unknown_key:
+                    faults.append(Fault(word.key_or_group, word.get_value_string(), str(error)))
+                elif word.key_or_group.split(".")[0] not in self.doubtful:
+                    faults.append(_unknown_key(self.config, word))
+        return faults
+
+    def _restore(self) -> None:
+        try:
+            for key in self._changed:
+                OmegaConf.update(self.config, key, self._as_composed(key), merge=True)
+        except Exception:  # a place in a list, a key that is not there
+            self.config = OmegaConf.create(self._raw)
+            OmegaConf.set_struct(self.config, value=True)
+        self._changed.clear()
+
+    def _as_composed(self, key: str) -> Any:
+        value = self._raw
+        for name in key.split("."):
+            value = value[name]
+        return value
+
+
+# --- composing ------------------------------------------------------------------------------
+
+
+def _base(tree: Tree, words: Sequence[Override]) -> _Base:
+    """Compose; name the words at fault, leave them out (or take what was meant), and compose the others."""
+    kept, faults, doubtful = _choices(tree, words)
+    kept, more = _published_spelt_out(tree, kept)
+    faults += more
+    try:
+        composed = tree.compose(kept)
+    except CompositionError:
+        composed, more = _one_by_one(tree, kept)
+        faults += more
+    return _Base(composed, faults, doubtful)
+
+
+def _choices(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault], set[str]]:
+    """Words that choose an option there is; instead of a wrong option the nearest, so that the rest can be judged."""
+    kept, faults, doubtful = [], [], set()
+    for word in words:
+        options = tree.options(word.key_or_group) if tree.chooses(word) else []
+        value = word.value()
+        if not options or value in options:
+            kept.append(word)
+            continue
+        group, text = word.key_or_group, word.get_value_string()
+        near = nearest(text, options)
+        meant = f"glob({text})" if "*" in text else near
+        faults.append(Fault(group, text, f"there is no such {group}", ", ".join(options), meant))
+        if near and near != PUBLISHED:  # the user asked for no published recipe
+            kept.append(tree.parse(f"{word.get_key_element()}={near}"))
+        else:
+            doubtful.add(group)
+    return kept, faults, doubtful
+
+
+def _published_spelt_out(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault]]:
+    """``protocol=published`` as what it stands for; where that cannot be made out it is left out."""
+    try:
+        return tree.published_spelt_out(words), []
+    except NotPublishedError as error:
+        names = ", ".join(name for name in tree.options("protocol") if name != PUBLISHED)
+        allowed = f"the data set's own protocol (no word about it), or one by its name: {names}"
+        faults = [Fault("protocol", PUBLISHED, str(error), allowed)]
+    except CompositionError:
+        faults = []  # told word by word
+    return [word for word in words if word.key_or_group != "protocol"], faults
+
+
+def _one_by_one(tree: Tree, words: Sequence[Override]) -> tuple[Composed, list[Fault]]:
+    """Compose with ever more words; a word that Hydra refuses is a fault and left out."""
+    kept: list[Override] = []
+    faults: list[Fault] = []
+    try:
+        composed = tree.compose(kept)
+    except CompositionError as error:
+        raise UserError(_broken_primary(tree, error)) from None
+    for word in words:
+        try:
+            composed = tree.compose([*kept, word])
+            kept.append(word)
+        except CompositionError as error:
+            key, _, value = str(word.input_line).partition("=")
+            faults.append(Fault(key, value or None, "unknown key" if error.unknown_key else str(error)))
+    return composed, faults
+
+
+def _broken_primary(tree: Tree, error: Exception) -> Fault:
+    names = tree.options("")
+    if tree.config_name in names:
+        return Fault("--config-name", tree.config_name, str(error))
+    return Fault(
+        "--config-name", tree.config_name, "there is no such file", ", ".join(names), nearest(tree.config_name, names)
+    )
+
+
+def _unknown_key(config: DictConfig, word: Override) -> Fault:
+    """With the nearest key of its block (without such a block: of all), else one of that name elsewhere."""
+    blocks = _blocks(config, "")
+    everywhere = [f"{block}.{name}".strip(".") for block, names in blocks.items() for name in names]
+    key = word.key_or_group
+    block, _, name = key.rpartition(".")
+    siblings = blocks.get(block, [])
+    near = nearest(name, siblings)
+    if near:
+        meant = f"{block}.{near}".strip(".")
+    else:
+        meant = "" if siblings else nearest(key, everywhere)
+        meant = meant or next((other for other in everywhere if other.rpartition(".")[2] == name), "")
+    allowed = ", ".join(name for name in siblings or blocks[""] if name not in WIRING)
+    return Fault(key, word.get_value_string(), "unknown key", allowed, meant)
+
+
+def _blocks(config: Any, at: str) -> dict[str, list[str]]:
+    """The keys of each block by the block's dotted key."""
+    names = {str(name): config._get_node(name) for name in config}
+    blocks = {at: list(names)}
+    for name, node in names.items():
+        if hasattr(node, "keys") and not node._is_none() and not node._is_missing():
+            blocks |= _blocks(node, f"{at}.{name}".strip("."))
+    return blocks
