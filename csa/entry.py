@@ -81,7 +81,7 @@ def _sweep(task: Callable[[Config], float | None], options: Namespace, request: 
             _through_hydra(task)
     finally:
         if search is not None:
-            search.tell()
+            search.show()
 
 
 def _register_plugins() -> None:

@@ -27,7 +27,7 @@ from csa.config.schema import (
     TrackingConfig,
 )
 from csa.config.typed import unresolved
-from csa.config.words import SMOKE, Word, read, spelt
+from csa.config.words import SMOKE, Word, read, with_smoke
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def preflight(
     feasibility = Feasibility()
     with tree(config_name, config_dir) as tree_:
         composer = Composer(tree_)
-        command, faults = read(tree_, spelt(words))
+        command, faults = read(tree_, with_smoke(words))
         composed = composer.composed([word.values[0] for word in command])
         sweeps, varied = multirun or composed.multirun, list[Word]()
         if sweeps:
@@ -123,7 +123,7 @@ def configure(
     own, faults = _own_words(own_words, extra)
     others = [word for word in words if word not in own_words]
     with tree(config_name, config_dir) as tree_:
-        command, more = read(tree_, spelt(others) if SMOKE in (*takes, *passes_over) else others)
+        command, more = read(tree_, with_smoke(others) if SMOKE in (*takes, *passes_over) else others)
         taken, foreign = _taken(command, [*extra, *takes], passes_over)
         checked = Composer(tree_).checked([word.values[0] for word in taken])
     faults += more + _sweeps_without_multirun(taken) + foreign + checked.faults

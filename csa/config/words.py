@@ -125,7 +125,7 @@ def _reason(error: Exception) -> str:
 # --- shortened ------------------------------------------------------------------------------
 
 
-def spelt(words: Sequence[str]) -> list[str]:
+def with_smoke(words: Sequence[str]) -> list[str]:
     """The words of a run with ``smoke=true`` spelt out."""
     return [*words, *(SMOKE_WORDS if f"{SMOKE}=true" in map(str.lower, words) else ())]
 

@@ -16,7 +16,15 @@ from csa.config.faults import Fault, UserError, printable
 from csa.data.cache_folder import room_faults
 from csa.data.class_names import name_faults
 from csa.data.image_files import ImageFiles
-from csa.data.long_tail import count_faults, group_faults, groups_by_count, groups_by_rank, select, wanted_counts
+from csa.data.long_tail import (
+    count_faults,
+    group_faults,
+    groups_by_count,
+    groups_by_rank,
+    select,
+    set_aside,
+    wanted_counts,
+)
 from csa.data.sources.source import Preview, Source
 from csa.data.split import HOLDOUT, TEST, TRAIN, Arrays, Images, Split
 
@@ -60,6 +68,14 @@ def subset_faults(config: DatasetConfig, known: Preview) -> list[Fault]:
 def has_validation(config: DatasetConfig, known: Preview | None) -> bool:
     """Whether there will be validation images; of data that cannot be known beforehand it is hoped."""
     return bool(config.holdout or config.holdout_share) or known is None or known.validation
+
+
+def validation_images(config: DatasetConfig, known: Preview | None) -> int | None:
+    """How many are taken from the training images; None of data that brings its own or cannot be known beforehand."""
+    if known is None or known.validation:
+        return None
+    counts = wanted_counts(config, known.class_sizes)
+    return config.holdout * len(counts) + sum(set_aside(counts, config.holdout_share))
 
 
 def load(config: DatasetConfig, data_dir: str | Path, download: bool) -> Arrays:

@@ -76,7 +76,7 @@ def apply(cells: Sequence[Cell], words: Iterable[Override]) -> list[Cell]:
     for word in words:
         if word.is_hydra_override():
             continue
-        if of_the_sweep(word.key_or_group):
+        if is_of_sweep(word.key_or_group):
             if word.is_sweep_override():
                 raise UserError(Fault(word.key_or_group, _typed(word), "is one for the whole sweep"))
             continue
@@ -94,7 +94,7 @@ def swept_keys(cells: Sequence[Cell]) -> list[str]:
     return [key for key in keys if len({dict(cell.settings).get(key) for cell in cells}) > 1]
 
 
-def of_the_sweep(key: str) -> bool:
+def is_of_sweep(key: str) -> bool:
     """Whether a key says how cells are run, not what a run is."""
     return key.split(".", maxsplit=1)[0] in OF_THE_SWEEP
 

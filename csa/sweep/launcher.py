@@ -19,7 +19,7 @@ from csa.config.composition import Tree
 from csa.config.faults import RecordError
 from csa.console import PlainConsole
 from csa.summary import objective
-from csa.sweep.cells import Cell, of_the_sweep
+from csa.sweep.cells import Cell, is_of_sweep
 from csa.sweep.display import Display
 from csa.sweep.plan import Plan, Run, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, Processes, reason
@@ -94,7 +94,7 @@ def _cell(words: Sequence[str]) -> Cell:
     for word in words:
         key, equals, value = word.partition("=")
         name = key.lstrip("+~")
-        if of_the_sweep(name) or name.startswith("hydra"):
+        if is_of_sweep(name) or name.startswith("hydra"):
             continue
         if equals and key == name:
             settings.append((key, value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,8 @@ from csa.config.faults import Fault, UserError, without_passwords
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
 from csa.console import FoldedTable, PlainConsole, duration
-from csa.data.dataset import has_validation, preview
-from csa.sweep.cells import Cell, of_the_sweep, shown
+from csa.data.dataset import has_validation, preview, validation_images
+from csa.sweep.cells import Cell, is_of_sweep, shown
 from csa.sweep.estimate import estimate
 from csa.sweep.plan import Run
 from csa.sweep.slots import slots, where
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from csa.sweep.slots import Slot
 
 SMOKE_TRIALS, MOST_TRIALS, MOST_SHOWN = 3, 100_000, 20
+PLUS_MINUS = "±"
 SEARCH = "search"
 """The file of sweeps/ that adds nothing to a run but that it is searched."""
 DIRECTIONS = ("maximize", "minimize")
@@ -53,9 +54,9 @@ SWEEPER = "csa.sweep.search.SearchSweeper"
 
 @dataclass
 class Search:
-    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; only_told: ``plan=true``.
+    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; plan_only: ``plan=true``.
 
-    run: the command that makes a run of what is the same in all trials.
+    run: the command that makes a run of what is the same in all trials; images: on which they are compared, if known.
     """
 
     words: list[str]
@@ -64,15 +65,16 @@ class Search:
     budget: int
     left: int
     lock: IO[str] | None = None
-    only_told: bool = False
+    plan_only: bool = False
     time: str = ""
     run: tuple[str, ...] = ("python", "-m", "csa.run")
+    images: int | None = None
 
     @property
     def is_over(self) -> bool:
-        return self.left <= 0 or self.only_told
+        return self.left <= 0 or self.plan_only
 
-    def tell(self) -> None:
+    def show(self) -> None:
         """Print what the study has found so far."""
         console = PlainConsole()
         study = _study(self.storage, self.name)
@@ -83,16 +85,19 @@ class Search:
         if self.time and left:
             console.print(self.time)
         if study is not None and done:
-            console.print(_table(study))
             best = study.best_params
+            images = None if any(key.startswith("dataset") for key in best) else self.images
+            console.print(_table(study, images))
+            if images and done > 1:
+                console.print(_uncertainty(study, images))
             others = [word for word in self.run if word.partition("=")[0] not in best]
             found = [f"{key}={canonical(value)}" for key, value in best.items()]
             console.print(f"best on the validation images: {study.best_value:.2f} % with {' '.join(found)}")
             console.print(f"its run again: {without_passwords(shlex.join([*others, *found]))}")
 
 
-def _table(study: Study) -> FoldedTable:
-    """The trials with their values, the best first."""
+def _table(study: Study, images: int | None) -> FoldedTable:
+    """The trials with their values, the best first; images: that these were counted on."""
     from optuna.study import StudyDirection
 
     done = [trial for trial in study.trials if trial.value is not None]
@@ -104,15 +109,34 @@ def _table(study: Study) -> FoldedTable:
         table.add_column(heading, justify="right")
     for trial in done[:MOST_SHOWN]:
         values = [str(canonical(trial.params.get(key, "-"))) for key in keys]
-        table.add_row(str(trial.number), f"{trial.value:.2f}", *values)
+        half = f" {PLUS_MINUS} {_half_interval(trial.value or 0.0, images):.2f}" if images else ""
+        table.add_row(str(trial.number), f"{trial.value:.2f}{half}", *values)
     return table
+
+
+def _half_interval(accuracy: float, images: int) -> float:
+    """Half the width of the 95 % interval (Wilson, 1927) of an accuracy counted on so many images, in points."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    bounds = binomtest(round(accuracy * images / 100), images).proportion_ci(method="wilson")
+    return 50 * float(bounds.high - bounds.low)
+
+
+def _uncertainty(study: Study, images: int) -> str:
+    """How many trials the validation images do not tell from the best one."""
+    values = [trial.value for trial in study.trials if trial.value is not None]
+    best = study.best_value
+    halves = {value: _half_interval(value, images) for value in values}
+    near = sum(abs(best - value) <= halves[best] + halves[value] for value in values) - 1
+    told = f"{PLUS_MINUS} is half the 95 % interval of an accuracy on {images:,} validation images"
+    return f"{told}; that of {near} of the {len(values) - 1} others overlaps with that of the best trial"
 
 
 def _command(request: Request) -> tuple[str, ...]:
     """One run of what is the same in all trials: the command without what is of the search."""
     first = request.composed
     of_the_run = [
-        word for word in request.words if not (word.startswith("hydra") or of_the_sweep(re.split(r"[.=]", word)[0]))
+        word for word in request.words if not (word.startswith("hydra") or is_of_sweep(re.split(r"[.=]", word)[0]))
     ]
     name, sources = first.hydra.job.config_name, first.hydra.runtime.config_sources
     file = [] if name == SEARCH else ["-cn", name, "hydra.mode=RUN"]
@@ -140,9 +164,10 @@ def prepare(request: Request) -> Search:
     made = _finished(study) if study is not None else 0
     left = budget - made
     places = slots(run.config.sweep, [run.config] * max(left, 1))
+    images = validation_images(run.config.dataset, preview(run.config.dataset, run.config.data_dir))
+    search = Search([], storage, name, budget, left, lock, run=_command(request), images=images)
     if run.config.plan:
-        time = _time(run, left, places)
-        return Search([], storage, name, budget, left, only_told=True, time=time, run=_command(request))
+        return replace(search, plan_only=True, time=_time(run, left, places))
     if study is not None:
         _put_in_line(study)
     named = [word.partition("=")[0] for word in request.words]
@@ -159,7 +184,7 @@ def prepare(request: Request) -> Search:
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
         added.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
-    return Search(added, storage, name, budget, left, lock, run=_command(request))
+    return replace(search, words=added)
 
 
 def _one_trial(config: Config) -> Run:

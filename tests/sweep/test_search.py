@@ -146,10 +146,12 @@ def test_any_run_is_searched_and_the_best_one_is_told(tmp_path, monkeypatch, cap
             value=accuracy,
         )
         study.add_trial(trial)
-    search.tell()
+    search.show()
     told = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in told.splitlines() if line[0] == "│"]
-    assert rows == [["1", "72.25", "0.04"], ["0", "61.50", "0.02"]]
+    assert search.images == 34  # a tenth of each class, rounded up
+    assert rows == [["1", "72.25 ± 14.26", "0.04"], ["0", "61.50 ± 15.53", "0.02"]]
+    assert "validation images; that of 1 of the 1 others overlaps with that of the best trial" in told
     best = "python -m csa.run method=ce dataset.holdout_share=0.1 seed=3 protocol.lr=0.04"
     assert f"its run again: {best}\n" in told
     preflight(best.split()[3:])
