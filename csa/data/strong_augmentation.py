@@ -80,7 +80,8 @@ class Changed:
         return torch.cat([draws.float(), *(change.draw(len(draws), generator) for change in self._changes)], dim=1)
 
     def _applied(self, images: Tensor, draws: Tensor) -> Tensor:
-        for change, own in zip(self._changes, draws[:, -sum(self._columns) :].split(self._columns, 1), strict=True):
+        parts = torch.split(draws[:, -sum(self._columns) :], self._columns, 1)
+        for change, own in zip(self._changes, parts, strict=True):
             images = change(images, own)
         return images
 
@@ -167,7 +168,7 @@ class Policy:
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         values = images[0].numel()
         at_once = max(1, AT_ONCE // values) if images.device.type == "cpu" else len(images)
-        parts = zip(images.split(at_once), draws.split(at_once), strict=True)
+        parts = zip(torch.split(images, at_once), torch.split(draws, at_once), strict=True)
         return torch.cat([self._changed(*part) for part in parts]).contiguous(memory_format=torch.channels_last)
 
     def _changed(self, images: Tensor, draws: Tensor) -> Tensor:

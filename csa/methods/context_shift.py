@@ -180,7 +180,9 @@ class ContextShift(Method):
             return self.classified(self.backbone(images), targets)
         features = self.backbone(torch.cat([images, *(batches[name].images for name in VIEWS)]))
         classified = self.classified(features[: len(images)], targets)
-        return classified + self.contrast(features[len(images) :], self.uniform_head.weight, batches["uniform"].labels)
+        labels = batches["uniform"].labels
+        contrasted: Tensor = self.contrast(features[len(images) :], self.uniform_head.weight, labels)
+        return classified + contrasted
 
     def classified(self, feature: Tensor, targets: Targets) -> Tensor:
         """Cross-entropy of the uniform head, logit-adjusted where ``loss`` says so."""

@@ -36,8 +36,7 @@ def aggregation_weights(logits: Callable[[Tensor], Tensor], loader: Loader, expe
         for images, _ in loader.test_batches(BATCH):
             first, second = (logits(_view(images, generator)).cpu() for _ in range(2))
             with torch.enable_grad():
-                update.zero_grad()
-                (-stability(weights.softmax(0), first, second)).backward()
+                (weights.grad,) = torch.autograd.grad(-stability(weights.softmax(0), first, second), weights)
             update.step()
         if weights.softmax(0).min() < LEAST:
             break
@@ -52,6 +51,7 @@ def stability(shares: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 def _view(images: Tensor, generator: torch.Generator) -> Tensor:
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1)
-    augment = SimAugment(*images.shape[2:], SHARES, JITTER, flip=True)
+    height, width = images.shape[2:]
+    augment = SimAugment(height, width, SHARES, JITTER, flip=True)
     draws = augment.draw(len(images), generator).to(images.device)
     return augment(pixels, torch.arange(len(images), device=images.device), draws)

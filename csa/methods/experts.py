@@ -33,6 +33,8 @@ class Experts(Method):
     The first expert's stages are those of ``backbone``.
     """
 
+    config: ExpertsConfig
+
     def __init__(self, context: Context) -> None:
         super().__init__()
         assert isinstance(context.config, ExpertsConfig)
@@ -84,6 +86,7 @@ class Experts(Method):
 class Ride(Experts):
     """LDAM-DRW for each expert, less a multiple of how far it is from their mean."""
 
+    config: RideConfig
     tilt: Tensor
 
     def __init__(self, context: Context) -> None:
@@ -124,7 +127,9 @@ class Sade(Experts):
     aggregation=test_time: in the end they are weighted so that two views of an unlabelled test image agree.
     """
 
+    config: SadeConfig
     priors: Tensor
+    shares: Tensor
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -69,8 +69,8 @@ class GlobalLocalMixture(Method):
     def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """``share`` [steps], what an image keeps in both mixtures, ``box`` [steps, 4], and ``alpha`` [steps]."""
         share = beta_draws(self.config.mixup_alpha, len(sizes), generator)
-        centres = [torch.randint(side, (len(sizes),), generator=generator) for side in self.image_size]
-        box = clipped_boxes(share.double(), *centres, self.image_size, up=True)
+        row, column = (torch.randint(side, (len(sizes),), generator=generator) for side in self.image_size)
+        box = clipped_boxes(share.double(), row, column, self.image_size, up=True)
         return {"share": share, "box": box, "alpha": torch.full((len(sizes),), emphasis(clock.epoch, clock.epochs))}
 
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:

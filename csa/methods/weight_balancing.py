@@ -34,6 +34,7 @@ class WeightBalancing(Classifier):
 
     head: nn.Linear
     class_weights: Tensor
+    radius: Tensor
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -89,7 +90,8 @@ class WeightBalancing(Classifier):
 
 def within(weight: Tensor, radius: Tensor) -> Tensor:
     """Rows [K, F] of a norm above ``radius`` scaled down to it."""
-    return weight * (radius / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+    norms: Tensor = weight.norm(dim=1, keepdim=True)
+    return weight * (radius / norms.clamp_min(1e-12)).clamp_max(1)
 
 
 def balanced_binary(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
