@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from csa.run import train
     from csa.tracking.run import Run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "compare", "load", "runs", "table", "train"]
 WHERE = {
     "Run": "csa.tracking.run",

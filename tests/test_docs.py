@@ -130,6 +130,11 @@ def test_links_lead_somewhere(page):
                 assert anchor in map(anchor_of, re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)), link
 
 
+def test_the_version_is_that_of_the_changelog_and_of_the_citation():
+    assert f"## {csa.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {csa.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def anchor_of(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
