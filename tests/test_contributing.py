@@ -82,6 +82,7 @@ def test_there_is_an_example_of_each():
         "dataset",
         "backbone",
         "protocol",
+        "tracking",
     }
 
 
@@ -97,6 +98,11 @@ def test_a_package_outside_this_repository_is_trained_recorded_read_again_and_re
     assert "this run is done" in again
     evaluated = csa(mine, "-m", "csa.evaluate", f"run={result['fingerprint']}")
     assert f"{result['all']:.1f}" in evaluated
+
+    (sync,) = re.findall(r"`python (-m csa\.records .*?)`", TEXT)
+    assert csa(mine, *sync.split()) == f"{path.parent.relative_to(mine)}: 20 epochs\n"
+    (line,) = (mine / "leaderboard").iterdir()
+    assert line.read_text().startswith("label_smoothing stripes ir4 one_layer short uniform s1, done: ")
 
     monkeypatch.chdir(mine)
     monkeypatch.syspath_prepend(mine)

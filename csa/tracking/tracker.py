@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -84,6 +85,14 @@ def tracking_faults(settings: TrackingConfig) -> list[Fault]:
     return [] if tracker is None else tracker.faults()
 
 
+def lacking(settings: TrackingConfig, package: str) -> list[Fault]:
+    """A fault where a package is not installed that the extra of the same name brings."""
+    found = find_spec(package)
+    if found is not None and found.origin is not None:  # a folder of that name would be found, too: wandb makes one
+        return []
+    return [Fault("tracking", settings.name, "is not installed", f"pip install 'csa[{package}]', or tracking=none")]
+
+
 # --- what is read -----------------------------------------------------------------------------
 
 
@@ -92,7 +101,8 @@ class RecordedRun:
     """One reading of a record's folder.
 
     config: as recorded; lines: of metrics.jsonl, an epoch each; result: None before the end; failure: why it failed,
-    if it has; sweeps: those that it belongs to (``csa.tracking.sweeps.sweeps_of``).
+    if it has; sweeps: those that it belongs to (``csa.tracking.sweeps.sweeps_of``); key: by which a tracker may call
+    it: another one after the run was started over.
     """
 
     folder: Path
@@ -104,6 +114,7 @@ class RecordedRun:
     result: dict[str, Any] | None
     failure: str | None
     sweeps: list[dict[str, str | None]]
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -113,13 +124,17 @@ class RecordedRun:
         return f"{method} {dataset} {slug.replace('-', ' ')}"
 
     @property
-    def parameters(self) -> dict[str, str]:
-        """The configuration by dotted keys; values as YAML would write them on one line."""
-        kept = {key: value for key, value in self.config.items() if key not in NOT_PARAMETERS}
-        found = {key: in_a_word(value)[:LONGEST_VALUE] for key, value in flat(kept, "")}
+    def settings(self) -> dict[str, Any]:
+        """The configuration by dotted keys."""
+        found = dict(flat({key: value for key, value in self.config.items() if key not in NOT_PARAMETERS}, ""))
         if found.get("dataset.profile") in ("natural", "balanced"):
             found.pop("dataset.imbalance_ratio", None)  # nothing is of that ratio
         return found
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The same as texts; values as YAML would write them on one line."""
+        return {key: in_a_word(value)[:LONGEST_VALUE] for key, value in self.settings.items()}
 
     def epochs(self) -> list[dict[str, float]]:
         """The metrics of each epoch: loss, lr, the method's measures, speed, and ``<head>/<group>`` of each head.

@@ -11,8 +11,9 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
 from csa.config.faults import without_passwords
 from csa.tracking import sweeps
@@ -30,7 +31,7 @@ LOOKED_AT = ("identity.json", "metrics.jsonl", "result.json", "failure.json", sw
 
 
 def noted(folder: Path) -> dict[str, Any]:
-    """What the last watcher of a folder noted: ``settings``, ``pushed``, ``trouble``."""
+    """What watchers of a folder noted: ``settings``, ``pushed`` and ``trouble`` of the last one; ``key`` of the run."""
     try:
         return dict(read_json(folder / NOTE_NAME))
     except UNREADABLE:
@@ -103,8 +104,9 @@ class Watched(ABC):
 
     def _note(self, *, pushed: list[Any] | None = None, trouble: str | None = None) -> None:
         self._troubled = trouble is not None
+        own = {"settings": self._settings, "pushed": pushed, "trouble": trouble}
         with contextlib.suppress(OSError):
-            write_json(self.folder / NOTE_NAME, {"settings": self._settings, "pushed": pushed, "trouble": trouble})
+            write_json(self.folder / NOTE_NAME, noted(self.folder) | own)
 
     @property
     def ended(self) -> bool:
@@ -130,7 +132,14 @@ class WatchedRun(Watched):
 
     def _push(self) -> None:
         run = read(self.folder)
-        self.said = "" if run is None else self._tracker.push(run)
+        self.said = "" if run is None else self._tracker.push(replace(run, key=self._key()))
+
+    def _key(self) -> str:
+        """Written before it is used. It goes when the run is started over, with all else that is noted."""
+        there = noted(self.folder)
+        if "key" not in there:
+            write_json(self.folder / NOTE_NAME, there | {"key": uuid4().hex})
+        return str(noted(self.folder)["key"])
 
 
 class WatchedSweep(Watched):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from csa.config.faults import Fault
 from csa.tracking.mlflow.settings import MlflowTracking, how_to_browse, tracking_fault
-from csa.tracking.tracker import Tracker
+from csa.tracking.tracker import Tracker, lacking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from csa.config.faults import Fault
     from csa.tracking.mlflow.mirror import Mirror
     from csa.tracking.sweeps import Sweep
     from csa.tracking.tracker import RecordedRun
@@ -32,10 +31,8 @@ class MlflowTracker(Tracker[MlflowTracking]):
         self._mirrors: dict[Path, Mirror] = {}
 
     def faults(self) -> list[Fault]:
-        if find_spec("mlflow") is None:
-            return [Fault("tracking", "mlflow", "is not installed", "pip install 'csa[mlflow]', or tracking=none")]
         fault = tracking_fault(self.settings.uri)
-        return [fault] if fault else []
+        return lacking(self.settings, "mlflow") or ([fault] if fault else [])
 
     def browse(self, folder: Path) -> str:
         return how_to_browse(self.settings.address)
