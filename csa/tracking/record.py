@@ -14,9 +14,11 @@ The record is complete without MLflow. No password is in it.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
+import shutil
 import subprocess
 from importlib import metadata
 from io import BytesIO
@@ -29,6 +31,7 @@ from csa.config.faults import without_passwords
 from csa.metrics import GROUPS, SUMMARY, completed
 from csa.tracking.description import SCHEMA
 from csa.tracking.files import remove_drafts, write_bytes, write_json, write_text
+from csa.tracking.lease import LOCK_NAME
 from csa.tracking.run import OUTPUTS, Run
 
 if TYPE_CHECKING:
@@ -57,9 +60,17 @@ class Record(Run):
         self._forget()
 
     def take_back(self) -> None:
-        """Undo ``begin`` for a run that has not trained: it is planned, and not interrupted."""
+        """Undo ``begin`` for a run that has not trained: it is planned, and not interrupted.
+
+        Nothing is left of a folder where it was the first start; the log of others stays.
+        """
         for name in ("identity.json", "config.yaml", "metrics.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.folder.iterdir()} <= {LOCK_NAME}:
+                shutil.rmtree(self.folder)
+                for parent in (self.folder.parent, self.folder.parent.parent):  # method and data set
+                    parent.rmdir()
 
     def start_over(self) -> None:
         """Forget what was trained, keep the log."""

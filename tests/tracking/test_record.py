@@ -44,6 +44,22 @@ def test_state_follows_the_files(record):
     assert np.load(record.folder / "test_outputs.npz")["labels"].tolist() == [0, 1, 2]
 
 
+def test_nothing_is_left_of_a_run_that_is_refused(tmp_path):
+    first, again = (Record(tmp_path / "digits_lt" / "csa" / name) for name in ("first", "again"))
+    for record in (first, again):
+        begin(record)
+        with Lease(record.folder):
+            pass
+    again.log("started a week ago")
+    first.take_back()
+    assert [path.name for path in tmp_path.glob("*/*/*")] == ["again"]
+    again.take_back()
+    assert (again.state, {path.name for path in again.folder.iterdir()}) == ("planned", {"lease.lock", "log.txt"})
+    (again.folder / "log.txt").unlink()
+    again.take_back()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cut_last_line_of_the_metrics_does_not_count(record):
     begin(record)
     lines = [LINE | {"epoch": epoch} for epoch in (0, 1)]
