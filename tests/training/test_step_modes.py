@@ -116,7 +116,7 @@ EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc"}
     ("device", "case"),
     [
         ("cpu", case)
-        for case in ("ce", *LAUNCHED, "csa fine-tuned", "csa_mixup", "crt", "ldam_drw", "m2m", "oltr", "fsa")
+        for case in ("ce", *LAUNCHED, "csa fine-tuned", "csa_mixup", "crt", "ldam_drw", "m2m", "oltr", "fsa", "gpaco")
     ]
     + [pytest.param("cuda", case, marks=GPU.marks) for case in (*METHODS, "csa as printed", "csa fine-tuned")],
 )
