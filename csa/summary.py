@@ -39,7 +39,8 @@ def print_outset(console: PlainConsole, config: Config, split: Split, folder: Pa
     images = f"{sum(counts):,} training images, {max(counts)} to {min(counts)} of each of {len(counts)} classes"
     console.print(f"{config.method.name} on {config.dataset.name}: {images}, {len(split.test_labels):,} test images")
     recipe = f"recipe {config.protocol.name}, {counting(config.protocol.epochs, 'epoch')}, seed {config.seed}"
-    console.print(f"{config.backbone.name}, {recipe}; record: {folder}")
+    console.print(f"{config.backbone.name}, {recipe}")
+    console.print(f"to {folder}")
 
 
 def let_asked_stand(config: Config, record: Record) -> bool:
