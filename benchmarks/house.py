@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def way(words: list[str]) -> list[str]:
     def look(frame: FrameType, event: str, _argument: Any) -> None:
         nonlocal moves
         if event == "call" and (here := _module(frame)):
-            calls[here, frame.f_code.co_qualname] += 1
+            calls[here, _function(frame)] += 1
             moves += frame.f_back is not None and _module(frame.f_back) not in ("", here)
 
     sys.argv = ["csa.run", *words]
@@ -64,13 +65,19 @@ def way(words: list[str]) -> list[str]:
         hydra_main(lambda _: sys.setprofile(None))
     finally:
         sys.setprofile(None)
-    modules = {module for module, _ in calls}
-    return [f"the words pass {len(modules)} modules, {len(calls)} functions, {moves} moves between modules"]
+    modules, functions = {module for module, _ in calls}, {call for call in calls if call[1]}
+    return [f"the words pass {len(modules)} modules, {len(functions)} functions, {moves} moves between modules"]
 
 
 def _import_lines(text: str) -> int:
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     return sum(1 + (node.end_lineno or node.lineno) - node.lineno for node in nodes)
+
+
+def _function(frame: FrameType) -> str:
+    """Its name; nothing of a module, a class body, a comprehension or a lambda."""
+    name = frame.f_code.co_qualname
+    return "" if name.endswith(">") or not frame.f_code.co_flags & CO_OPTIMIZED else name
 
 
 def _module(frame: FrameType) -> str:

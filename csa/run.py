@@ -55,7 +55,7 @@ def recorded(config: Config) -> Record:
     from csa.config.rules import validation_faults
     from csa.console import PlainConsole
     from csa.data.dataset import cache_faults, load_split
-    from csa.summary import as_plain, let_asked_stand, print_outset, print_result
+    from csa.summary import as_plain, keep_shown_settings, print_outset, print_result
     from csa.tracking.finding import point_to_latest
     from csa.tracking.record import Record
     from csa.tracking.tracker import tracker_of
@@ -70,7 +70,7 @@ def recorded(config: Config) -> Record:
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
         console.print("this run is done; rerun=true trains it again")
-        if not started_together().rank and let_asked_stand(config, record):
+        if not started_together().rank and keep_shown_settings(config, record):
             console.print("its head or shot groups were others; they are those asked for now")
     else:
         if faults := cache_faults(split):

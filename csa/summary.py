@@ -43,7 +43,7 @@ def print_outset(console: PlainConsole, config: Config, split: Split, folder: Pa
     console.print(f"to {folder}")
 
 
-def let_asked_stand(config: Config, record: Record) -> bool:
+def keep_shown_settings(config: Config, record: Record) -> bool:
     """Of a finished run: its numbers become those of the head and of the shot groups that are asked for now.
 
     Every head is measured in every run, and groups are means over classes, so nothing is trained

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from csa.config import dataset_schema, method_schema
 from csa.config import schema as common_schema
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.schema import WIRING
 
 BOUNDS = {int: 2**63 - 1, float: 1e38}
 """Largest numbers of either sign: what torch's integers and its 32-bit floats hold."""
@@ -22,6 +21,9 @@ KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text
 PLURAL = {int: "integers", float: "numbers", str: "texts"}
 MISSED = "is missing"
 
+METHOD_WIRING = ("schema", "target", "streams", "published")
+WIRING = (*METHOD_WIRING, "source")
+"""Keys by which a file of ``conf/`` names its code; no word of a command is meant to be one of them."""
 SCHEMAS = (common_schema, dataset_schema, method_schema)
 
 Metadata = Mapping[str, Any]
@@ -242,6 +244,11 @@ def named_class(key: str, path: str, base: type[T]) -> type[T]:
         raise UserError(Fault(key, path, f"cannot be imported ({reason})", allowed)) from error
     if not (isinstance(named, type) and issubclass(named, base)):
         raise UserError(Fault(key, path, "is no such class", allowed))
-    if open_ := [name for name in dir(named) if getattr(getattr_static(named, name), "__isabstractmethod__", False)]:
-        raise UserError(Fault(key, path, f"is a base class, without {', '.join(open_)}", allowed))
+    if abstract := _abstract_methods(named):
+        raise UserError(Fault(key, path, f"is a base class, without {', '.join(abstract)}", allowed))
     return named
+
+
+@cache
+def _abstract_methods(named: type) -> list[str]:
+    return [name for name in dir(named) if getattr(getattr_static(named, name), "__isabstractmethod__", False)]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from csa.config.blocks import build_block
+from csa.config.blocks import WIRING, build_block
 from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError, composition_errors
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.schema import WIRING, Config
+from csa.config.schema import Config
 from csa.config.typed import resolve_and_check
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from csa.config.blocks import METHOD_WIRING
 from csa.config.dataset_schema import ColouredDataset
 from csa.config.locations import shipped
 from csa.config.method_schema import ContextShiftConfig, FocalConfig, FsaConfig, OltrConfig, PostHocConfig
-from csa.config.schema import METHOD_WIRING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

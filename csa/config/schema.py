@@ -48,11 +48,7 @@ def shown_only() -> Any:
 
 EPOCHS, IMAGES, SIDE, PROCESSES, FACTOR = 10**6, 10**6, 10**4, 1024, 1000
 """Most epochs, images of a step or kept beside it, pixels of an image's side, processes or threads, and the largest
-strength or exponent: far beyond use, and within what can be computed. Every number is within ``typed.BOUNDS``."""
-
-METHOD_WIRING = ("schema", "target", "streams", "published")
-WIRING = (*METHOD_WIRING, "source")
-"""Keys by which a file of ``conf/`` names its code; no word of a command is meant to be one of them."""
+strength or exponent: far beyond use, and within what can be computed. Every number is within ``blocks.BOUNDS``."""
 
 
 # --- dataset --------------------------------------------------------------------------------

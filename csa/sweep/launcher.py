@@ -58,7 +58,7 @@ class LocalLauncher(Launcher):
         cells = [_cell(words) for words in job_overrides]
         plan = make_plan(Tree(settings.config_name, self._loader), cells)
         plan.varied = set(OmegaConf.select(self._config, "hydra.sweeper.params") or ()) or None
-        plan.let_asked_stand()
+        plan.keep_shown_settings()
         to_do = settings.to_do(plan)
         tracking = self._track(settings, plan)
         tracking.end("interrupted", {})  # until it is known better

@@ -23,7 +23,7 @@ from csa.config.schema import SweepConfig
 from csa.config.words import parsed
 from csa.data.dataset import inspect
 from csa.request import Feasibility
-from csa.summary import let_asked_stand
+from csa.summary import keep_shown_settings
 from csa.sweep.cells import swept_keys
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.record import Record
@@ -130,12 +130,12 @@ class Plan:
             states[run.state] += 1
         return states
 
-    def let_asked_stand(self) -> None:
+    def keep_shown_settings(self) -> None:
         """For the runs that are done already: the heads and shot groups that the cells name."""
         for run in self.runs:
             if run.state == "done":
                 with contextlib.suppress(RecordError, FileNotFoundError):  # told by ``unreadable``
-                    let_asked_stand(run.config, run.record)
+                    keep_shown_settings(run.config, run.record)
 
     def unreadable(self) -> list[str]:
         """Of each run that is done and has no numbers to show, which it is and why."""

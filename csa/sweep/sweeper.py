@@ -79,7 +79,7 @@ class CellsSweeper(Sweeper):
             self._run(plan, settings)
 
     def _run(self, plan: Plan, settings: Settings) -> None:
-        plan.let_asked_stand()
+        plan.keep_shown_settings()
         to_do = settings.to_do(plan)
         self._console.print(f"{counted(plan)}; {len(to_do)} to do")
         endings: dict[str, Ending] = {}
