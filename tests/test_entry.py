@@ -184,14 +184,14 @@ def test_cfg_of_a_command_with_faults_lists_them(monkeypatch, capsys):
 
 MINE = """
 defaults: [config, {override method: ce}, _self_]
-hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1", protocol.epochs: 3}}}
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1,...,3", protocol.epochs: 3}}}
 """
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "2 cells, 2 runs: 0 done, 0 running, 0 interrupted, 0 failed, 2 planned"),
+        ((), "4 cells, 4 runs: 0 done, 0 running, 0 interrupted, 0 failed, 4 planned"),
         (("seed=1,2,...,9",), "9 cells, 9 runs"),
         (("seed=1", "protocol.epochs=x"), "protocol.epochs=x: is not an integer"),
         (("method=zz",), "method=zz: there is no such method"),
@@ -267,7 +267,7 @@ def test_a_run_of_ones_own_options(monkeypatch, words, values):
 
 def test_values_that_a_configuration_varies_are_checked(monkeypatch, capsys):
     Path("conf").mkdir()
-    Path("conf/mine.yaml").write_text(MINE.replace('"0,1"', '"0,x"'))
+    Path("conf/mine.yaml").write_text(MINE.replace("1,...,3", "x"))
     with pytest.raises(SystemExit, match="2"):
         command(monkeypatch, pytest.fail, "--config-dir", "conf", "-cn", "mine")
     assert "seed=x: is not an integer" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from csa.config import composition
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
-from csa.request import configure, preflight
+from csa.request import KEYS, configure, preflight
 from csa.tracking.mlflow.settings import DEFAULT_URI, how_to_browse
 
 
@@ -401,6 +401,15 @@ def test_every_entry_takes_options_of_another_package(tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             configure(words, extra=EXTRA)
+
+
+def test_smoke_is_spelt_out_wherever_a_run_is_meant():
+    assert preflight(["smoke=true", "protocol.epochs=9"]).config.protocol.epochs == 2
+    config, _ = configure(["smoke=true", "dataset=mnist_lt"], takes=("dataset",), passes_over=KEYS)
+    assert (config.dataset.name, config.dataset.source) == ("mnist_lt", "csa.data.sources.tiny.TinySource")
+    with pytest.raises(UserError) as caught:
+        configure(["smoke=true"], takes=("dataset",))
+    assert [fault.key for fault in caught.value.faults] == ["smoke"]
 
 
 def test_configure_tells_all_faults():
