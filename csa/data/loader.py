@@ -70,11 +70,11 @@ class Loader(Protocol):
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         """The training set in its order, not augmented."""
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """This process's part of the test set in its order, not augmented."""
+    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        """This process's part of the test set in its order, not augmented; or all of it."""
 
-    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        """This process's part of the validation images, as the test set; none without a holdout."""
+    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        """This process's part of the validation images, as the test set, or all; none without a holdout."""
 
     def with_images(self, images: Tensor, labels: Tensor) -> Loader:
         """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
@@ -159,11 +159,11 @@ class ResidentLoader:
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return in_order(self.augmentation.unprepared(self._images), self._labels, batch_size)
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return self._mine(*self._test, batch_size)
+    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return self._mine(*self._test, batch_size, whole=whole)
 
-    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        return self._mine(*self._holdout, batch_size)
+    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return self._mine(*self._holdout, batch_size, whole=whole)
 
     def with_images(self, images: Tensor, labels: Tensor) -> ResidentLoader:
         more = copy(self)
@@ -189,8 +189,8 @@ class ResidentLoader:
             return Batch(self.sim(self.augmentation.unprepared(images), here, crops), self._labels[labels])
         return Batch(self.augmentation(images, here, crops), self._labels[labels])
 
-    def _mine(self, images: Tensor, labels: Tensor, batch_size: int) -> Iterator[Batch]:
-        part = self.shard.part(len(labels))
+    def _mine(self, images: Tensor, labels: Tensor, batch_size: int, *, whole: bool) -> Iterator[Batch]:
+        part = (ALONE if whole else self.shard).part(len(labels))
         return in_order(images[part], labels[part], batch_size)
 
     def _plain(self, images: Images) -> Tensor:

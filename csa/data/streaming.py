@@ -90,11 +90,11 @@ class StreamingLoader:
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
         return self.decoding.in_order(TRAIN, batch_size, ALONE)
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return self.decoding.in_order(TEST, batch_size, self.shard)
+    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return self.decoding.in_order(TEST, batch_size, ALONE if whole else self.shard)
 
-    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        return self.decoding.in_order(HOLDOUT, batch_size, self.shard)
+    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return self.decoding.in_order(HOLDOUT, batch_size, ALONE if whole else self.shard)
 
     def with_images(self, images: Tensor, labels: Tensor) -> StreamingLoader:
         problem = "makes training images of its own, which cannot be added to images that stay in their files"

@@ -33,7 +33,7 @@ def aggregation_weights(logits: Callable[[Tensor], Tensor], loader: Loader, expe
     update = torch.optim.SGD([weights], LR, MOMENTUM, weight_decay=DECAY, nesterov=True)
     for epoch in range(EPOCHS):
         generator = torch_generator(seed, "aggregation", epoch)
-        for images, _ in loader.test_batches(BATCH):
+        for images, _ in loader.test_batches(BATCH, whole=True):
             first, second = (logits(_view(images, generator)).cpu() for _ in range(2))
             with torch.enable_grad():
                 (weights.grad,) = torch.autograd.grad(-stability(weights.softmax(0), first, second), weights)

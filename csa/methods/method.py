@@ -111,6 +111,8 @@ class Method(nn.Module):
     def prepare(self, stage: int, loader: Loader) -> None:
         """Work on the training or validation images before the first step of ``stage``.
 
+        Each process of a run asks the loader for all of them (``whole``), so that all come to the same.
+
         Called after ``enter_stage``, on the device, in evaluation mode and without gradients; not on
         resuming, so that what it leaves belongs into the state.
         """

@@ -66,7 +66,7 @@ class PostHocCorrection(Classifier):
         if stage != CORRECTION or self.config.tau is not None:
             return
         hits = torch.zeros(len(CANDIDATES), dtype=torch.int64, device=self.tau.device)
-        for images, labels in loader.holdout_batches(TUNING_BATCH):
+        for images, labels in loader.holdout_batches(TUNING_BATCH, whole=True):
             feature = self.backbone(images)
             outputs = [self.corrected(feature, tau) for tau in CANDIDATES]
             hits += torch.stack([(output.argmax(1) == labels).sum() for output in outputs])

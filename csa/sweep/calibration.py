@@ -107,11 +107,11 @@ class ShortLoader:
         few = [*sizes[:WARM_STEPS], sizes[-1]] if self.warming else sizes[: self.steps]
         return replace(whole, global_sizes=few)  # type: ignore[type-var]
 
-    def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        return islice(self._loader.test_batches(batch_size), self.test_steps)
+    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return islice(self._loader.test_batches(batch_size, whole=whole), self.test_steps)
 
-    def holdout_batches(self, batch_size: int) -> Iterator[Batch]:
-        return islice(self._loader.holdout_batches(batch_size), self.test_steps)
+    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        return islice(self._loader.holdout_batches(batch_size, whole=whole), self.test_steps)
 
 
 @contextmanager

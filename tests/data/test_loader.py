@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from csa.data import loader as loaders
+from csa.data.batch import Shard
 from csa.data.dataset import load_split
 from csa.data.loader import Loader, ResidentLoader, batch_sizes
 
@@ -92,7 +93,7 @@ def test_other_streams_follow_the_first(loader, sampler_config):
     assert torch.equal(rounds[0], plain)
 
 
-def test_evaluation_batches_are_whole_and_in_order(loader, split):
+def test_evaluation_batches_are_whole_and_in_order(loader, split, protocol_config):
     def check(batches, images, labels):
         batches = list(batches)
         assert torch.cat([batch.labels for batch in batches]).tolist() == labels.tolist()
@@ -101,6 +102,9 @@ def test_evaluation_batches_are_whole_and_in_order(loader, split):
 
     check(loader.test_batches(128), split.test_images, split.test_labels)
     check(loader.holdout_batches(7), split.holdout_images, split.holdout_labels)
+    second = ResidentLoader(split, protocol_config(), "cpu", seed=0, shard=Shard(1, 2))
+    check(second.holdout_batches(7, whole=True), split.holdout_images, split.holdout_labels)
+    assert sum(len(batch.labels) for batch in second.holdout_batches(7)) < len(split.holdout_labels)
 
 
 def test_without_a_holdout_there_are_no_batches(dataset_config, protocol_config, tmp_path):

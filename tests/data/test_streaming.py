@@ -190,6 +190,8 @@ def test_the_processes_together_see_the_single_process_s_epoch(make, streams, pr
             assert [len(one) for one in mine] == [part.sizes[step] for part in parts]
         tests = [batch.labels for loader in several for batch in loader.test_batches(4)]
         assert torch.cat(tests).tolist() == torch.cat([batch.labels for batch in alone.test_batches(4)]).tolist()
+        whole_test = [batch.labels for batch in several[1].test_batches(4, whole=True)]
+        assert torch.cat(whole_test).tolist() == torch.cat(tests).tolist()
 
 
 def test_a_large_jpeg_is_decoded_at_a_smaller_scale(tmp_path):

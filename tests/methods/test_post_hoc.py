@@ -57,7 +57,8 @@ class Holdout:
         with torch.no_grad():
             self.labels = method.eval().corrected(method.backbone(self.images), tau).argmax(1)
 
-    def holdout_batches(self, size: int):
+    def holdout_batches(self, size: int, *, whole: bool):
+        assert whole  # every process of a run is to choose the same
         for start in range(0, len(self.labels), 7):
             yield Batch(self.images[start : start + 7], self.labels[start : start + 7])
 
