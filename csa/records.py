@@ -231,12 +231,12 @@ def _agreed(number: int, own: dict[str, str]) -> bool:
 
 def _removed(run: Run, output_root: Path) -> str:
     """Why a run could not be removed; nothing if it was."""
-    from csa.tracking import removal
+    from csa.tracking.finding import NotARunError, remove
     from csa.tracking.lease import HeldError
 
     try:
-        removal.remove(run, output_root)
-    except (HeldError, removal.NotARunError, OSError) as error:
+        remove(run, output_root)
+    except (HeldError, NotARunError, OSError) as error:
         return str(error)
     return ""
 

@@ -223,9 +223,13 @@ def _weights_faults(values: Mapping[str, Any]) -> list[Fault]:
 
 
 def _tracking_faults(values: Mapping[str, Any]) -> list[Fault]:
-    from csa.tracking.tracker import tracking_faults
+    from csa.tracking.tracker import tracker_of
 
-    return tracking_faults(build_block(TrackingConfig, values))
+    try:
+        tracker = tracker_of(build_block(TrackingConfig, values))
+    except UserError as error:
+        return list(error.faults)
+    return [] if tracker is None else tracker.faults()
 
 
 ON_THIS_MACHINE: tuple[tuple[tuple[str, ...], Callable[..., list[Fault]]], ...] = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from csa.config.blocks import flat, named_class
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault
 from csa.config.schema import TrackingConfig
 
 if TYPE_CHECKING:
@@ -75,14 +75,6 @@ def tracker_of(settings: TrackingConfig) -> Tracker[Any] | None:
         return None
     base: type[Tracker[Any]] = Tracker
     return named_class("tracking.target", settings.target, base)(settings)
-
-
-def tracking_faults(settings: TrackingConfig) -> list[Fault]:
-    try:
-        tracker = tracker_of(settings)
-    except UserError as error:
-        return list(error.faults)
-    return [] if tracker is None else tracker.faults()
 
 
 def lacking(settings: TrackingConfig, package: str) -> list[Fault]:

@@ -8,7 +8,7 @@ import pytest
 from recorded_runs import begin, finish, named
 
 from csa import records
-from csa.tracking import lease, removal
+from csa.tracking import finding, lease
 from csa.tracking.files import write_json
 from csa.tracking.lease import HeldError, Lease
 
@@ -93,7 +93,7 @@ def test_a_running_run_stays(root, capsys):
 def test_a_run_that_starts_while_the_question_is_open_stays(root, monkeypatch, capsys):
     (record,) = records._selected(root, {"run": DONE, "state": "any"})
     with Lease(record.folder), pytest.raises(HeldError):
-        removal.remove(record, root)
+        finding.remove(record, root)
     with Lease(record.folder):
         assert records._removed(record, root).endswith(f"is training {record.folder}")
     assert DONE in left(root)
@@ -104,9 +104,9 @@ def test_a_living_run_of_another_machine_stays_and_a_dead_one_goes(root, monkeyp
     write_json(record.folder / "lease.json", {"host": "elsewhere", "pid": 7, "beat": 3})
     monkeypatch.setattr(lease, "time", _Clock(record.folder / "lease.json"))
     with pytest.raises(HeldError, match="process 7 on elsewhere"):
-        removal.remove(record, root)
+        finding.remove(record, root)
     lease.time.beating = False
-    removal.remove(record, root)
+    finding.remove(record, root)
     assert not record.folder.exists()
 
 
@@ -126,11 +126,11 @@ def test_what_is_no_run_folder_is_never_touched(root, tmp_path):
     elsewhere = begin(tmp_path / "precious", "eeee00000005")
     (root / "linked").symlink_to(tmp_path / "precious" / "dots_lt")
     (linked,) = records._selected(root, {"run": "eeee", "state": "any"})
-    with pytest.raises(removal.NotARunError, match="is a link, or lies behind one"):
-        removal.remove(linked, root)
+    with pytest.raises(finding.NotARunError, match="is a link, or lies behind one"):
+        finding.remove(linked, root)
     (elsewhere.folder / "identity.json").write_text('{"fingerprint": "other"}')
-    with pytest.raises(removal.NotARunError, match=r"has no identity.json of its own"):
-        removal.remove(elsewhere, tmp_path / "precious")
+    with pytest.raises(finding.NotARunError, match=r"has no identity.json of its own"):
+        finding.remove(elsewhere, tmp_path / "precious")
     assert (elsewhere.folder / "config.yaml").exists()
 
 
@@ -140,11 +140,11 @@ def test_a_removal_that_was_cut_off_leaves_no_run(root, monkeypatch):
     def cut_off(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(removal.shutil, "rmtree", cut_off)
+    monkeypatch.setattr(finding.shutil, "rmtree", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        removal.remove(record, root)
+        finding.remove(record, root)
     monkeypatch.undo()
     assert not record.folder.exists()
     assert records._selected(root, {"run": "", "state": "done"}) == []
-    removal.remove(finish(begin(root, DONE)), root)
+    finding.remove(finish(begin(root, DONE)), root)
     assert left(root) == sorted(["0123.pt", FAILED, INTERRUPTED])

@@ -12,6 +12,7 @@ import numpy as np
 
 from csa.config.faults import without_passwords
 from csa.tracking.record import software
+from csa.tracking.run import Run
 from csa.tracking.tracker import in_a_word
 
 if TYPE_CHECKING:
@@ -121,21 +122,8 @@ def _send_configuration(now: RecordedRun, client: MlflowClient, run_id: str) -> 
 
 
 def _send_table(now: RecordedRun, client: MlflowClient, run_id: str) -> None:
-    assert now.result is not None
     if TABLE not in [file.path for file in client.list_artifacts(run_id)]:  # else its rows would be added to
-        client.log_table(run_id, per_class_table(now.result), TABLE)
-
-
-def per_class_table(result: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Columns: class, training images, shot group (by rank), and the accuracy of each head."""
-    split = result["split"]
-    group_of = {index: group for group, members in split["by_rank"].items() for index in members}
-    table: dict[str, list[Any]] = {
-        "class": list(split["classes"]),
-        "training_images": list(split["counts"]),
-        "group": [group_of[index] for index in range(len(split["classes"]))],
-    }
-    return table | {head: list(scores["last"]["per_class"]) for head, scores in result["heads"].items()}
+        client.log_table(run_id, Run(now.folder).report().reset_index(), TABLE)
 
 
 def _send_picture(now: RecordedRun, client: MlflowClient, run_id: str, head: str) -> None:

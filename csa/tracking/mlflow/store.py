@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,9 +133,14 @@ def uri_of(tracking: TrackingConfig) -> str | None:
     return None if tracking.uri is None and database is not None and not database.exists() else tracking.address
 
 
-def unreachable(uri: str, error: Exception) -> UserError:
-    reason = str(missing_extra(error) or str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}"))
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Whatever MLflow raises, which is what its stores happen to, as a UserError."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(missing_extra(error) or str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
 
 
 def run_ids(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
@@ -143,10 +149,29 @@ def run_ids(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
     Raises:
         UserError: the store cannot be reached, or there is no database file.
     """
-    try:
-        return _search(uri, experiment)
-    except Exception as error:  # MLflow raises what its stores happen to
-        raise unreachable(uri, error) from error
+    settle_environment()
+    with reaching(uri):
+        database = sqlite_file(uri)
+        if database is not None and not database.exists():
+            raise FileNotFoundError(f"there is no file {database}")
+        client = _client(uri)
+        there = client.get_experiment_by_name(experiment)
+        found: dict[str, str] = {}
+        token = None
+        while there is not None:
+            page = client.search_runs(
+                [there.experiment_id],
+                "tags.`csa.status` = 'done'",
+                max_results=PAGE,
+                page_token=token,
+                order_by=["attributes.start_time DESC"],
+            )
+            for run in page:
+                found.setdefault(run.data.tags["csa.fingerprint"], run.info.run_id)
+            token = page.token
+            if not token:
+                break
+        return client, found
 
 
 def finished(uri: str, experiment: str, known: Collection[str]) -> Iterator[tuple[str, Callable[[], Path]]]:
@@ -174,36 +199,9 @@ def send(figures: Mapping[str, Mapping[str, bytes]], uri: str, experiment: str) 
             for name, content in figures[fingerprint].items():
                 path = Path(folder) / name
                 path.write_bytes(content)
-                try:
+                with reaching(uri):
                     client.log_artifact(known[fingerprint], str(path), FIGURES)
-                except Exception as error:  # MLflow raises what its stores happen to
-                    raise unreachable(uri, error) from error
     return len(there)
-
-
-def _search(uri: str, experiment: str) -> tuple[MlflowClient, dict[str, str]]:
-    settle_environment()
-    database = sqlite_file(uri)
-    if database is not None and not database.exists():
-        raise FileNotFoundError(f"there is no file {database}")
-    client = _client(uri)
-    there = client.get_experiment_by_name(experiment)
-    found: dict[str, str] = {}
-    token = None
-    while there is not None:
-        page = client.search_runs(
-            [there.experiment_id],
-            "tags.`csa.status` = 'done'",
-            max_results=PAGE,
-            page_token=token,
-            order_by=["attributes.start_time DESC"],
-        )
-        for run in page:
-            found.setdefault(run.data.tags["csa.fingerprint"], run.info.run_id)
-        token = page.token
-        if not token:
-            break
-    return client, found
 
 
 def _download(client: MlflowClient, run_id: str) -> Path:

@@ -40,10 +40,8 @@ class MlflowTracker(Tracker[MlflowTracking]):
     def reach(self) -> None:
         from csa.tracking.mlflow import store
 
-        try:
+        with store.reaching(self.settings.address):
             store.connect(self.settings)
-        except Exception as error:  # MLflow raises what its stores happen to
-            raise store.unreachable(self.settings.address, error) from error
 
     def push(self, run: RecordedRun) -> str:
         from csa.tracking.mlflow.mirror import Mirror
