@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from whole_records import CONFIG, IDENTITY, LINE, whole_names, whole_result, whole_split
@@ -18,6 +18,10 @@ from csa.data.dataset import load_split
 from csa.metrics import scores
 from csa.tracking.files import read_json
 from csa.tracking.record import Record
+
+if TYPE_CHECKING:
+    from csa.config.schema import Config
+    from csa.data.split import Split
 
 WORDS = (
     "protocol.epochs=2",
@@ -34,12 +38,23 @@ WORDS = (
 
 def train(output_root: Path, *words: str) -> Record:
     """A finished run on scikit-learn's digits."""
-    from csa.training.session import train_and_record
-
     with tree("config") as composer:
         every = [composer.parse(word) for word in (*WORDS, f"output_root={output_root}", *words)]
-        config = build(composer.compose(every).config)
-    split = load_split(config.dataset, config.data_dir, download=False)
+        return start(build(composer.compose(every).config))
+
+
+SPLITS: dict[str, Split] = {}
+"""Loading one takes as long as a tiny run on it, and training changes nothing of it."""
+
+
+def start(config: Config) -> Record:
+    """The run in this process."""
+    from csa.training.session import train_and_record
+
+    known = f"{config.dataset!r} in {config.data_dir}"
+    if known not in SPLITS:
+        SPLITS[known] = load_split(config.dataset, config.data_dir, download=False)
+    split = SPLITS[known]
     who = identity(config, split.hash)
     record = Record(run_folder(config, fingerprint(who)))
     train_and_record(config, who, split, record, PlainConsole(quiet=True))

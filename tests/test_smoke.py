@@ -6,15 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from recorded_runs import start
 
 from csa.config.composition import tree
-from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
 from csa.config.words import SMOKE_WORDS
-from csa.console import PlainConsole
-from csa.data.dataset import load_split
-from csa.tracking.record import Record
-from csa.training.session import train_and_record
 
 CONF = Path(__file__).parents[1] / "conf"
 COMMON = (*SMOKE_WORDS, "tracking=none", "runtime.threads=1", "runtime.device=cpu", "runtime.progress=false")
@@ -44,10 +40,7 @@ def test_it_trains(words, tmp_path):
     with tree("config") as composer:
         every = [composer.parse(word) for word in (*COMMON, f"output_root={tmp_path}", *words)]
         config = build(composer.compose(every).config)
-    split = load_split(config.dataset, config.data_dir, download=False)
-    who = identity(config, split.hash)
-    record = Record(run_folder(config, fingerprint(who)))
-    train_and_record(config, who, split, record, PlainConsole(quiet=True))
+    record = start(config)
     assert record.state == "done"
     assert len(record.metrics()) == record.result["epochs"] > 0
     assert all(math.isfinite(line["loss"]) for line in record.metrics())

@@ -76,7 +76,7 @@ def test_the_class_map_is_the_one_that_the_mask_is_made_of(loaded, split, monkey
 
 @pytest.mark.parametrize(
     ("figure", "words"),
-    [("2", ("methods=ce",)), ("10", ("methods=csa",)), ("11", ("methods=csa,cbrs",)), ("contexts", ())],
+    [("11", ("methods=csa,cbrs",)), ("contexts", ())],  # those with points are drawn below
 )
 def test_figures_on_demand(root, tmp_path, capsys, figure, words):
     command = [

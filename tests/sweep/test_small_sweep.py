@@ -9,7 +9,6 @@ import signal
 import pytest
 from mlflow import MlflowClient
 from started import LENET, ended, epochs, folder_of, start, training, wait_for
-from tiny_words import TINY
 
 from csa.tracking.mlflow.mirror import STATUS
 from csa.tracking.record import Record
@@ -17,52 +16,14 @@ from csa.tracking.record import Record
 URI = "sqlite:///mlflow.db"
 EPOCHS = 200
 LEARNS, KILLED, FAILS = "lr: 0.011\n", "lr: 0.012\n", "lr: 1000000000000.0\n"
-WORDS = ("-m", *LENET, f"protocol.epochs={EPOCHS}", "sweep.slots=2")
+OPTION = "name: small_of_mine\ntarget: csa.models.lenet.LeNet\nstem: null\nmin_size: 12\n"
+"""In a folder of one's own: it is swept as one of conf/ is."""
+WORDS = ("--config-dir", "mine", "-m", *LENET, "backbone=small_of_mine", f"protocol.epochs={EPOCHS}", "sweep.slots=2")
 SWEEP = (*WORDS, "protocol.lr=0.011,0.012,1e12", "sweep.name=killed")
 
 
 def results(root) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in root.glob("outputs/*/*/*/result.json")}
-
-
-def test_done_cells_are_skipped(tmp_path):
-    words = ("-m", *LENET, "protocol.epochs=1", "seed=0,1", "tracking=none")
-    status, told = ended(start(tmp_path, *words))
-    assert status == 0, told
-    before = results(tmp_path)
-    assert len(before) == 2
-    seeds = {json.loads(path.read_text())["run"]["seed"] for path in tmp_path.glob("outputs/*/*/*/result.json")}
-    assert seeds == {0, 1}
-    status, told = ended(start(tmp_path, *words))
-    assert status == 0, told
-    assert results(tmp_path) == before
-    assert "2 runs: 2 done, 0 running, 0 interrupted, 0 failed, 0 planned; 0 to do" in told
-    assert told.splitlines()[-1] == "2 runs: 2 done"
-
-
-def test_a_plan_trains_nothing(tmp_path):
-    status, told = ended(start(tmp_path, "-m", *TINY, "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"))
-    assert status == 0, told
-    assert "10 cells, 10 runs: 0 done, 0 running, 0 interrupted, 0 failed, 10 planned" in told
-    assert not list(tmp_path.glob("outputs/*/*/*"))
-
-
-def test_a_mistake_ends_a_sweep_before_it_begins(tmp_path):
-    status, told = ended(start(tmp_path, "-m", "delta=0,0.2,...,0.9", "method=ce,cas", "seed=0,-1"))
-    assert status == 2, told
-    assert "delta=0,0.2,...,0.9: in steps of 0.2 from 0, 0.9 is not reached" in told
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_options_of_a_folder_of_ones_own_are_swept(tmp_path):
-    (tmp_path / "mine" / "backbone").mkdir(parents=True)
-    text = "name: small_of_mine\ntarget: csa.models.lenet.LeNet\nstem: null\nmin_size: 12\n"
-    (tmp_path / "mine" / "backbone" / "small_of_mine.yaml").write_text(text)
-    words = (*TINY, "protocol.epochs=1", "method=ce", "backbone=small_of_mine", "seed=0")
-    status, told = ended(start(tmp_path, "--config-dir", "mine", "-m", *words))
-    assert status == 0, told
-    (result,) = tmp_path.glob("outputs/*/*/*/result.json")
-    assert json.loads(result.read_text())["run"]["backbone"] == "small_of_mine"
 
 
 # --- one sweep, killed, interrupted, failing ------------------------------------------------
@@ -73,9 +34,12 @@ class Sweep:
 
     def __init__(self, root) -> None:
         self.root = root
+        (root / "mine" / "backbone").mkdir(parents=True)
+        (root / "mine" / "backbone" / "small_of_mine.yaml").write_text(OPTION)
         self.kill_parent()
         self.kill_child()
         self.ctrl_c()
+        self.done_before = results(root)
         self.last_status, self.last_told = ended(start(root, *SWEEP, "sweep.retry_failed=true"))
         self.last_mlflow = self.settled(killed="FAILED")
 
@@ -167,6 +131,10 @@ def test_a_failed_run_is_retried_only_where_that_is_asked_for(sweep):
     assert sweep.last_status == 1
     assert "\n3 runs: 2 done, 1 failed\n" in sweep.last_told
     assert (sweep.run(FAILS) / "log.txt").read_text().count("started: ") == 2
+    assert sweep.done_before
+    assert sweep.done_before.items() <= results(sweep.root).items()  # what is done is skipped
+    done = [json.loads(path.read_text()) for path in sweep.root.glob("outputs/*/*/*/result.json")]
+    assert {result["run"]["backbone"] for result in done} == {"small_of_mine"}
 
 
 def test_mlflow_has_one_parent_and_its_children(sweep):
@@ -192,8 +160,12 @@ def test_mlflow_statuses_after_a_kill(sweep):
 
 
 def test_a_cell_of_a_second_sweep_gets_its_tag(sweep):
+    before = results(sweep.root)
     status, told = ended(start(sweep.root, *WORDS, "protocol.lr=0.011", "sweep.name=second"))
     assert status == 0, told
+    assert "1 run: 1 done, 0 running, 0 interrupted, 0 failed, 0 planned; 0 to do" in told
+    assert told.splitlines()[-1] == "1 run: 1 done"
+    assert results(sweep.root) == before
     parents = {"killed": "FAILED", "second": "FINISHED"}
     wait_for(lambda: "csa.sweep.second" in sweep.settled(**parents)["0.011"].data.tags, pause=1.0)
     runs = sweep.settled(**parents)

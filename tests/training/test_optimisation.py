@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning_fabric import Fabric
-from test_resuming import start
+from recorded_runs import start
 from torch.nn import functional as F
 
 from csa.config.composition import tree

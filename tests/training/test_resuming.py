@@ -10,18 +10,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from recorded_runs import start
 from same_run import assert_same, contents
 from shaped_tree import write_tree
 
 from csa.config.faults import UserError
-from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.locations import conf_dir
-from csa.console import PlainConsole
-from csa.data.dataset import load_split
 from csa.tracking.record import Record
 from csa.training import loop, machine, shared_stages
 from csa.training.recorded import load_method
-from csa.training.session import train_and_record
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 REFILLING = ("delta=0.105", "method.bank_size=4", "protocol.lr=0.1")
@@ -33,6 +30,14 @@ EAGER = {
     "tau_norm": ("method.tau=null", "dataset.holdout=2"),
     "sade": ("method.aggregation=test_time",),
 }
+
+
+NEEDS_RESNET = ("csa", "csa_mixup", "fsa")
+"""Bound to its numbers, or to its pooling; the others train on a quicker network."""
+
+
+def quick(method: str) -> tuple[str, ...]:
+    return () if method in NEEDS_RESNET else ("backbone=lenet",)
 
 
 class Stopper:
@@ -51,14 +56,6 @@ class Stopper:
         monkeypatch.setattr(loop.Training, "_step", step)
 
 
-def start(config) -> Record:
-    split = load_split(config.dataset, config.data_dir, download=False)
-    who = identity(config, split.hash)
-    record = Record(run_folder(config, fingerprint(who)))
-    train_and_record(config, who, split, record, PlainConsole(quiet=True))
-    return record
-
-
 def start_until_done(config) -> tuple[Record, int]:
     for starts in range(1, 30):
         with contextlib.suppress(SystemExit):
@@ -68,7 +65,7 @@ def start_until_done(config) -> tuple[Record, int]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, tmp_path, monkeypatch):
-    words = (f"method={method}", *EAGER.get(method, ()))
+    words = (f"method={method}", *quick(method), *EAGER.get(method, ()))
     undisturbed = start(configuration(*words))
     expected = contents(undisturbed)
     total = sum(1 for _ in undisturbed.metrics())
@@ -233,24 +230,24 @@ def test_a_continued_run_keeps_its_number_of_threads(configuration, monkeypatch)
     monkeypatch.setattr(machine, "idle_cores", lambda: 2)
     Stopper(monkeypatch, 3)
     with pytest.raises(SystemExit):
-        start(configuration("method=ce", "runtime.threads=null"))
+        start(configuration("method=ce", "backbone=lenet", "runtime.threads=null"))
     (config,) = Path(configuration().output_root).rglob("config.yaml")
     assert "threads: 2\n" in config.read_text()
     before = {path.name: path.stat().st_mtime_ns for path in config.parent.iterdir()}
     with pytest.raises(UserError, match=r"runtime.threads=1: this run was started with 2"):
-        start(configuration("method=ce", "runtime.threads=1"))
+        start(configuration("method=ce", "backbone=lenet", "runtime.threads=1"))
     assert {path.name: path.stat().st_mtime_ns for path in config.parent.iterdir()} == before
     monkeypatch.setattr(machine, "idle_cores", lambda: 1)
-    assert start(configuration("method=ce", "runtime.threads=null")).result["threads"] == 2
+    assert start(configuration("method=ce", "backbone=lenet", "runtime.threads=null")).result["threads"] == 2
 
 
 def test_what_starts_from_a_finished_stage_takes_its_number_of_threads(configuration, monkeypatch):
     monkeypatch.setattr(machine, "idle_cores", lambda: 1)
     monkeypatch.setattr(shared_stages, "cores", lambda: 2)
-    start(configuration("method=ce", "runtime.threads=2"))
-    result = start(configuration("method=crt", "runtime.threads=null")).result
+    start(configuration("method=ce", "backbone=lenet", "runtime.threads=2"))
+    result = start(configuration("method=crt", "backbone=lenet", "runtime.threads=null")).result
     assert (result["threads"], result["reused_epochs"]) == (2, 2)
-    asked = start(configuration("method=lws", "runtime.threads=1")).result
+    asked = start(configuration("method=lws", "backbone=lenet", "runtime.threads=1")).result
     assert (asked["threads"], asked["reused_epochs"]) == (1, 0)
 
 

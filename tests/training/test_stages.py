@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from test_resuming import Stopper, start, start_until_done
+from recorded_runs import start
+from test_resuming import Stopper, start_until_done
 
 from csa.methods.cam_bs import ForegroundTransfer
 from csa.training import loop
@@ -23,7 +24,13 @@ def rates(monkeypatch):
     return taken
 
 
-WARM_UP = ("method=ce", "protocol.epochs=4", "protocol.reference_epochs=4", "protocol.warmup_epochs=2")
+WARM_UP = (
+    "method=ce",
+    "backbone=lenet",
+    "protocol.epochs=4",
+    "protocol.reference_epochs=4",
+    "protocol.warmup_epochs=2",
+)
 
 
 def test_the_rate_is_set_once_an_epoch(configuration, rates):
@@ -67,12 +74,13 @@ def test_tuned_on_the_validation_images_the_last_evaluation_is_the_best(configur
 
 
 def test_what_starts_from_a_finished_stage_takes_it(configuration):
-    start(configuration("method=ce"))
+    small = "backbone=lenet"
+    start(configuration("method=ce", small))
     for method in ("crt", "lws", "tau_norm", "logit_adjustment_post_hoc", "m2m"):
-        assert start(configuration(f"method={method}", "tracking=none")).result["reused_epochs"] == 2, method
-    start(configuration("method=mixup"))
+        assert start(configuration(f"method={method}", small)).result["reused_epochs"] == 2, method
+    start(configuration("method=mixup", small))
     for method in ("crt_mixup", "lws_mixup"):
-        assert start(configuration(f"method={method}")).result["reused_epochs"] == 2, method
+        assert start(configuration(f"method={method}", small)).result["reused_epochs"] == 2, method
 
 
 @pytest.mark.parametrize(("first", "second"), [("ce", "fsa"), ("fsa", "crt")])

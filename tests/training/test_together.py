@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from recorded_runs import start
 from same_run import assert_same, contents
 from test_resuming import EAGER
 from tiny_words import TINY
@@ -32,18 +33,15 @@ PLAIN = ("protocol.precision=fp32", "runtime.checkpoint_seconds=0")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
-def csa(
-    output_root: Path, *words: str, several: bool, program: tuple[str | Path, ...] = ("-m", "csa.run")
-) -> list[str | Path]:
-    launcher = TORCHRUN if several else ()
-    return [sys.executable, *launcher, *program, *TINY, *PLAIN, f"output_root={output_root}", *words]
+def csa(output_root: Path, *words: str) -> list[str | Path]:
+    """Two processes, which tell of their threads."""
+    return [sys.executable, *TORCHRUN, HERE / "ending.py", *TINY, *PLAIN, f"output_root={output_root}", *words]
 
 
-def done(output_root: Path, *words: str, several: bool) -> Record:
-    ended = subprocess.run(
-        csa(output_root, *words, several=several), check=False, capture_output=True, text=True, env=ENVIRONMENT
-    )
+def done(output_root: Path, *words: str) -> Record:
+    ended = subprocess.run(csa(output_root, *words), check=False, capture_output=True, text=True, env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("threads left: []") == 2, ended.stdout
     return only_record(output_root)
 
 
@@ -52,24 +50,18 @@ def only_record(output_root: Path) -> Record:
     return Record(folder)
 
 
-# A mistake would be the same in both arithmetics. In double at the recipe's own rate nothing is left after 20 steps. In
-# single rounding is, of which training makes up to a hundred-thousandfold at larger rates: double with weights moved by
-# 2^-24 after every step drifts as far. So single is asked for little, at a gentle rate.
-@pytest.mark.parametrize(
-    ("network", "backbone", "rate", "of_weights", "of_losses"),
-    [("Precise", "resnet32", 0.02, 1e-12, 1e-6), ("Frozen", "resnet10", 0.0001, 1e-5, 1e-5)],
-)
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
-    tmp_path, network, backbone, rate, of_weights, of_losses
-):
+# In double precision nothing is left after 20 steps. In single rounding is, of which training makes up to a
+# hundred-thousandfold: double with weights moved by 2^-24 after every step drifts as far.
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(tmp_path, configuration):
     """62 images in steps of 61 (30 and 31) and of 1, of which one process has none: 20 steps."""
-    words = ("method=ce", f"method.target=frozen_batch_norm.{network}", f"backbone={backbone}", f"protocol.lr={rate}")
+    words = ("method=ce", "method.target=double_precision.Precise", "backbone=lenet", "protocol.lr=0.02")
     words += ("protocol.batch_size=61", "protocol.epochs=10")
-    one, two = (done(tmp_path / str(several), *words, several=several) for several in (False, True))
+    one = start(configuration(*PLAIN, *words))
+    two = done(tmp_path / "two", *words)
     losses = [[line["loss"] for line in record.metrics()] for record in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], abs=of_losses)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     weights = [contents(record)["weights"] for record in (one, two)]
-    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < of_weights
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-12
     assert all(state["momentum_buffer"].norm() > 0 for state in contents(two)["momentum"].values())  # it does train
     assert [line["images"] for line in two.metrics()] == [62] * 10
     assert two.result["processes"] == 2
@@ -107,37 +99,35 @@ def confusion(record: Record) -> list[list[int]]:
         return outputs["confusion_classifier"].tolist()
 
 
-@pytest.mark.parametrize("method", ["csa", "crt"])
-def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path, method):
-    words = (f"method={method}", *EAGER.get(method, ()), "protocol.epochs=3", "tracking=none")
-    calm = done(tmp_path / "calm", *words, several=True)
-    command = csa(tmp_path / "killed", *words, several=True)
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
-        metrics = wait_for(tmp_path / "killed", "metrics.jsonl", running)
-        os.kill(second_process(running.pid), signal.SIGKILL)
-        killed = time.monotonic()
-        told = running.communicate(timeout=100)[0].decode()
-    assert running.returncode != 0
-    assert time.monotonic() - killed < 60, told
-    record = only_record(tmp_path / "killed")
-    assert metrics.exists()
+def ended_early(folder: Path, number: signal.Signals, *words: str) -> tuple[Record, str]:
+    """The second process is sent a signal after the first epoch: what is left, and what both told."""
+    with subprocess.Popen(
+        csa(folder, *words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as running:
+        wait_for(folder, "metrics.jsonl", running)
+        os.kill(second_process(running.pid), number)
+        told = running.communicate()[0].decode()
+    assert running.returncode != 0, told
+    return only_record(folder), told
+
+
+def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path):
+    words = ("method=csa", *EAGER["csa"], "backbone=lenet", "protocol.epochs=20")
+    record, told = ended_early(tmp_path / "killed", signal.SIGKILL, *words)
     assert record.state == "failed", told
     assert "another process of this run has ended" in json.loads((record.folder / "failure.json").read_text())["reason"]
-    assert_same(contents(done(tmp_path / "killed", *words, several=True)), contents(calm))
+    assert_same(contents(done(tmp_path / "killed", *words)), contents(done(tmp_path / "calm", *words)))
 
 
-def test_no_thread_of_gloo_is_left_when_python_ends(tmp_path):
-    """One that lets go of a tensor then aborts the process: a run that is done, or is to be continued, would fail."""
-    command = csa(tmp_path, "method=csa", "protocol.epochs=40", several=True, program=(HERE / "ending.py",))
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
-        wait_for(tmp_path, "metrics.jsonl", running)
-        os.kill(second_process(running.pid), signal.SIGTERM)
-        stopped = running.communicate(timeout=100)[0].decode()
-    assert only_record(tmp_path).state == "interrupted", stopped
-    assert (stopped.count("threads there: ['"), stopped.count("threads left: []")) == (2, 2), stopped
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("threads left: []") == 2, ended.stdout
+def test_one_process_stopped_stops_both_and_no_thread_of_gloo_is_left(tmp_path):
+    """One that lets go of a tensor when Python ends aborts the process: a run that is to be continued would fail."""
+    words = ("method=crt", "backbone=lenet", "protocol.epochs=20")
+    record, told = ended_early(tmp_path, signal.SIGTERM, *words)
+    assert record.state == "interrupted", told
+    assert (told.count("threads there: ['"), told.count("threads left: []")) == (2, 2), told
+    record = done(tmp_path, *words)
+    assert "continued at stage 0" in (record.folder / "log.txt").read_text()
+    assert {line["stage"] for line in record.metrics()} == {"train", "classifier"}
 
 
 @pytest.mark.parametrize(("count", "kept"), [("2", True), ("1", False)])
