@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csa.reporting.frame import runs
-    from csa.reporting.sources import load
     from csa.reporting.tables import compare, table
     from csa.run import train
+    from csa.tracking.finding import load
     from csa.tracking.run import Run
 
 __version__ = "0.2.0"
@@ -25,7 +25,7 @@ __all__ = ["Run", "compare", "load", "runs", "table", "train"]
 WHERE = {
     "Run": "csa.tracking.run",
     "compare": "csa.reporting.tables",
-    "load": "csa.reporting.sources",
+    "load": "csa.tracking.finding",
     "runs": "csa.reporting.frame",
     "table": "csa.reporting.tables",
     "train": "csa.run",

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.reporting.layout import Drawn, Section
-    from csa.reporting.sources import Found
+    from csa.tracking.finding import Found
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "html")
 WORDS: dict[str, tuple[str, ...]] = {
@@ -98,7 +98,7 @@ def main(words: list[str]) -> int:
         order = Order(config, own, frozenset(word.partition("=")[0] for word in words))
         _check(order)
         from csa.reporting.sections import comparison_section
-        from csa.reporting.sources import collect
+        from csa.tracking.finding import collect
 
         found = collect(own["source"], Path(config.output_root).expanduser(), order.records, config.tracking)
         frame = _frame(found, order)

@@ -22,8 +22,8 @@ from csa.config.identity import fingerprint, identity
 from csa.config.schema import Config
 from csa.config.typed import build
 from csa.metrics import Scores, class_means, scores
-from csa.reporting.sources import Found, from_records
 from csa.tracking.exported import export
+from csa.tracking.finding import Found, from_records
 from csa.tracking.record import Record
 from csa.tracking.run import Run
 

@@ -11,6 +11,7 @@ from csa.config.faults import Fault, UserError
 from csa.figures import classes, results
 from csa.figures.panel import Panel, looks_of, panel
 from csa.figures.style import files, style
+from csa.metrics import GROUPS
 from csa.reporting.frame import one_head
 from csa.reporting.layout import Drawn, printed
 from csa.reporting.paper import load_published
@@ -204,7 +205,7 @@ def of_data_set(config: Config) -> Drawn:
     from csa.data.dataset import load_split
 
     split = load_split(config.dataset, config.data_dir, config.download)
-    groups = {name: getattr(split.by_rank, name) for name in ("many", "medium", "few")}
+    groups = {name: getattr(split.by_rank, name) for name in GROUPS}
     with style():
         content = files(classes.counts(printed(split.name), split.classes, split.counts, groups))
     return Drawn(f"counts_{split.name}", CAPTIONS["counts"], content)

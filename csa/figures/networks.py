@@ -43,7 +43,7 @@ def model_runs(
         for run, words in zip(rows["run"], rows["settings"], strict=True)
         if (run.dataset, run.seed) == (dataset, seed)
         and run.method in methods
-        and _has_checkpoint(run)
+        and run.checkpoint.exists()
         and imbalance_ratio in (None, run.config["dataset"]["imbalance_ratio"])
     ]
     cells: dict[tuple[str, str], dict[str, tuple[Run, int]]] = {}
@@ -74,14 +74,10 @@ def _backbone(run: Run) -> str:
     return str(run.identity["backbone"]["name"])
 
 
-def _has_checkpoint(run: Run) -> bool:
-    return run.checkpoint.exists()
-
-
 def _no_run(method: str, chosen: Sequence[Run], runs: Sequence[Run], dataset: str, seed: int) -> Fault:
     """What is missing, and the seeds that there are or the command that trains it."""
     seeds = sorted(
-        {run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and _has_checkpoint(run)}
+        {run.seed for run in runs if (run.dataset, run.method) == (dataset, method) and run.checkpoint.exists()}
     )
     problem = f"no run of it on {dataset} with seed {seed} has a checkpoint here"
     if seeds and seed not in seeds:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.figures.style import look
-from csa.metrics import by_size
+from csa.metrics import GROUPS, by_size
 from csa.reporting.frame import one_head
 from csa.reporting.layout import PRINTED, spans
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from csa.reporting.layout import Section
     from csa.tracking.run import Run
 
-GROUPS = ("many", "medium", "few")
 SHADES = ("#ffffff", "#f0f0f0", "#e0e0e0")
 """Behind the classes of each shot group, in this order everywhere."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from io import BytesIO
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from csa.figures.style import COLOURS, MARKERS, canvas, files, style
 from csa.metrics import by_size
 from csa.reporting.layout import Drawn, printed
 from csa.tracking.exported import exported_paths
-from csa.tracking.files import UNREADABLE, write_bytes
+from csa.tracking.files import UNREADABLE, npz, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,9 +163,7 @@ def packed(shown: Representation, caption: str, fingerprints: Sequence[str]) -> 
     arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)}
     for number, cloud in enumerate(cloud for row in shown.rows for cloud in row):
         arrays |= {f"points_{number}": cloud.points, f"labels_{number}": cloud.labels}
-    buffer = BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    return npz(**arrays)
 
 
 def keep(drawn: Drawn, records: Path) -> str:

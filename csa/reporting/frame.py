@@ -11,9 +11,10 @@ import pandas as pd
 
 from csa.config.dataset_schema import ListFilesDataset
 from csa.config.schema import DatasetConfig
+from csa.metrics import GROUPS
 from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
 from csa.reporting.layout import PRINTED, printed
-from csa.reporting.sources import find, there
+from csa.tracking.finding import find, there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 
     from csa.tracking.run import Run
 
-ACCURACIES = ("all", "balanced", "many", "medium", "few")
+ACCURACIES = ("all", "balanced", *GROUPS)
 OTHERS = ("macro_f1", "g_mean", "ece")
-GROUPS = ("many", "medium", "few")
 RULES = {"last": "last", "best": "best_on_test"}
 MEASURES = (*ACCURACIES, *OTHERS, *(f"count_{group}" for group in GROUPS))
 SHOWN_OF_A_HASH = 8

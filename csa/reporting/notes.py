@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from csa.metrics import GROUPS
 from csa.reporting.layout import COLLAPSED, PLUS_MINUS, as_printed, is_none, listed, printed
 from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, load_published
 
@@ -122,7 +123,7 @@ def _recipe(runs: Sequence[Run]) -> list[str]:
 def _groups(runs: Sequence[Run], groups: str) -> list[str]:
     split = runs[0].result["split"]
     rule = "by_count" if groups == "count" else "by_rank"
-    sizes = "/".join(str(len(split[rule][name])) for name in ("many", "medium", "few"))
+    sizes = "/".join(str(len(split[rule][name])) for name in GROUPS)
     how = "by training images (many > 100, few < 20)" if groups == "count" else "by class rank"
     images = f"{sum(split['counts']):,} training images of {len(split['counts'])} classes"
     return [f"{images}; many/medium/few {how}: {sizes} classes."]

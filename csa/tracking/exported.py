@@ -17,7 +17,6 @@ import hashlib
 import json
 from dataclasses import fields
 from functools import cached_property, lru_cache
-from io import BytesIO
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -37,7 +36,7 @@ from csa.tracking.description import (
     refuse,
     result_faults,
 )
-from csa.tracking.files import parse_json, read_json, write_bytes
+from csa.tracking.files import npz, parse_json, read_json, write_bytes
 from csa.tracking.run import Run
 
 if TYPE_CHECKING:
@@ -210,8 +209,8 @@ def _files(run: Run, to: Path) -> tuple[Path, dict[Path, bytes]]:
     name = run.fingerprint if device == "cpu" else f"{run.fingerprint}-{device}"  # both results are kept
     path = to / dataset / method / f"{name}.json"
     return path, {
-        to / "labels" / f"{_digest(labels)}.npz": _packed(labels=labels),
-        path.with_suffix(".npz"): _packed(**offsets, metrics=np.frombuffer(metrics.encode(), dtype=np.uint8)),
+        to / "labels" / f"{_digest(labels)}.npz": npz(labels=labels),
+        path.with_suffix(".npz"): npz(**offsets, metrics=np.frombuffer(metrics.encode(), dtype=np.uint8)),
         path: (_diffable(content) + "\n").encode(),
     }
 
@@ -228,13 +227,6 @@ def _without_folders(block: dict[str, Any]) -> dict[str, Any]:
         key: PurePath(value).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
         for key, value in block.items()
     }
-
-
-def _packed(**arrays: np.ndarray) -> bytes:
-    """An ``.npz`` file; numpy writes no times into it, so equal arrays give equal bytes."""
-    buffer = BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
 
 
 def _digest(labels: np.ndarray) -> str:

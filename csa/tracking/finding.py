@@ -1,4 +1,8 @@
-"""Which runs are recorded below a folder, which of them is meant; and deleting one, and nothing else."""
+"""Where runs are recorded, which of them is meant, and which of two records of one run counts; and removing one.
+
+Run folders come first: they hold everything, checkpoint and logits included. Then exported records;
+then MLflow, for what is only there.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,21 @@ import contextlib
 import os
 import re
 import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.identity import DIGITS
+from csa.tracking.exported import ExportedRun, exported_paths
 from csa.tracking.files import UNREADABLE, read_json
 from csa.tracking.lease import Lease
 from csa.tracking.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from csa.config.schema import TrackingConfig
 
 LATEST = "latest"
 EXPECTED = f"a fingerprint or how it begins, or {LATEST}; python -m csa.records lists them"
@@ -51,18 +59,22 @@ def find_run(output_root: Path, text: str) -> Run:
     Raises:
         UserError: there is none, or there are several; candidates are named.
     """
-    if not text:
-        raise UserError(Fault("run", None, "must be given", EXPECTED))
     if text == LATEST and (folder := latest(output_root)):
         return Run(folder)
     known = [(fingerprint_of(run.folder) or "", run) for run in runs(output_root)]
+    nothing = f"there is no such run below {output_root}" if known else f"no run is recorded below {output_root}"
+    return _only(text, known, nothing)
+
+
+def _only(text: str, known: Sequence[tuple[str, Run]], nothing: str) -> Run:
+    """The one whose fingerprint begins so; nothing: what is said where there is none."""
+    if not text:
+        raise UserError(Fault("run", None, "must be given", EXPECTED))
     found = [(fingerprint, run) for fingerprint, run in known if fingerprint.startswith(text)]
     if not found:
-        problem = f"there is no such run below {output_root}" if known else f"no run is recorded below {output_root}"
-        raise UserError(Fault("run", text, problem, EXPECTED, nearest(text, [fingerprint for fingerprint, _ in known])))
+        raise UserError(Fault("run", text, nothing, EXPECTED, nearest(text, [fingerprint for fingerprint, _ in known])))
     if len(found) > 1:
-        candidates = [f"{fingerprint} ({run.folder})" for fingerprint, run in found]
-        listed = ", ".join(candidates[:MOST_CANDIDATES])
+        listed = ", ".join(f"{fingerprint} ({run.where})" for fingerprint, run in found[:MOST_CANDIDATES])
         more = f" and {len(found) - MOST_CANDIDATES} more" if len(found) > MOST_CANDIDATES else ""
         raise UserError(Fault("run", text, f"stands for {len(found)} runs", listed + more))
     return found[0][1]
@@ -107,6 +119,144 @@ def find_finished(output_root: Path, text: str) -> Run:
         raise UserError(Fault("run", name, "has no checkpoint.pt", "a run with its model"))
     _ = run.config, run.result
     return run
+
+
+# --- finished runs of every place -------------------------------------------------------------
+
+PLACES = ("outputs", "reports/records", "sqlite:///mlflow.db")
+"""Where runs are looked for when nothing else is said; a place that is not there has none."""
+
+
+@dataclass
+class Found:
+    """runs: one of each fingerprint, by fingerprint; left_out: why records do not count; notes: what else to know."""
+
+    runs: list[Run] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, others: Iterable[Run | str]) -> None:
+        """Runs that are not there yet, and complaints; of a run that is told twice the first one counts.
+
+        On another kind of device the same run has another result. Elsewhere that is noted.
+        """
+        known = {run.fingerprint: run for run in self.runs}
+        for other in others:
+            if isinstance(other, str):
+                self.left_out.append(other)
+            elif other.fingerprint not in known:
+                known[other.fingerprint] = other
+            elif _outcome(other) != _outcome(taken := known[other.fingerprint]) and _device(other) == _device(taken):
+                self.notes.append(f"{other.where} tells of other accuracies than {taken.where}, which is taken")
+        self.runs = [known[fingerprint] for fingerprint in sorted(known)]
+
+
+def find(places: Iterable[str | Path], experiment: str = "csa") -> Found:
+    """Runs of every place: a folder of runs or of exported records, or the address of an MLflow store (``...://...``).
+
+    Raises UserError where a store cannot be reached.
+    """
+    found = Found()
+    for place in map(str, places):
+        if "://" not in place:
+            folder = Path(place).expanduser()
+            found.add(from_folders(folder))
+            found.add(from_records(folder))
+        else:
+            found.add(from_mlflow(place, experiment, {run.fingerprint for run in found.runs}))
+    return found
+
+
+def collect(source: str, output_root: Path, records: Path, tracking: TrackingConfig) -> Found:
+    """Runs of ``runs``, ``records``, ``mlflow`` or ``all`` of them.
+
+    A store that cannot be reached, or is not there, is a fault (UserError) only where nothing but MLflow was asked for.
+    """
+    found = Found()
+    if source in ("all", "runs"):
+        found.add(from_folders(output_root))
+    if source in ("all", "records"):
+        found.add(from_records(records))
+    if source in ("all", "mlflow"):
+        _add_mlflow(found, tracking, needed=source == "mlflow")
+    return found
+
+
+def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None:
+    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.mlflow.store import uri_of
+
+    uri = uri_of(tracking)
+    if uri is None or not isinstance(tracking, MlflowTracking):
+        if needed:
+            raise UserError(Fault("source", "mlflow", "there is no MLflow store here", "tracking.uri=<its address>"))
+        return
+    try:
+        found.add(from_mlflow(uri, tracking.experiment, {run.fingerprint for run in found.runs}))
+    except UserError as error:
+        if needed:
+            raise
+        found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
+
+
+def load(fingerprint: str, *places: str | Path) -> Run:
+    """The one finished run whose fingerprint begins so; places: as of ``csa.runs``.
+
+    Raises UserError where there is none, or there are several.
+    """
+    known = [(run.fingerprint, run) for run in find(places or there()).runs]
+    return _only(fingerprint, known, "there is no such finished run")
+
+
+def there() -> list[str]:
+    """The usual places, without a store that does not exist."""
+    from csa.tracking.mlflow.settings import sqlite_file
+
+    return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
+
+
+def from_folders(output_root: Path) -> Iterator[Run | str]:
+    """Every finished run below ``output_root``; for one that cannot be used, why."""
+    for run in runs(output_root):
+        if run.state == "done":
+            yield attempt(run.where, run.checked)
+
+
+def from_records(folder: Path) -> Iterator[Run | str]:
+    """Every exported record below ``folder``; for one that cannot be used, why."""
+    for path in exported_paths(folder):
+        yield attempt(str(path), ExportedRun(path).checked)
+
+
+def from_mlflow(uri: str, experiment: str, known: Collection[str]) -> Iterator[Run | str]:
+    """Finished runs with a fingerprint that is not ``known``; for one that cannot be used, why.
+
+    Raises:
+        UserError: the store cannot be reached, or there is no database file.
+    """
+    from csa.tracking.mlflow.store import finished
+
+    for where, download in finished(uri, experiment, known):
+        yield attempt(where, lambda download=download, where=where: Run(download(), where).checked())  # type: ignore[misc]
+
+
+def attempt(where: str, read: Callable[[], Run]) -> Run | str:
+    """The run, or in one line why it is left out."""
+    try:
+        return read()
+    except UserError as error:
+        told = "; ".join(map(str, error.faults))
+        return told if where in told else f"{where}: {told}"
+    except OSError as error:
+        return f"{where}: cannot be read ({error.strerror}: {error.filename})"
+
+
+def _device(run: Run) -> str:
+    return str(run.result["device"])
+
+
+def _outcome(run: Run) -> dict[str, float | None]:
+    return {head: scores["last"]["all"] for head, scores in run.result["heads"].items()}
 
 
 # --- removing --------------------------------------------------------------------------------

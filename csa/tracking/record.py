@@ -21,21 +21,20 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from csa.config.faults import without_passwords
 from csa.metrics import GROUPS, SUMMARY, completed
 from csa.tracking.description import SCHEMA
-from csa.tracking.files import remove_drafts, write_bytes, write_json, write_text
+from csa.tracking.files import npz, remove_drafts, write_bytes, write_json, write_text
 from csa.tracking.lease import LOCK_NAME
 from csa.tracking.run import OUTPUTS, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import numpy as np
 
     from csa.metrics import ShotGroups
 
@@ -91,9 +90,7 @@ class Record(Run):
 
     def finish(self, result: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Test outputs first, the result last; earlier checkpoints go."""
-        buffer = BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(self.folder / "test_outputs.npz", buffer.getvalue())
+        write_bytes(self.folder / OUTPUTS, npz(**arrays))
         write_json(self.folder / "result.json", {"schema": SCHEMA, **result})
         (self.folder / "checkpoint.pt.previous").unlink(missing_ok=True)
         (self.folder / "failure.json").unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from csa.figures.networks import model_runs
 from csa.figures.representation import drawn_from_points
 from csa.methods.background_mask import background_mask
 from csa.reporting.frame import frame_of, one_head
-from csa.reporting.sources import from_folders
 from csa.tracking.exported import export
+from csa.tracking.finding import from_folders
 from csa.tracking.record import Record
 from csa.training.recorded import recorded_split
 

@@ -33,7 +33,7 @@ from csa.metrics import PARTS, calibration_bins, calibration_error
 from csa.reporting.frame import frame_of, one_head
 from csa.reporting.layout import Drawn
 from csa.reporting.sections import sections
-from csa.reporting.sources import from_folders
+from csa.tracking.finding import from_folders
 from csa.tracking.run import Run
 
 

@@ -15,8 +15,8 @@ from miniature_records import make, write
 
 from csa.config.faults import UserError
 from csa.config.schema import BackboneConfig, DatasetConfig, MethodConfig, ProtocolConfig, SamplerConfig, StageTwoConfig
-from csa.reporting.sources import Found, from_folders, from_mlflow, from_records
 from csa.tracking import exported
+from csa.tracking.finding import Found, from_folders, from_mlflow, from_records
 from csa.tracking.mlflow.store import run_ids, send, uri_of
 from csa.tracking.tracker import tracker_of
 from csa.tracking.watched import sync
