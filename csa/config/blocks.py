@@ -244,7 +244,7 @@ def named_class(key: str, path: str, base: type[T]) -> type[T]:
         raise UserError(Fault(key, path, f"cannot be imported ({reason})", allowed)) from error
     if not (isinstance(named, type) and issubclass(named, base)):
         raise UserError(Fault(key, path, "is no such class", allowed))
-    if abstract := _abstract_methods(named):
+    if abstract := _abstract_methods(named):  # type: ignore[arg-type]
         raise UserError(Fault(key, path, f"is a base class, without {', '.join(abstract)}", allowed))
     return named
 
