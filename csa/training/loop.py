@@ -156,9 +156,8 @@ class Training:
             self._record.write_metrics(self._state.history.lines)
             self._record.log(f"stage {self._state.stage.name!r} is taken from a finished run")
         added = self._method.added_images(index, self._data)
-        self._loader = self._data
+        self._loader = self._data if added is None else self._data.with_images(*added)
         if added is not None:  # the other steps were looked at before the first stage
-            self._loader = self._data.with_images(*added)
             refuse_single_images(self._method, index, self._loader, self._split.image_shape)
 
     def _leave(self, index: int) -> None:
