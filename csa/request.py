@@ -1,5 +1,4 @@
-"""Request: what the words of one command ask, and every fault of them, found before data is read, torch imported or a
-file written.
+"""Request: what the words of one command ask, before data is read, torch imported or a file written.
 
 Hydra stops at its first fault. Here all words are read, composed as far as they go, and every
 value, of a sweep too, is checked against the schema; then the data and the machine.
@@ -146,10 +145,7 @@ def _varied(tree_: Tree, first: Composed, words: Sequence[Word]) -> tuple[list[W
 
 
 def _first_and_alternatives(composer: Composer, words: Sequence[Word]) -> Iterator[Checked]:
-    """The first run of a sweep, then for each further value the first with that value alone changed.
-
-    Not the product: a thousand runs cost as many checks as there are values.
-    """
+    """The first run of a sweep, then for each further value the first with that value changed: not the product."""
     first: list[Override] = [word.values[0] for word in words]
     yield composer.checked(first)
     for position, word in enumerate(words):
