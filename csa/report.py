@@ -280,7 +280,7 @@ def _send(order: Order, figures: Sequence[Drawn]) -> None:
     tracking = order.config.tracking
     if not isinstance(tracking, MlflowTracking) or order.own["source"] in ("runs", "records"):
         return
-    if (uri := uri_of(tracking)) is None:
+    if tracking.target is None or (uri := uri_of(tracking)) is None:
         return
     files: dict[str, dict[str, bytes]] = {}
     for drawn in figures:

@@ -111,7 +111,7 @@ def test_every_file_says_what_it_is_and_what_its_values_do(path):
 
 SELF_EXPLAINED = re.compile(
     r" *(defaults|method|dataset|name|schema|source|target|streams|rule|std|weight_decay|nesterov"
-    r"|milestones|factors|stem: null|lambda_max|uri|experiment"
+    r"|milestones|factors|stem: null|lambda_max|uri|experiment|model: false"
     r"|q: null|images_per_visit: null|q: -?\d|q: 0.5|images_per_visit: 4|draws: images"
     r"|mixup_alpha: \$|[a-z_]+: \$\{recipe:)"
 )

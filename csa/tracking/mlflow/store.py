@@ -127,7 +127,7 @@ _HOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 def uri_of(tracking: TrackingConfig) -> str | None:
     """The store to ask: the one that is named, or the default one where it exists; None: there is none."""
-    if not isinstance(tracking, MlflowTracking):
+    if not isinstance(tracking, MlflowTracking) or (tracking.target is None and tracking.uri is None):
         return None
     database = sqlite_file(tracking.address)
     return None if tracking.uri is None and database is not None and not database.exists() else tracking.address
