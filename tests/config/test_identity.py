@@ -153,15 +153,11 @@ NOT_COUNTED = {
         *("delta", "protocol.deferral_epoch", "protocol.balanced_epoch", "protocol.mixup_alpha"),
         *("protocol.mixup_off_epochs", "protocol.cosine_share"),
     },
-    WIRING: {"schema", "published", "min_size", "pixel_bytes", "sampler.name", "protocol.name", "tracking.name"},
+    WIRING: {"schema", "published", "min_size", "pixel_bytes", "sampler.name", "protocol.name"},
     MACHINE: {
         *("device", "threads", "workers", "checkpoint_seconds", "progress", "jobs_per_gpu", "step_mode", "profile"),
         *("data_dir", "download", "output_root", "rerun", "plan", "smoke"),
         *(
-            "uri",
-            "experiment",
-            "tracking.model",
-            "tracking.target",
             "slots",
             "on_error",
             "retry_failed",
@@ -177,7 +173,8 @@ REASONS = {key: reason for reason, keys in NOT_COUNTED.items() for key in keys}
 def reason_of(key: str) -> str:
     """Why a key does not count: by its whole name, by that of its block, or by its own."""
     block, _, name = key.rpartition(".")
-    return REASONS.get(key) or (BY_METHOD if block == "protocol.stage_two" else REASONS.get(name, ""))
+    of_the_block = {"protocol.stage_two": BY_METHOD, "tracking": MACHINE}
+    return REASONS.get(key) or of_the_block.get(block) or REASONS.get(name, "")
 
 
 def leaves(block, at=""):

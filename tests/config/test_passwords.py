@@ -57,6 +57,6 @@ def test_words_with_one_reach_other_processes_by_the_environment(word, monkeypat
     key = word.partition("=")[0]
     assert hidden(["seed=3", word]) == ["seed=3", f"{key}=${{oc.env:CSA_HIDDEN_TRACKING_URI}}"]
     assert os.environ["CSA_HIDDEN_TRACKING_URI"] == "http://me:secret@host"
-    config = SimpleNamespace(rerun=False, tracking=SimpleNamespace(model=False))
+    config = SimpleNamespace(rerun=False, tracking=SimpleNamespace(of_a_sweep=list))
     run = SimpleNamespace(words=("seed=3", word), config=config, record=Record(tmp_path))
     assert "secret" not in " ".join(command_of(run, []))  # type: ignore[arg-type]

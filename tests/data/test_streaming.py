@@ -422,7 +422,7 @@ def test_two_processes_make_one_file(make, tmp_path):
     files = replace(split.train_images, decoded_once=True)
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         both = [pool.submit(_decoded_bytes, files, split) for _ in range(2)]
-    assert both[0].result == both[1].result
+    assert both[0].result() == both[1].result()
     assert len((tmp_path / "cache").glob("*.sums").__next__().read_text().splitlines()) == 1
 
 
