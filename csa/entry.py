@@ -62,7 +62,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             _sweep(task, options, request)
         else:
             task(request.config)
-            if not (of_sweep or started_together().rank):
+            if sys.stdout.isatty() and not (of_sweep or started_together().rank):  # in a log nobody types
                 from csa.summary import next_commands
 
                 tree = ["--config-dir", options.config_dir] if options.config_dir else []

@@ -311,6 +311,18 @@ def test_answers_without_heavy_imports(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_in_a_terminal_a_run_ends_with_commands_to_go_on_with(watched, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["csa", "method=ce", "tracking=none"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: watched)
+    hydra_main(lambda config: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("#")[0].split()[-2:] for line in lines[1:2]] == [
+        ["method=ce,csa", "seed=0,1,2,3,4"]
+    ] * watched
+    assert lines[:1] == ["next:"] * watched
+
+
 def test_run_names_the_faults_from_the_shell():
     done = subprocess.run([sys.executable, "-m", "csa.run", "metod=csa"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
