@@ -78,8 +78,6 @@ def print_result(
     if chosen := result.get("chosen"):
         kept = ", ".join(f"{stage} {epoch + 1}" for stage, epoch in chosen["epochs"].items())
         console.print(f"kept: the epoch that was best on the validation images ({kept})")
-    if skipped := result.get("unreadable_images"):
-        console.print(f"skipped images that cannot be read: {skipped}; log.txt names them")
     rate = result["images_per_second"]
     speed = f" ({rate:,.0f} training images/s)" if rate else ""
     reused = result["reused_epochs"]
@@ -89,6 +87,8 @@ def print_result(
     recipe, epochs = shipped("protocol", config.protocol.name), config.protocol.epochs
     if recipe and epochs < recipe["epochs"]:
         console.print(f"cut short: {epochs} of the recipe's {recipe['epochs']} epochs; not comparable with full runs")
+    if skipped := result.get("unreadable_images"):
+        console.print(f"skipped images that cannot be read: {skipped}; log.txt names them")
     console.print(f"record: {folder}")
 
 
