@@ -20,6 +20,7 @@ from tiny_words import TINY
 import csa
 from csa import evaluate, export, records, report
 from csa.config.composition import tree
+from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
 from csa.console import PlainConsole
@@ -103,6 +104,14 @@ def test_the_output_in_the_readme_is_that_of_the_default_run(tmp_path):
         line.partition(" -m csa.")[2] or line.partition("csa ")[2] for line in next_commands(config, []).splitlines()
     ]
     assert [line.partition(" -m csa.")[2] for line in shown.splitlines()[-3:]] == commands[-3:]
+
+
+def test_the_mistake_in_the_readme_is_told_so():
+    (words, said) = re.findall(r"```text\n\$ csa run (.*?)\n(csa: .*?)\n```", README, flags=re.DOTALL)[0]
+    with pytest.raises(UserError) as told:
+        preflight(words.split())
+    for line, fault in zip(said.splitlines()[1:], told.value.faults, strict=True):
+        assert str(fault).startswith(line.strip().removesuffix("..."))
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_records():

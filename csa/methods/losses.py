@@ -119,15 +119,14 @@ def class_weights(rule: WeightRule, counts: Sequence[int], beta: float) -> Tenso
     effective_number    1 / E_k with E_k = (1 - beta^n_k) / (1 - beta) (Cui et al. 2019)
     inverse_frequency   1 / n_k
     """
-    sizes = _sizes(counts)
-    weights = (1 - beta) / (1 - beta**sizes) if rule == "effective_number" else 1 / sizes
-    return (len(counts) * weights / weights.sum()).float()
+    if rule == "inverse_frequency":
+        return normalized_weights(counts, 1)
+    return _summing_to_k((1 - beta) / (1 - beta ** _sizes(counts)))
 
 
 def normalized_weights(counts: Sequence[int], exponent: float) -> Tensor:
     """1 / n_k^exponent, scaled to sum to K."""
-    weights = _sizes(counts) ** -exponent
-    return (len(counts) * weights / weights.sum()).float()
+    return _summing_to_k(_sizes(counts) ** -exponent)
 
 
 def ldam_margins(counts: Sequence[int], largest: float) -> Tensor:
@@ -140,6 +139,10 @@ def log_prior(counts: Sequence[int]) -> Tensor:
     """log(n_k / N)."""
     sizes = _sizes(counts)
     return (sizes / sizes.sum()).log().float()
+
+
+def _summing_to_k(weights: Tensor) -> Tensor:
+    return (len(weights) * weights / weights.sum()).float()
 
 
 def _sizes(counts: Sequence[int]) -> Tensor:

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from csa.cli import FAILED_STATUS, reporting_faults, say
-from csa.config.faults import Fault, UserError, without_passwords
+from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
 from csa.console import FoldedTable, PlainConsole, duration
@@ -93,7 +93,7 @@ class Search:
             others = [word for word in self.run if word.partition("=")[0] not in best]
             found = [f"{key}={canonical(value)}" for key, value in best.items()]
             console.print(f"best on the validation images: {study.best_value:.2f} % with {' '.join(found)}")
-            console.print(f"its run again: {without_passwords(shlex.join([*others, *found]))}")
+            console.print(f"its run again: {shlex.join([*others, *found])}")
 
 
 def _table(study: Study, images: int | None) -> FoldedTable:

@@ -7,13 +7,12 @@ import sys
 
 import pytest
 from omegaconf import OmegaConf
+from test_request import faults_of
 
 from csa.config.composer import Composer
 from csa.config.composition import spelt_out, tree
-from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.typed import build
-from csa.request import preflight
 
 PUBLISHED = {
     "ce": "cifar_ldam",
@@ -41,14 +40,6 @@ PUBLISHED = {
     "bcl": "cifar_bcl",
     "gpaco": "cifar_strong",
 }
-
-
-def faults_of(*words: str, **how) -> list[str]:
-    try:
-        preflight(words, **how)
-    except UserError as error:
-        return [str(fault) for fault in error.faults]
-    return []
 
 
 @pytest.mark.parametrize(("method", "name"), PUBLISHED.items())
