@@ -70,6 +70,7 @@ class ContextShiftConfig(MethodConfig):
     )
     primary_head: Literal["uniform", "balanced", "mean"] = shown_only()
     loss: Literal["ce", "logit_adjusted", "bcl"] = neutral("ce")
+    contrast_temperature: float = used_when("loss", "bcl".__eq__, above=0, at_most=FACTOR, neutral=0.1)
 
     def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
         if not self.bank:

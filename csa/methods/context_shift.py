@@ -38,9 +38,6 @@ RESTS, DECAYS, LEARNS = "rests", "decays", "learns"
 momentum go on while it has no contexts; it learns from a balanced batch."""
 
 
-CONTRAST_TEMPERATURE = 0.1
-
-
 class ContextShift(Method):
     """Evaluates three heads: uniform, balanced, and the mean of their logits.
 
@@ -66,7 +63,7 @@ class ContextShift(Method):
         self.contrast: Contrast | None = None
         if self.config.loss == "bcl":
             with initialised_at(context.seed, "init", "contrast"):
-                self.contrast = Contrast(self.backbone.feature_dim, CONTRAST_TEMPERATURE)
+                self.contrast = Contrast(self.backbone.feature_dim, self.config.contrast_temperature)
         assert self.config.bank_size is not None
         self.bank = ContextBank(self.config.bank_size, context.image_shape) if self.config.bank else None
         self.own_mask_pass = self.bank is None or self.config.mask_pass == "eval"  # noqa: S105 (no password)

@@ -79,6 +79,9 @@ def test_csa_with_balanced_contrast_sees_three_views_in_one_pass(build):
     step.loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.contrast.parameters() if p.dim() > 1)
     assert list(method.streams(clock(0))) == ["uniform", "second", "third"]
+    assert method.contrast.temperature == 0.1
+    warm = build("method=csa", "method.loss=bcl", "method.contrast_temperature=0.5")
+    assert warm.contrast.temperature == 0.5
 
 
 @pytest.mark.parametrize("word", ["method.mixup_alpha=1", "method.mask_pass=train"])
