@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from csa.config.blocks import METHOD_WIRING
 from csa.config.dataset_schema import ColouredDataset
 from csa.config.locations import shipped
-from csa.config.method_schema import ContextShiftConfig, FocalConfig, FsaConfig, OltrConfig, PostHocConfig
+from csa.config.method_schema import (
+    BalancedContrastiveConfig,
+    ContextShiftConfig,
+    FocalConfig,
+    FsaConfig,
+    GlobalLocalMixtureConfig,
+    OltrConfig,
+    ParametricContrastiveConfig,
+    PostHocConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -43,6 +52,7 @@ CORRECTIONS: Mapping[str, Callable[[Config], bool]] = {
     # momentum of the balanced head go on while it refills. Without a bank only the order is another one.
     "context shift as released": lambda run: isinstance(run.method, ContextShiftConfig),
     "shortened runs keep a warm-up": lambda run: _had_no_warm_up(run.protocol),
+    "projections in float32": lambda run: run.protocol.precision != "fp32" and _projects(run.method),
     "calibration of sigmoid losses is that of their own probabilities": lambda run: (
         isinstance(run.method, FocalConfig) and run.method.form == "sigmoid"
     ),
@@ -90,6 +100,14 @@ def identity(config: Config, split_hash: str) -> dict[str, Any]:
     if config.method.streams == "sampler":
         parts["sampler"] = _counted(config.sampler, SAMPLER)
     return parts
+
+
+def _projects(method: MethodConfig) -> bool:
+    """Whether it compares projected features."""
+    contrasts = isinstance(method, ContextShiftConfig) and method.loss == "bcl"
+    return contrasts or isinstance(
+        method, BalancedContrastiveConfig | ParametricContrastiveConfig | GlobalLocalMixtureConfig
+    )
 
 
 def _had_no_warm_up(protocol: ProtocolConfig) -> bool:

@@ -17,6 +17,7 @@ from csa.data.samplers import View
 from csa.methods.classifier import Classifier
 from csa.methods.criteria import logit_adjustment
 from csa.methods.method import Clock, Context, Step
+from csa.models.heads import Projection
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Contrast(nn.Module):
 
     def forward(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         """The loss of two views: their features, one view after the other, [2B, F]; labels: [B]."""
-        projected, prototypes = self.projection(features).float(), self.prototypes(weight).float()
+        projected, prototypes = self.projection(features), self.prototypes(weight)
         return balanced_contrast(F.normalize(projected), F.normalize(prototypes), labels, self.temperature)
 
 
@@ -87,6 +88,6 @@ class BalancedContrastive(Classifier):
         return Step(loss, {"loss_classifier": classified.detach(), "loss_contrast": contrasted.detach()})
 
 
-def _two_layers(features: int) -> nn.Sequential:
+def _two_layers(features: int) -> Projection:
     first, last = nn.Linear(features, HIDDEN), nn.Linear(HIDDEN, PROJECTED)
-    return nn.Sequential(first, nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True), last)
+    return Projection(first, nn.BatchNorm1d(HIDDEN), nn.ReLU(inplace=True), last)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from csa.config.method_schema import GlobalLocalMixtureConfig
@@ -16,7 +15,7 @@ from csa.methods.method import Clock, Context, Method, Step
 from csa.methods.mixing import beta_draws, clipped_boxes, paste
 from csa.methods.schedules import training_stage
 from csa.methods.streams import UNIFORM, power
-from csa.models.heads import linear_head
+from csa.models.heads import LinearHead, linear_head
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ class GlobalLocalMixture(Method):
         with initialised_at(context.seed, "init", "balanced_head"):
             self.balanced_head = linear_head(self.backbone, context.num_classes)
         with initialised_at(context.seed, "init", "projection"):
-            self.projection = nn.Linear(self.backbone.feature_dim, PROJECTED)
-            self.prediction = nn.Linear(PROJECTED, PROJECTED)
+            self.projection = LinearHead(self.backbone.feature_dim, PROJECTED)
+            self.prediction = LinearHead(PROJECTED, PROJECTED)
         weights = normalized_weights(context.counts, self.config.label_power)
         self.register_buffer("class_weights", weights, persistent=False)
         self.stages = (training_stage(context.protocol),)
@@ -90,8 +89,8 @@ class GlobalLocalMixture(Method):
 
     def inconsistency(self, first: Tensor, second: Tensor) -> Tensor:
         """Minus the cosines of what is predicted of each mixture and the other's projection, whose gradient is cut."""
-        projected = [self.projection(feature).float() for feature in (first, second)]
-        predicted = [self.prediction(one).float() for one in projected]
+        projected = [self.projection(feature) for feature in (first, second)]
+        predicted = [self.prediction(one) for one in projected]
         cosines = [
             F.cosine_similarity(ours, theirs.detach()).mean()
             for ours, theirs in zip(predicted, projected[::-1], strict=True)

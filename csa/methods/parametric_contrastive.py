@@ -17,6 +17,7 @@ from csa.data.samplers import View
 from csa.methods.classifier import Classifier
 from csa.methods.losses import log_prior
 from csa.methods.method import Clock, Context, Step
+from csa.models.heads import Projection
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ParametricContrastive(Classifier):
         with initialised_at(context.seed, "init", "projection"):
             layers = [nn.Linear(features, features), nn.ReLU(inplace=True)]
             layers += [nn.Linear(features, features), nn.ReLU(inplace=True)]
-            self.projection = nn.Sequential(*layers, nn.Linear(features, self.config.projected))
+            self.projection = Projection(*layers, nn.Linear(features, self.config.projected))
         with initialised_at(context.seed, "init", "queue"):
             self.register_buffer("queue", F.normalize(torch.randn(size, self.config.projected)))
             self.register_buffer("queue_labels", torch.randint(context.num_classes, (size,)))
@@ -59,7 +60,7 @@ class ParametricContrastive(Classifier):
         """Each view is a pass of its own."""
         labels = batches["train"].labels
         features = [self.backbone(batches[name].images) for name in ("train", SECOND)]
-        projected = [F.normalize(self.projection(feature).float()) for feature in features]
+        projected = [F.normalize(self.projection(feature)) for feature in features]
         logits = torch.cat([self.head(feature) for feature in features]) + self.log_prior
         others = torch.cat([*projected, self.queue.clone()])
         of_all = torch.cat([labels, labels, self.queue_labels.clone()])

@@ -138,7 +138,7 @@ class Found:
     def add(self, others: Iterable[Run | str]) -> None:
         """Runs that are not there yet, and complaints; of a run that is told twice the first one counts.
 
-        On another kind of device the same run has another result. Elsewhere that is noted.
+        Where their accuracies differ that is noted; on another kind of device they do.
         """
         known = {run.fingerprint: run for run in self.runs}
         for other in others:
@@ -146,8 +146,11 @@ class Found:
                 self.left_out.append(other)
             elif other.fingerprint not in known:
                 known[other.fingerprint] = other
-            elif _outcome(other) != _outcome(taken := known[other.fingerprint]) and _device(other) == _device(taken):
-                self.notes.append(f"{other.where} tells of other accuracies than {taken.where}, which is taken")
+            elif _outcome(other) != _outcome(taken := known[other.fingerprint]):
+                of_device = "" if _device(other) == _device(taken) else f" on another device ({_device(taken)})"
+                self.notes.append(
+                    f"{other.where} tells of other accuracies than {taken.where}{of_device}, which is taken"
+                )
         self.runs = [known[fingerprint] for fingerprint in sorted(known)]
 
 

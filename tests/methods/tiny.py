@@ -44,9 +44,10 @@ def small_split(image_shape: tuple[int, int, int] = (1, 8, 8)) -> Split:
 
 
 def fill(method: Method) -> None:
-    """While CSA's bank fills its steps read whether it has enough."""
+    """CSA's bank; while it fills its steps read whether it has enough."""
     if getattr(method, "bank", None) is not None:
         method.bank.known = method.bank.size
+        method.bank.count.fill_(method.bank.size)
 
 
 def clocks(method: Method, stage: int) -> Iterator[Clock]:

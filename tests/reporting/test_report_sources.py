@@ -56,7 +56,8 @@ def test_of_one_run_on_two_devices_one_counts(tmp_path):
     found = Found()
     found.add(from_records(tmp_path))
     assert [run.result["hardware"] for run in found.runs] == ["a GPU"]
-    assert not found.notes
+    (note,) = found.notes
+    assert note.endswith(f"than {path} on another device (cuda), which is taken")
 
 
 def test_both_hold_the_same(tmp_path):

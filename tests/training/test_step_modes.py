@@ -109,7 +109,7 @@ LAUNCHED = {
 """Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
 
 
-EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc"}
+EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc", "sade"}
 """Whose last stage has no steps."""
 
 
@@ -133,6 +133,15 @@ def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched):
     steps = {(parts, decision) for parts, *_, decision in (key for key in launched.keys if key != "evaluation")}
     assert steps == LAUNCHED.get(case, steps)
     assert (launched.eager > 0) == (case == "csa as printed")
+    assert_same(contents(replayed), contents(eager))
+
+
+@on_gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_so_they_are_in_bf16(method, run, launched):
+    words = (*words_of(method), *FP32, "protocol.precision=bf16")
+    eager, replayed = run("eager", *words, "runtime.step_mode=eager"), run("replayed", *words)
+    assert not told_trouble(replayed)
     assert_same(contents(replayed), contents(eager))
 
 
