@@ -24,7 +24,7 @@ KEY = re.compile(r"^ *(?P<key>\w+): *(?P<value>\S.*?)(?: +# (?P<told>.*))?$")
 LEADS = re.compile(r" [^.]*:$")
 OVERVIEW = re.compile(r"^\| method \| n \|.*?\n\n", flags=re.DOTALL | re.MULTILINE)
 COUNTS = re.compile(r"trains \d+ methods against that on \d+ kinds of data")
-SHOWN = "mnist_lt_ratio_100.md"  # of the tables, in the README
+SHOWN = "cifar_100_lt_ratio_100.md"  # of the tables, in the README
 WIRING = ("schema", "name", "target", "streams", "published")
 METHODS = f"""# Methods
 
