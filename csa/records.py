@@ -140,7 +140,7 @@ def described(run: Run) -> dict[str, Any]:
         "variant": identity.get("variant", ""),
         "folder": str(run.folder),
         "state": state,
-        "epochs": run.epochs,
+        "epochs": run.epochs_so_far,
         "accuracy": accuracy,
         "bytes": bytes_below(run.folder),
         "age_seconds": max(0.0, round(time.time() - max(written), 1)),
@@ -153,7 +153,7 @@ def print_table(entries: Sequence[dict[str, Any]]) -> None:
     from rich.filesize import decimal
 
     from csa.config.identity import DIGITS
-    from csa.console import FoldedTable, PlainConsole, counting, duration
+    from csa.console import FoldedTable, PlainConsole, counting, duration, two_decimals
 
     console = PlainConsole()
     table = FoldedTable(box=None, pad_edge=False, collapse_padding=True)
@@ -167,7 +167,7 @@ def print_table(entries: Sequence[dict[str, Any]]) -> None:
         figures = (
             "-" if entry["seed"] is None else str(entry["seed"]),
             str(entry["epochs"]),
-            "-" if entry["accuracy"] is None else f"{entry['accuracy']:.2f}",
+            two_decimals(entry["accuracy"]),
             decimal(entry["bytes"]),
             duration(entry["age_seconds"]),
         )

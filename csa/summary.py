@@ -14,7 +14,7 @@ from rich.text import Text
 from csa.config.blocks import build_block
 from csa.config.locations import shipped
 from csa.config.schema import MethodConfig, SamplerConfig
-from csa.console import FoldedTable, counting
+from csa.console import FoldedTable, counting, two_decimals
 from csa.data.long_tail import groups_by_rank
 
 if TYPE_CHECKING:
@@ -134,13 +134,9 @@ def print_accuracies(
     for head, scores in heads.items():
         last, best = scores["last"], scores.get("best_on_test", {})
         shown_best = [f"{best['all']:.2f} ({best['epoch'] + 1})"] if with_best else []
-        cells = [*(_percent(last[group]) for group in GROUPS), *shown_best, _percent(last["ece"])]
+        cells = [*(two_decimals(last[group]) for group in GROUPS), *shown_best, two_decimals(last["ece"])]
         table.add_row(f"{head} *" if head == result["head"] else head, *cells)
     notes = ["* stands for the run", *([f"{PLAIN}: the same run of it"] if plain else [])]
     table.caption = "; ".join([*notes, *(["best: the epoch with the most right"] if with_best else [])])
     console.print(title)
     console.print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

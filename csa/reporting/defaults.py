@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from csa.config.blocks import flat
 from csa.config.composition import CompositionError, Tree, tree
 from csa.config.faults import UserError
 from csa.config.identity import canonical, identity
@@ -79,7 +80,7 @@ class Defaults:
         usual = self._usual(config, CHOSEN)
         now = OmegaConf.merge(usual, OmegaConf.create({**config, "seed": run.seed}))
         assert isinstance(now, DictConfig)
-        recorded = _flat(run.identity, config["dataset"])
+        recorded = _of_the_identity(run.identity, config["dataset"])
         if "weights" in run.identity["backbone"]:  # by their content, wherever they lie now
             now.backbone.weights = run.identity["backbone"]["weights"]
         meant = usual.copy()
@@ -88,7 +89,7 @@ class Defaults:
         plain = _differences(recorded, _expected(usual))
         composed: Any = OmegaConf.to_container(usual, resolve=True)
         theirs, ours = (
-            {key: value for group in GROUPS for key, value in _leaves(blocks[group], group).items()}
+            {key: canonical(value) for group in GROUPS for key, value in flat(blocks[group], group)}
             for blocks in (config, composed)
         )
         told = [key for key in differing if not key.startswith("protocol.")]
@@ -151,22 +152,15 @@ def _expected(config: DictConfig) -> dict[str, Any]:
     typed = build(config)
     dataset = OmegaConf.to_container(config.dataset, resolve=True)
     assert isinstance(dataset, dict)
-    return _flat(identity(typed, ""), {str(name): value for name, value in dataset.items()})
+    return _of_the_identity(identity(typed, ""), {str(name): value for name, value in dataset.items()})
 
 
-def _flat(who: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
+def _of_the_identity(who: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys of an identity, without seed and content of the data, and of a data set's block."""
     blocks = {name: part for name, part in who.items() if name in ("method", "sampler", "backbone", "protocol")}
-    return {key: value for name, part in blocks.items() for key, value in _leaves(part, name).items()} | {
+    return {key: canonical(value) for key, value in flat(blocks, "")} | {
         f"dataset.{key}": canonical(value) for key, value in dataset.items() if key not in NOT_OF_THE_DATA
     }
-
-
-def _leaves(block: Mapping[str, Any], at: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in block.items():
-        found |= _leaves(value, f"{at}.{key}") if isinstance(value, Mapping) else {f"{at}.{key}": canonical(value)}
-    return found
 
 
 def _differences(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:

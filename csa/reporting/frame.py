@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from csa.config.blocks import flat
 from csa.config.dataset_schema import ListFilesDataset
 from csa.config.schema import DatasetConfig
 from csa.metrics import GROUPS
@@ -203,19 +204,11 @@ def _told_apart(column: str, key: str, same: Sequence[str], run: Run) -> str:
     """What no word says: another subset of the images, or settings of which the defaults are not known here."""
     if column == "data" and len({json.loads(other)[1] for other in same}) == len(same):
         return f"subset {run.split[:SHOWN_OF_A_HASH]}"
-    flat = [_flat(json.loads(other)) for other in same]
-    differing = [name for name in flat[0] if len({json.dumps(one.get(name)) for one in flat}) > 1]
-    own = _flat(json.loads(key))
+    recorded = {other: dict(flat(dict(enumerate(json.loads(other))), "")) for other in same}
+    first, own = recorded[same[0]], recorded[key]
+    differing = [name for name in first if len({json.dumps(one.get(name)) for one in recorded.values()}) > 1]
     told = ", ".join(f"{name.rpartition('.')[2]}={own.get(name)}" for name in differing[:3])
     return told or str(same.index(key) + 1)
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {name: leaf for key, part in value.items() for name, leaf in _flat(part, f"{at}.{key}").items()}
-    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        return {name: leaf for place, part in enumerate(value) for name, leaf in _flat(part, f"{at}.{place}").items()}
-    return {at: value}
 
 
 LATER = {

@@ -7,12 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from csa.console import PLUS_MINUS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-DASH, MINUS, PLUS_MINUS = "–", "−", "±"  # noqa: RUF001
+DASH, MINUS = "–", "−"  # noqa: RUF001
 OUTSIDE, COLLAPSED = "*", "‡"
 SMALLEST_P = 0.0001
 CSV_DIGITS = 4  # the last bits of a quantile differ between versions of scipy

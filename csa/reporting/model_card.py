@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
 
+from csa.console import two_decimals
 from csa.metrics import GROUPS
 from csa.reporting.layout import printed
 from csa.reporting.rendering import rendered
@@ -68,7 +69,9 @@ def model_card(run: Run, told: dict[str, Any], file: str, same: int) -> str:
         split=split,
         contract=told,
         measures=list(MEASURES.values()),
-        accuracies=[(name, images, [_percent(of.get(measure)) for measure in MEASURES]) for name, images, of in known],
+        accuracies=[
+            (name, images, [two_decimals(of.get(measure)) for measure in MEASURES]) for name, images, of in known
+        ],
         groups=list(_groups(split, scores["last"])),
         weakest=_weakest(split["classes"], scores["last"]["per_class"]),
         recipe=yaml.safe_dump(of_the_run(run.config), allow_unicode=True).splitlines(),
@@ -81,13 +84,9 @@ def _groups(split: dict[str, Any], scores: dict[str, Any]) -> Iterator[tuple[str
         for group in GROUPS:
             counts = [split["counts"][k] for k in split[rule][group]]
             images = f"{max(counts):,} to {min(counts):,}" if counts else "-"
-            yield f"{group}, {rule.replace('_', ' ')}", str(len(counts)), images, _percent(accuracies[group])
+            yield f"{group}, {rule.replace('_', ' ')}", str(len(counts)), images, two_decimals(accuracies[group])
 
 
 def _weakest(classes: Sequence[str], per_class: Sequence[float | None]) -> list[tuple[str, str]]:
     known = sorted((accuracy, k) for k, accuracy in enumerate(per_class) if accuracy is not None)
-    return [(classes[k], _percent(accuracy)) for accuracy, k in known[:WEAKEST]]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return [(classes[k], two_decimals(accuracy)) for accuracy, k in known[:WEAKEST]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from csa.console import PLUS_MINUS
 from csa.metrics import GROUPS
-from csa.reporting.layout import COLLAPSED, PLUS_MINUS, as_printed, is_none, listed, printed
+from csa.reporting.layout import COLLAPSED, as_printed, is_none, listed, printed
 from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, load_published
 
 if TYPE_CHECKING:

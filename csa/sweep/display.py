@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from csa.console import PlainConsole
-    from csa.sweep.plan import Plan, Run
+    from csa.sweep.plan import Plan, PlannedRun
 
 LOOK_SECONDS = 0.5
 MOST_ROWS = 12
@@ -26,7 +26,7 @@ MOST_ROWS = 12
 class Display:
     """Context manager. quiet: nothing is shown (runs in this process show themselves)."""
 
-    def __init__(self, console: PlainConsole, plan: Plan, to_do: Sequence[Run], *, quiet: bool) -> None:
+    def __init__(self, console: PlainConsole, plan: Plan, to_do: Sequence[PlannedRun], *, quiet: bool) -> None:
         self._console, self._plan, self._to_do = console, plan, to_do
         self._quiet = quiet
         self._watch = Watch(plan.runs, to_do)

@@ -27,7 +27,7 @@ from csa.tracking.record import Record
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from csa.sweep.plan import Run
+    from csa.sweep.plan import PlannedRun
 
 MEMORY_NAME = "calibration.json"
 BEYOND_SECONDS = 6.0  # start and end of a process, where nothing has measured it
@@ -82,7 +82,7 @@ def kind(identity: Mapping[str, Any], threads: int, device: str) -> str:
     return " ".join(words)
 
 
-def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
+def estimate(runs: Sequence[PlannedRun], threads: int, *, measure: bool) -> Estimate:
     """Times of the runs. threads: of a slot; measure: calibrate the kinds that no finished run tells of."""
     kinds = {run.fingerprint: kind(run.identity, run.config.runtime.threads or threads, _device(run)) for run in runs}
     costs: dict[str, Cost] = {}
@@ -111,10 +111,10 @@ def estimate(runs: Sequence[Run], threads: int, *, measure: bool) -> Estimate:
 # --- a run ----------------------------------------------------------------------------------
 
 
-def _epochs(run: Run, first_is_taken: bool) -> list[int]:
+def _epochs(run: PlannedRun, first_is_taken: bool) -> list[int]:
     """Epochs that are left of each stage."""
     lengths = run.config.method.stage_epochs(run.config.protocol)
-    gone = run.record.epochs if run.state in ("interrupted", "running") else 0
+    gone = run.record.epochs_so_far if run.state in ("interrupted", "running") else 0
     if first_is_taken:
         gone = max(gone, lengths[0])
     left = []
@@ -124,7 +124,7 @@ def _epochs(run: Run, first_is_taken: bool) -> list[int]:
     return left
 
 
-def _images(run: Run) -> int | None:
+def _images(run: PlannedRun) -> int | None:
     """Of the training set; None where the data is not here to tell."""
     from csa.data.dataset import preview
     from csa.data.long_tail import set_aside, wanted_counts
@@ -137,12 +137,12 @@ def _images(run: Run) -> int | None:
     return sum(counts) - sum(set_aside(counts, dataset.holdout_share))
 
 
-def _shared_stage(run: Run) -> str | None:
+def _shared_stage(run: PlannedRun) -> str | None:
     """The training that this run starts from, by what decides it."""
     return None if run.config.method.starts_from is None else run.first_stage
 
 
-def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
+def _finished_stages(runs: Sequence[PlannedRun]) -> set[str | None]:
     """Trainings that other runs can start from: those of the sweep, and finished ones."""
     identities = [run.identity for run in runs]
     starts = {(run.folder.parents[1], run.config.method.starts_from) for run in runs if run.config.method.starts_from}
@@ -153,7 +153,7 @@ def _finished_stages(runs: Sequence[Run]) -> set[str | None]:
     return {stage_key(who, who["method"]) for who in identities if draws_plainly(who)}
 
 
-def _device(run: Run) -> str:
+def _device(run: PlannedRun) -> str:
     asked = run.config.runtime.device
     return asked if asked in ("cpu", "mps") else "cuda" if visible_gpus() else "cpu"
 
@@ -161,7 +161,7 @@ def _device(run: Run) -> str:
 # --- finished runs --------------------------------------------------------------------------
 
 
-def _finished(run: Run, name: str) -> Cost | None:
+def _finished(run: PlannedRun, name: str) -> Cost | None:
     """Of the newest finished run of the same kind."""
     for path in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
         try:
@@ -198,7 +198,7 @@ def _cost(folder: Path, result: dict[str, Any]) -> Cost | None:
 # --- measured steps -------------------------------------------------------------------------
 
 
-def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
+def _measured(runs: dict[str, PlannedRun], threads: int) -> dict[str, Cost]:
     """Of each kind that could be measured; what was measured before is remembered beside the runs."""
     costs: dict[str, Cost] = {}
     asked = {}
@@ -222,7 +222,7 @@ def _measured(runs: dict[str, Run], threads: int) -> dict[str, Cost]:
     return costs
 
 
-def _remember(run: Run, name: str, cost: Cost) -> None:
+def _remember(run: PlannedRun, name: str, cost: Cost) -> None:
     """At once: whoever stops the measuring has it go on next time."""
     path = Path(run.config.output_root).expanduser() / MEMORY_NAME
     with contextlib.suppress(OSError):  # then it is measured again
@@ -230,7 +230,7 @@ def _remember(run: Run, name: str, cost: Cost) -> None:
         write_json(path, {**{key: asdict(known) for key, known in _memory(run).items()}, name: asdict(cost)})
 
 
-def _memory(run: Run) -> dict[str, Cost]:
+def _memory(run: PlannedRun) -> dict[str, Cost]:
     try:
         known = read_json(Path(run.config.output_root).expanduser() / MEMORY_NAME)
         return {

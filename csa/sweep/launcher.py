@@ -21,7 +21,7 @@ from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.cells import Cell, is_of_sweep
 from csa.sweep.display import Display
-from csa.sweep.plan import Plan, Run, Settings, make_plan, settings_of
+from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, Processes, reason
 from csa.sweep.slots import slots
 from csa.sweep.summary import print_failures
@@ -81,7 +81,7 @@ class LocalLauncher(Launcher):
         self._tracking.add(plan.runs)
         return self._tracking
 
-    def launch_runs(self, settings: Settings, runs: Sequence[Run]) -> dict[str, Ending]:
+    def launch_runs(self, settings: Settings, runs: Sequence[PlannedRun]) -> dict[str, Ending]:
         """Run what is not done; how each ended, by its fingerprint."""
         if not runs:
             return {}
@@ -103,7 +103,7 @@ def _cell(words: Sequence[str]) -> Cell:
     return Cell(tuple(settings), others=tuple(others))
 
 
-def _job_return(run: Run, endings: dict[str, Ending]) -> JobReturn:
+def _job_return(run: PlannedRun, endings: dict[str, Ending]) -> JobReturn:
     returned: Any = JobReturn(overrides=list(run.words), status=JobStatus.COMPLETED)
     if run.state == "done":
         try:

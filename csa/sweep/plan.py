@@ -43,7 +43,7 @@ NOT_HERE = "data not here yet"
 
 
 @dataclass(eq=False)
-class Run:
+class PlannedRun:
     """One run that a sweep asks for. cells: those it stands for, more than one where they are duplicates.
 
     folder: where its record lies or will lie.
@@ -61,20 +61,12 @@ class Run:
         return tuple(spelt_out(self.cells[0].words, self.config))
 
     @property
-    def blank(self) -> bool:
-        return all(cell.blank for cell in self.cells)
-
-    @property
     def record(self) -> Record:
         return Record(self.folder)
 
     @property
     def state(self) -> State:
         return self.record.state
-
-    @property
-    def holder(self) -> str:
-        return self.record.holder
 
     @property
     def first_stage(self) -> str | None:
@@ -104,7 +96,7 @@ class Plan:
     varied: keys that tell the runs from one another; None: those whose values differ.
     """
 
-    runs: list[Run]
+    runs: list[PlannedRun]
     missing: list[tuple[Cell, str]] = field(default_factory=list)
     absent_data: set[str] = field(default_factory=set)
     varied: set[str] | None = None
@@ -114,10 +106,10 @@ class Plan:
         return sum(len(run.cells) for run in self.runs) + len(self.missing)
 
     @property
-    def merged(self) -> list[Run]:
+    def merged(self) -> list[PlannedRun]:
         return [run for run in self.runs if len(run.cells) > 1]
 
-    def label(self, run: Run) -> str:
+    def label(self, run: PlannedRun) -> str:
         """The words that tell a run from the others; of a single run its folder's name."""
         if self.varied is None:
             self.varied = set(swept_keys([run.cells[0] for run in self.runs]))
@@ -171,14 +163,14 @@ def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
     if faults:
         raise UserError(*faults)
     hashes = _hashes([config for _, config in configs], fetch, plan.absent_data)
-    runs: dict[str, Run] = {}
+    runs: dict[str, PlannedRun] = {}
     for cell, config in configs:
         who = identity(config, hashes[question(config).key])
         name = fingerprint(who)
         if name in runs:
             runs[name].cells.append(cell)
         else:
-            runs[name] = Run([cell], config, who, name, run_folder(config, name))
+            runs[name] = PlannedRun([cell], config, who, name, run_folder(config, name))
     plan.runs = list(runs.values())
     return plan
 
@@ -225,12 +217,12 @@ class Settings:
         named = [] if self.config_name == "config" else ["--config-name", self.config_name]
         return named + (["--config-dir", self.config_dir] if self.config_dir else [])
 
-    def to_do(self, plan: Plan) -> list[Run]:
+    def to_do(self, plan: Plan) -> list[PlannedRun]:
         """What this start is to run; what starts from another run's finished stage comes after it."""
         runs = [run for run in plan.runs if self.is_to_do(run)]
         return sorted(runs, key=lambda run: run.config.method.starts_from is not None)
 
-    def is_to_do(self, run: Run) -> bool:
+    def is_to_do(self, run: PlannedRun) -> bool:
         state = run.state
         if state == "failed":
             return self.sweep.retry_failed

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from csa.sweep.plan import Run
+    from csa.sweep.plan import PlannedRun
 
 OUTPUT_NAME = "output.txt"
 WALL_NAME = "wall.json"
@@ -57,7 +57,7 @@ class SweepStopped(SystemExit):
 
 @dataclass
 class _Child:
-    run: Run
+    run: PlannedRun
     slot: Slot
     process: subprocess.Popen[bytes]
     started: float
@@ -75,7 +75,7 @@ class Processes:
         self._children: list[_Child] = []
         self._signals: list[int] = []
 
-    def run(self, runs: Sequence[Run]) -> dict[str, Ending]:
+    def run(self, runs: Sequence[PlannedRun]) -> dict[str, Ending]:
         """How each run ended, by its fingerprint; one that was not started is not in it.
 
         A run that another process is training is waited for, and taken over if that process ends.
@@ -100,14 +100,14 @@ class Processes:
             raise SweepStopped(CTRL_C_STATUS if self._signals[0] == signal.SIGINT else REQUEUE_STATUS, endings)
         return endings
 
-    def _end(self, run: Run, ending: Ending, waiting: deque[Run], endings: dict[str, Ending]) -> None:
+    def _end(self, run: PlannedRun, ending: Ending, waiting: deque[PlannedRun], endings: dict[str, Ending]) -> None:
         endings[run.fingerprint] = ending
         if ending.how == "failed" and self._stop_on_error:
             waiting.clear()
 
     # --- starting ---------------------------------------------------------------------------
 
-    def _start(self, waiting: deque[Run], endings: dict[str, Ending]) -> None:
+    def _start(self, waiting: deque[PlannedRun], endings: dict[str, Ending]) -> None:
         for _ in range(len(waiting)):
             if not self._free or self._signals or not waiting:
                 return
@@ -125,11 +125,11 @@ class Processes:
                 else:
                     self._free.popleft()
 
-    def _trains_first_stage_of(self, run: Run) -> bool:
+    def _trains_first_stage_of(self, run: PlannedRun) -> bool:
         """Whether a child is at the stage that this run can start from; it would only train the same beside it."""
         return run.first_stage is not None and run.first_stage in (child.run.first_stage for child in self._children)
 
-    def _spawn(self, run: Run, slot: Slot) -> _Child:
+    def _spawn(self, run: PlannedRun, slot: Slot) -> _Child:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "failure.json").unlink(missing_ok=True)  # of an earlier start
         fresh = run.state == "planned"
@@ -184,7 +184,7 @@ class Processes:
             child.signals = len(self._signals)
 
 
-def command_of(run: Run, tree: Sequence[str]) -> list[str]:
+def command_of(run: PlannedRun, tree: Sequence[str]) -> list[str]:
     own = ["hydra.mode=RUN", "runtime.progress=false", *run.config.tracking.of_a_sweep()]
     if run.record.checkpoint.exists() and not run.config.rerun:
         own.append("runtime.threads=null")  # it keeps its own number
@@ -217,7 +217,7 @@ def tail(path: Path) -> str:
         return ""
 
 
-def _keep_wall(run: Run, seconds: float) -> None:
+def _keep_wall(run: PlannedRun, seconds: float) -> None:
     """What a run takes beyond its training and evaluation: the next plan counts with it."""
     with contextlib.suppress(OSError, RecordError):
         beyond = max(0.0, seconds - run.record.result["seconds"])

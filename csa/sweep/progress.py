@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from csa.config.schema import Config
-    from csa.sweep.plan import Run
+    from csa.sweep.plan import PlannedRun
     from csa.tracking.run import State
 
 
@@ -19,14 +19,14 @@ class Progress:
     """One look. running: with epochs so far and in all; seconds_left: None as long as nothing can be said."""
 
     states: dict[str, State]
-    running: list[tuple[Run, int, int]]
+    running: list[tuple[PlannedRun, int, int]]
     seconds_left: float | None
 
 
 class Watch:
     """Looks at runs again and again. runs: all of the sweep; to_do: those that this start is to run."""
 
-    def __init__(self, runs: Sequence[Run], to_do: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[PlannedRun], to_do: Sequence[PlannedRun]) -> None:
         self._runs = {run.fingerprint: run for run in runs}
         self._to_do = {run.fingerprint for run in to_do}
         self._states = {name: run.state for name, run in self._runs.items()}
@@ -38,7 +38,7 @@ class Watch:
             if self._states[name] != "done":
                 self._states[name] = self._runs[name].state
         running = [
-            (run, run.record.epochs, epochs_of(run.config))
+            (run, run.record.epochs_so_far, epochs_of(run.config))
             for name, run in self._runs.items()
             if self._states[name] == "running"
         ]
@@ -59,7 +59,11 @@ class Watch:
             total += epochs
             state = self._states[name]
             done += (
-                epochs if state in ("done", "failed") else self._runs[name].record.epochs if state != "planned" else 0
+                epochs
+                if state in ("done", "failed")
+                else self._runs[name].record.epochs_so_far
+                if state != "planned"
+                else 0
             )
         return done / total if total else 1.0
 

@@ -24,11 +24,11 @@ from csa.cli import FAILED_STATUS, reporting_faults, say
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
-from csa.console import FoldedTable, PlainConsole, duration
+from csa.console import PLUS_MINUS, FoldedTable, PlainConsole, duration
 from csa.data.dataset import has_validation, preview, validation_images
 from csa.sweep.cells import Cell, is_of_sweep, shown
 from csa.sweep.estimate import estimate
-from csa.sweep.plan import Run
+from csa.sweep.plan import PlannedRun
 from csa.sweep.slots import slots, where
 from csa.tracking.files import try_lock
 from csa.tracking.mlflow.settings import sqlite_file
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from csa.sweep.slots import Slot
 
 SMOKE_TRIALS, MOST_TRIALS, MOST_SHOWN = 3, 100_000, 20
-PLUS_MINUS = "±"
 SEARCH = "search"
 """The file of sweeps/ that adds nothing to a run but that it is searched."""
 DIRECTIONS = ("maximize", "minimize")
@@ -187,13 +186,13 @@ def prepare(request: Request) -> Search:
     return replace(search, words=added)
 
 
-def _one_trial(config: Config) -> Run:
+def _one_trial(config: Config) -> PlannedRun:
     """The run that the words make without the search's own: what is the same in all trials, and what one costs."""
     who = identity(config, repr(config.dataset))
-    return Run([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
+    return PlannedRun([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
 
 
-def _time(run: Run, left: int, places: Sequence[Slot]) -> str:
+def _time(run: PlannedRun, left: int, places: Sequence[Slot]) -> str:
     seconds = estimate([run], places[0].threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
     if seconds is None:
         return ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.cells import Cell
-    from csa.sweep.plan import Plan, Run, Settings
+    from csa.sweep.plan import Plan, PlannedRun, Settings
     from csa.sweep.slots import Slot
 
 NOT_AVAILABLE = "not available"
@@ -45,7 +45,7 @@ def _table(plan: Plan, told: Estimate) -> FoldedTable:
     """A row for each cell but its seed."""
     everything = [run.cells[0] for run in plan.runs] + [cell for cell, _ in plan.missing]
     keys = [key for key in swept_keys(everything) if key != SEED]
-    rows: dict[tuple[str, ...], list[Run]] = {}
+    rows: dict[tuple[str, ...], list[PlannedRun]] = {}
     blank: set[tuple[str, ...]] = set()
     missing: dict[tuple[str, ...], list[str]] = {}
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from csa.console import FoldedTable, counting
+from csa.console import PLUS_MINUS, FoldedTable, counting, two_decimals
 from csa.sweep.cells import swept_keys
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
 
 if TYPE_CHECKING:
     from csa.console import PlainConsole
-    from csa.sweep.plan import Plan, Run
+    from csa.sweep.plan import Plan, PlannedRun
     from csa.sweep.processes import Ending
 
 GROUPS = ("all", "many", "medium", "few")
@@ -39,7 +39,7 @@ def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending])
     return failed
 
 
-def _how(run: Run, endings: dict[str, Ending]) -> str:
+def _how(run: PlannedRun, endings: dict[str, Ending]) -> str:
     """The state of its record, but for a run that has left none."""
     if run.fingerprint in endings and endings[run.fingerprint].refused:
         return "failed"
@@ -60,7 +60,7 @@ def print_failures(console: PlainConsole, plan: Plan, endings: dict[str, Ending]
     return len(failed)
 
 
-def has_failed(run: Run, endings: dict[str, Ending]) -> bool:
+def has_failed(run: PlannedRun, endings: dict[str, Ending]) -> bool:
     """In this start, or before and not since."""
     ending = endings.get(run.fingerprint)
     return ending.how == "failed" if ending is not None else run.state == "failed"
@@ -109,6 +109,5 @@ def _by_cell(plan: Plan) -> tuple[list[str], dict[tuple[str, ...], list[dict[str
 
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    return f"{mean(known):.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")
+    average = two_decimals(mean(known) if known else None)
+    return f"{average} {PLUS_MINUS} {stdev(known):.2f}" if len(known) > 1 else average

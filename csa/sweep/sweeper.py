@@ -23,7 +23,7 @@ from csa.console import PlainConsole
 from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
 from csa.sweep.launcher import CellTask, LocalLauncher
-from csa.sweep.plan import Plan, Run, Settings, make_plan, settings_of
+from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
 from csa.sweep.show_plan import counted, print_plan
 from csa.sweep.slots import slots
@@ -100,7 +100,7 @@ class CellsSweeper(Sweeper):
         if status or failures:
             raise SystemExit(status or FAILED_STATUS)
 
-    def _run_all(self, plan: Plan, to_do: list[Run], settings: Settings, endings: dict[str, Ending]) -> int:
+    def _run_all(self, plan: Plan, to_do: list[PlannedRun], settings: Settings, endings: dict[str, Ending]) -> int:
         """Fill in how the runs ended; the exit status, not 0 where a signal stopped the sweep."""
         assert self.config is not None
         in_process = self.config.hydra.runtime.choices["hydra/launcher"] == IN_PROCESS
@@ -121,7 +121,7 @@ class CellsSweeper(Sweeper):
             return int(stopped.code)
         return 0
 
-    def _batches(self, runs: Sequence[Run], settings: Settings) -> Iterator[Sequence[Run]]:
+    def _batches(self, runs: Sequence[PlannedRun], settings: Settings) -> Iterator[Sequence[PlannedRun]]:
         """All at once; a launcher that cannot be stopped by a failure gets as many as there are slots."""
         size = len(runs)
         if runs and settings.sweep.on_error == "stop" and not isinstance(self.launcher, LocalLauncher):
@@ -129,7 +129,7 @@ class CellsSweeper(Sweeper):
         for start in range(0, len(runs), size or 1):
             yield runs[start : start + size]
 
-    def _launch(self, settings: Settings, runs: Sequence[Run]) -> dict[str, Ending]:
+    def _launch(self, settings: Settings, runs: Sequence[PlannedRun]) -> dict[str, Ending]:
         if isinstance(self.launcher, LocalLauncher):
             return self.launcher.launch_runs(settings, runs)
         assert self.launcher is not None
@@ -161,13 +161,13 @@ class _SigtermStops:
         raise SystemExit(REQUEUE_STATUS)
 
 
-def _seen_from_elsewhere(run: Run) -> list[str]:
+def _seen_from_elsewhere(run: PlannedRun) -> list[str]:
     """A job of a cluster starts in a folder of its own."""
     folders = {"output_root": run.config.output_root, "data_dir": run.config.data_dir}
     return [f"{key}='{Path(folder).expanduser().absolute()}'" for key, folder in folders.items()]
 
 
-def _ending(run: Run, returned: JobReturn) -> Ending:
+def _ending(run: PlannedRun, returned: JobReturn) -> Ending:
     if returned.status is JobStatus.COMPLETED:
         return Ending("done")
     told: Any = returned._return_value
@@ -176,7 +176,7 @@ def _ending(run: Run, returned: JobReturn) -> Ending:
     return Ending("failed", reason(run.folder) if run.state == "failed" else str(told))
 
 
-def _endings_by_record(runs: Sequence[Run], error: Exception) -> dict[str, Ending]:
+def _endings_by_record(runs: Sequence[PlannedRun], error: Exception) -> dict[str, Ending]:
     """How runs ended whose launcher gave up at one of them, once those that go on have ended."""
     while any(is_held_here(run.folder) for run in runs):
         time.sleep(LOOK_SECONDS)

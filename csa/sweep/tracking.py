@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from csa.config.schema import Config
-    from csa.sweep.plan import Plan, Run
+    from csa.sweep.plan import Plan, PlannedRun
     from csa.tracking.run import State
 
 MOST_OF_A_NAME = 80  # characters
@@ -39,7 +39,7 @@ class Tracking:
         self._watcher.start()
         return self
 
-    def add(self, runs: Sequence[Run]) -> None:
+    def add(self, runs: Sequence[PlannedRun]) -> None:
         """Runs that belong to the sweep; tracked as soon as they begin."""
         if self._on:
             with contextlib.suppress(OSError):  # the watcher, which cannot write either, says so

@@ -13,7 +13,7 @@ from csa.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 NAME = "metrics.csv"
 CALLED = ("stage", "epoch")
@@ -23,7 +23,7 @@ class CsvTracker(Tracker[TrackingConfig]):
     def browse(self, folder: Path) -> str:
         return str(folder / NAME)
 
-    def push(self, run: RecordedRun) -> str:
+    def push(self, run: Snapshot) -> str:
         """The whole table: as many rows as the record has epochs, also where it was cut back to its checkpoint."""
         rows: list[dict[str, Any]] = [
             {"step": step, **{name: line[name] for name in CALLED}, **metrics}

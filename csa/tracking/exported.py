@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from csa.config.faults import RecordError
+from csa.config.faults import Fault, RecordError, UserError
 from csa.metrics import confusion, rescored
 from csa.tracking.description import (
     SCHEMA,
@@ -109,6 +109,9 @@ class ExportedRun(Run):
         predictions %= len(self._who["result"]["split"]["classes"])
         return predictions
 
+    def rescored(self) -> dict[str, Any]:
+        return self.result
+
     def checked(self) -> Self:
         _ = self.result, self.metrics()
         return self
@@ -125,6 +128,10 @@ class ExportedRun(Run):
             refuse(self.path, [*identity_faults(content), *config_faults(config), *result_faults(result)], AGAIN)
             refuse(self.path, agreement_faults(content, config, result), AGAIN)
         return content
+
+    def _output(self, name: str) -> np.ndarray:
+        problem = f"has no {name.partition('_')[0]} in {self.where}, which keeps predictions alone"
+        raise UserError(Fault("run", self.fingerprint, problem, "a run folder"))
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -166,15 +166,12 @@ class Run:
 
     def rescored(self) -> dict[str, Any]:
         """The result with what ``csa.metrics`` makes of the predictions now; they must give its accuracies."""
-        result, path = self.result, self.folder / OUTPUTS
-        with reading(path):
+        result, classes = self.result, len(self.result["split"]["classes"])
+        with reading(self.folder / OUTPUTS):
+            labels = self._output("labels")
             predictions = {head: self._output(f"predictions_{head}") for head in result["heads"]}
-            check_predictions(result, self._output("labels"), predictions)
-            return rescored(result, self._confusion)
-
-    def _confusion(self, head: str) -> np.ndarray:
-        """Counts [K, K] of test images, row = label, column = prediction."""
-        return confusion(self.labels, self.predictions(head), len(self.result["split"]["classes"]))
+            check_predictions(result, labels, predictions)
+            return rescored(result, lambda head: confusion(labels, predictions[head], classes))
 
     @cached_property
     def _who(self) -> dict[str, Any]:
@@ -225,8 +222,7 @@ class Run:
         return lines[-1] if lines[0].startswith("Traceback") else lines[0]
 
     @property
-    def epochs(self) -> int:
-        """So many are recorded by now."""
+    def epochs_so_far(self) -> int:
         try:
             return (self.folder / "metrics.jsonl").read_bytes().count(b"\n")
         except OSError:
@@ -267,7 +263,8 @@ class Run:
 
         self._check_head(head)
         names, order = self.result["split"]["classes"], by_size(self.result["split"]["counts"])
-        frame = pd.DataFrame(self._confusion(self.head(head)), index=names, columns=names)
+        counts = confusion(self.labels, self.predictions(self.head(head)), len(names))
+        frame = pd.DataFrame(counts, index=names, columns=names)
         return frame.iloc[order, order].rename_axis(index="class", columns="predicted")
 
     def report(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from csa.config.faults import Fault
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 NAME = "tensorboard"
 
@@ -33,7 +33,7 @@ class TensorboardTracker(Tracker[TrackingConfig]):
     def browse(self, folder: Path) -> str:
         return f"tensorboard --logdir {shlex.quote(str(folder.parents[2]))}"
 
-    def push(self, run: RecordedRun) -> str:
+    def push(self, run: Snapshot) -> str:
         epochs, times = run.epochs(), run.line_times()
         if run.folder in self._open and self._open[run.folder][1] > len(epochs):
             self.close(run.folder)
@@ -44,7 +44,7 @@ class TensorboardTracker(Tracker[TrackingConfig]):
         self._open[run.folder] = writer, len(epochs)
         writer.flush()
         if run.state != "running":
-            if run.result is not None:
+            if run.state == "done":
                 _end(writer, run)
             self.close(run.folder)
         return f"wrote {len(epochs) - written} epochs" if len(epochs) > written else ""
@@ -62,7 +62,7 @@ def _anew(folder: Path) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=0)  # a TensorBoard that looks on forgets what it has read
 
 
-def _end(writer: SummaryWriter, run: RecordedRun) -> None:
+def _end(writer: SummaryWriter, run: Snapshot) -> None:
     """Final measures, and settings by which TensorBoard compares runs in its tab HPARAMS."""
     kinds = (bool, int, float, str)
     settings = {key: value if isinstance(value, kinds) else in_a_word(value) for key, value in run.settings.items()}

@@ -1,4 +1,4 @@
-"""What a tracker is: something that reads recorded runs and writes them somewhere else; and what it reads of one.
+"""What a tracker is: something that reads recorded runs and writes them somewhere else; and the run as it reads it.
 
 The record is the truth and the outbox: a tracker makes its own place equal to it, however often it is asked.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from csa.config.blocks import flat, named_class
 from csa.config.faults import Fault
 from csa.config.schema import TrackingConfig
+from csa.tracking.run import Run
+from csa.tracking.sweeps import sweeps_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from csa.tracking.run import State
     from csa.tracking.sweeps import Sweep
@@ -54,7 +55,7 @@ class Tracker(ABC, Generic[Settings]):
         """Raise UserError where nothing at all can be written at present."""
 
     @abstractmethod
-    def push(self, run: RecordedRun) -> str:
+    def push(self, run: Snapshot) -> str:
         """Make the place equal to the record; what was sent, in words for a person, or "" where nothing was missing.
 
         It is called while the run trains, whenever its files have changed, and again from its start by another process
@@ -88,25 +89,24 @@ def lacking(settings: TrackingConfig, package: str) -> list[Fault]:
 # --- what is read -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """One reading of a record's folder.
+class Snapshot(Run):
+    """A run that has begun, as it stood at one moment: its state, and the epochs that it had by then.
 
-    config: as recorded; lines: of metrics.jsonl, an epoch each; result: None before the end; failure: why it failed,
-    if it has; sweeps: those that it belongs to (``csa.tracking.sweeps.sweeps_of``); key: by which a tracker may call
-    it: another one after the run was started over.
+    lines: of metrics.jsonl, an epoch each; sweeps: those that it belongs to (``csa.tracking.sweeps.sweeps_of``); key:
+    by which a tracker may call it: another one after the run was started over. Raises RecordError where the lines are
+    damaged.
     """
 
-    folder: Path
-    state: State
-    fingerprint: str
-    split_hash: str
-    config: dict[str, Any]
-    lines: list[dict[str, Any]]
-    result: dict[str, Any] | None
-    failure: str | None
-    sweeps: list[dict[str, str | None]]
-    key: str = ""
+    def __init__(self, folder: Path, key: str = "") -> None:
+        super().__init__(folder)
+        self.key = key
+        self._state = super().state  # before the lines: a run that is done has all of them
+        self.lines = self.metrics()
+        self.sweeps = sweeps_of(folder)
+
+    @property
+    def state(self) -> State:
+        return self._state
 
     @property
     def name(self) -> str:
@@ -137,7 +137,7 @@ class RecordedRun:
 
     def final_metrics(self) -> dict[str, float]:
         """What only the end of a run knows, of the head that stands for it; nothing before."""
-        return {} if self.result is None else _final_metrics(self.result)
+        return _final_metrics(self.result) if self.state == "done" else {}
 
     # --- times, in milliseconds since 1970 --------------------------------------------------
 
@@ -160,32 +160,6 @@ class RecordedRun:
             times.append(at)
             at -= _duration(line)
         return times[::-1]
-
-
-def read(folder: Path) -> RecordedRun | None:
-    """The record as it is now, or None where no run has begun.
-
-    Raises:
-        RecordError: it is damaged, or of another version.
-    """
-    from csa.tracking.run import Run
-    from csa.tracking.sweeps import sweeps_of
-
-    run = Run(folder)
-    state = run.state
-    if not (folder / "identity.json").exists():
-        return None
-    return RecordedRun(
-        folder=folder,
-        state=state,
-        fingerprint=run.fingerprint,
-        split_hash=run.split,
-        config=run.config,
-        lines=run.metrics(),
-        result=run.result if state == "done" else None,
-        failure=run.failure() if state == "failed" else None,
-        sweeps=sweeps_of(folder),
-    )
 
 
 def in_a_word(value: Any) -> str:

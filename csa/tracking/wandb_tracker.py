@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from csa.config.faults import Fault
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 EXIT_STATUS = {"done": 0, "failed": 1, "interrupted": 255}
 
@@ -41,7 +41,7 @@ class WandbTracker(Tracker[WandbTracking]):
     def browse(self, folder: Path) -> str:
         return f"wandb sync {shlex.quote(str(folder))}/wandb/offline-run-*" if self._offline else "wandb.ai"
 
-    def push(self, run: RecordedRun) -> str:
+    def push(self, run: Snapshot) -> str:
         if run.folder in self._open and self._open[run.folder][0].id != run.key:
             self.close(run.folder)  # it was started over
         there, sent = self._open.get(run.folder) or self._begun(run)
@@ -63,7 +63,7 @@ class WandbTracker(Tracker[WandbTracking]):
     def _offline(self) -> bool:
         return self.settings.mode == "offline"
 
-    def _begun(self, run: RecordedRun) -> tuple[Any, int]:
+    def _begun(self, run: Snapshot) -> tuple[Any, int]:
         """A run of wandb's, and the epochs that it has."""
         import wandb
 

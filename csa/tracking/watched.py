@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ from csa.config.faults import without_passwords
 from csa.tracking import sweeps
 from csa.tracking.files import UNREADABLE, read_json, try_lock, write_json
 from csa.tracking.run import Run
-from csa.tracking.tracker import Tracker, read
+from csa.tracking.tracker import Snapshot, Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +131,8 @@ class WatchedRun(Watched):
         return [self.state, *filter(None, (_changed(self.folder / name) for name in LOOKED_AT))]
 
     def _push(self) -> None:
-        run = read(self.folder)
-        self.said = "" if run is None else self._tracker.push(replace(run, key=self._key()))
+        begun = (self.folder / "identity.json").exists()
+        self.said = self._tracker.push(Snapshot(self.folder, self._key())) if begun else ""
 
     def _key(self) -> str:
         """Written before it is used. It goes when the run is started over, with all else that is noted."""

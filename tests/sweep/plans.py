@@ -13,7 +13,7 @@ from csa.config.composition import tree
 from csa.config.words import SMOKE_WORDS
 from csa.data.long_tail import groups_by_rank
 from csa.sweep.cells import apply, expand
-from csa.sweep.plan import Plan, Run, make_plan
+from csa.sweep.plan import Plan, PlannedRun, make_plan
 
 KNOWN: dict[str, str] = {}
 COUNTS = (12, 10, 8, 7, 6, 5, 4, 4, 3, 3)  # of the tiny words
@@ -38,13 +38,13 @@ def _plan_of(output_root: Path, words: tuple[str, ...], name: str, tiny: tuple[s
         return make_plan(tree_, apply(cells, [tree_.parse(word) for word in every]), fetch=False)
 
 
-def begin(run: Run, epochs: int = 0) -> None:
+def begin(run: PlannedRun, epochs: int = 0) -> None:
     """Interrupted after so many epochs."""
     run.record.begin(CONFIG, run.identity, run.fingerprint)
     run.record.write_metrics([{**LINE, "epoch": epoch} for epoch in range(epochs)])
 
 
-def finish(run: Run, epochs: int = 2, accuracy: float = 50.0) -> None:
+def finish(run: PlannedRun, epochs: int = 2, accuracy: float = 50.0) -> None:
     begin(run, epochs)
     names = whole_names(dataset=run.config.dataset.name, method=run.config.method.name, seed=run.config.seed)
     groups = groups_by_rank(COUNTS, run.config.dataset.groups).as_lists()
@@ -55,6 +55,6 @@ def finish(run: Run, epochs: int = 2, accuracy: float = 50.0) -> None:
     run.record.finish(result, {"labels": np.zeros(1, dtype=np.int32)})
 
 
-def fail(run: Run, why: str = "the loss is not finite") -> None:
+def fail(run: PlannedRun, why: str = "the loss is not finite") -> None:
     begin(run)
     run.record.fail({"reason": why})

@@ -14,11 +14,11 @@ import miniature
 import pytest
 import torch
 
-from csa.tracking import tracker
 from csa.tracking.lease import Lease
 from csa.tracking.mlflow import artifacts, mirror, store
 from csa.tracking.mlflow.mirror import StartedOverError
 from csa.tracking.mlflow.tracker import MlflowTracker
+from csa.tracking.tracker import Snapshot
 from csa.tracking.watched import sync
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Mirror(mirror.Mirror):
         super().__init__(folder, miniature.mlflow_at(uri))
 
     def push(self) -> str:
-        return super().push(tracker.read(self.folder))
+        return super().push(Snapshot(self.folder))
 
 
 def the_run(client: MlflowClient) -> Run:

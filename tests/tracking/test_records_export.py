@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recorded_runs import begin, finish, named, train
 
 from csa import records
-from csa.config.faults import RecordError
+from csa.config.faults import RecordError, UserError
 from csa.tracking import exported
 from csa.tracking.exported import ExportedRun, export, exported_paths
 from csa.tracking.files import read_json, write_json
@@ -63,6 +63,10 @@ def test_every_accuracy_can_be_recomputed(run, tmp_path):
             assert 100 * int(correct[record.labels == k].sum()) / 20 == accuracy
     with pytest.raises(KeyError, match="tail"):
         record.predictions("tail")
+    assert record.rescored() == run.rescored()
+    for part in (record.logits, record.confidence):
+        with pytest.raises(UserError, match="which keeps predictions alone; allowed: a run folder"):
+            part("uniform")
 
 
 def test_metrics_lines_are_there_to_six_digits(run, tmp_path):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import without_passwords
+from csa.console import two_decimals
 from csa.tracking.record import software
-from csa.tracking.run import Run
 from csa.tracking.tracker import in_a_word
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 FILES = ("result.json", "metrics.jsonl", "test_outputs.npz", "checkpoint.pt")
 TABLE = "per_class.json"
@@ -36,10 +36,10 @@ EXAMPLE_IMAGES = 2  # a batch of one would fix the batch size of the exported gr
 # --- while it runs ----------------------------------------------------------------------------
 
 
-def tags(run: RecordedRun) -> dict[str, str]:
+def tags(run: Snapshot) -> dict[str, str]:
     known: dict[str, Any] = {
         "csa.fingerprint": run.fingerprint,
-        "csa.split_hash": run.split_hash,
+        "csa.split_hash": run.split,
         "csa.status": run.state,
         "csa.folder": f"{socket.gethostname()}:{run.folder.resolve()}",
         "mlflow.note.content": note(run),
@@ -48,40 +48,36 @@ def tags(run: RecordedRun) -> dict[str, str]:
     parents = [sweep["parent_run_id"] for sweep in run.sweeps if sweep["parent_run_id"]]
     if parents:
         known["mlflow.parentRunId"] = parents[0]
-    if run.result is not None:
+    if run.state == "done":
         known["csa.collapsed"] = in_a_word(run.result["collapsed"])
         known["csa.head"] = run.result["head"]
         known |= _revision(run.result)
     return {key: str(value) for key, value in known.items()}
 
 
-def tags_at_start(run: RecordedRun) -> dict[str, str]:
+def tags_at_start(run: Snapshot) -> dict[str, str]:
     """Who started it, with what: known while it runs, from its result later."""
     known = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "csa", "mlflow.source.type": "LOCAL"}
     return known | (_revision(software()) if run.state == "running" else {})
 
 
-def note(run: RecordedRun) -> str:
+def note(run: Snapshot) -> str:
     """How the run stands, in Markdown: the accuracies of each head, or the reason of a failure."""
-    if run.failure is not None:
-        return f"Failed:\n\n```\n{run.failure[-LONGEST_NOTE:]}\n```"
-    if run.result is None:
+    if run.state == "failed":
+        return f"Failed:\n\n```\n{run.failure()[-LONGEST_NOTE:]}\n```"
+    if run.state != "done":
         return "In training." if run.state == "running" else "Interrupted; the same command continues it."
     rows = ["| head | many | medium | few | all | balanced | best on test | ECE |", "| --- |" + " ---: |" * 7]
     for head, scores in run.result["heads"].items():
         name = f"**{head}**" if head == run.result["head"] else head
         last, best = scores["last"], scores["best_on_test"]
-        cells = [_percent(last[group]) for group in ("many", "medium", "few", "all", "balanced")]
-        cells += [f"{_percent(best['all'])} (epoch {best['epoch'] + 1})", _percent(last["ece"])]
+        cells = [two_decimals(last[group]) for group in ("many", "medium", "few", "all", "balanced")]
+        cells += [f"{two_decimals(best['all'])} (epoch {best['epoch'] + 1})", two_decimals(last["ece"])]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     warning = "**Collapsed**: the network predicts a single class.\n\n" if run.result["collapsed"] else ""
     chosen = run.result.get("chosen")
     when = "the last epoch" if chosen is None else "the epoch that was best on the validation images"
     return f"{warning}Test accuracy in % at {when}.\n\n" + "\n".join(rows)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _revision(known: Mapping[str, Any]) -> dict[str, str]:
@@ -98,10 +94,9 @@ def _revision(known: Mapping[str, Any]) -> dict[str, str]:
 
 
 def of(
-    now: RecordedRun, client: MlflowClient, run_id: str, settings: MlflowTracking
+    now: Snapshot, client: MlflowClient, run_id: str, settings: MlflowTracking
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and sender of each artifact, the small ones first."""
-    assert now.result is not None
     yield "config.yaml", partial(_send_configuration, now, client, run_id)
     yield TABLE, partial(_send_table, now, client, run_id)
     for head in now.result["heads"]:
@@ -117,17 +112,16 @@ def _send_file(path: Path, client: MlflowClient, run_id: str) -> None:
         client.log_artifact(run_id, str(path))
 
 
-def _send_configuration(now: RecordedRun, client: MlflowClient, run_id: str) -> None:
+def _send_configuration(now: Snapshot, client: MlflowClient, run_id: str) -> None:
     client.log_text(run_id, without_passwords((now.folder / "config.yaml").read_text()), "config.yaml")
 
 
-def _send_table(now: RecordedRun, client: MlflowClient, run_id: str) -> None:
+def _send_table(now: Snapshot, client: MlflowClient, run_id: str) -> None:
     if TABLE not in [file.path for file in client.list_artifacts(run_id)]:  # else its rows would be added to
-        client.log_table(run_id, Run(now.folder).report().reset_index(), TABLE)
+        client.log_table(run_id, now.report().reset_index(), TABLE)
 
 
-def _send_picture(now: RecordedRun, client: MlflowClient, run_id: str, head: str) -> None:
-    assert now.result is not None
+def _send_picture(now: Snapshot, client: MlflowClient, run_id: str, head: str) -> None:
     split, scores = now.result["split"], now.result["heads"][head]["last"]
     order = np.argsort(-np.array(split["counts"]), kind="stable")
     with np.load(now.folder / "test_outputs.npz") as outputs:
@@ -137,7 +131,7 @@ def _send_picture(now: RecordedRun, client: MlflowClient, run_id: str, head: str
     client.log_figure(run_id, figure, f"confusion/{head}.png")
 
 
-def _send_model(now: RecordedRun, client: MlflowClient, run_id: str, uri: str) -> None:
+def _send_model(now: Snapshot, client: MlflowClient, run_id: str, uri: str) -> None:
     """Export the network as a graph that needs none of this package; once, whatever was cut off before."""
     import mlflow
     import torch

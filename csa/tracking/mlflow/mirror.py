@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
     from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 STATE_NAME = "mlflow.json"
 STATUS = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}
@@ -77,7 +77,7 @@ class Mirror:
         known = read_json(self._path) if self._written else {}
         self.sent = Sent(**{one.name: known[one.name] for one in fields(Sent) if one.name in known})
 
-    def push(self, now: RecordedRun) -> str:
+    def push(self, now: Snapshot) -> str:
         """Send what MLflow lacks; what was sent, in words.
 
         Raises whatever MLflow raises; then some of it may have been sent, and the next push sends the rest.
@@ -89,7 +89,7 @@ class Mirror:
             return "the run was deleted in MLflow, and is left alone"
         epochs = self._send_values(there, now)
         self._send_status(there, now)
-        files = 0 if now.result is None else self._send_artifacts(there, now)
+        files = self._send_artifacts(there, now) if now.state == "done" else 0
         self._there = there
         return f"sent {epochs} epochs and {files} files" if epochs or files else ""
 
@@ -109,7 +109,7 @@ class Mirror:
 
     # --- finding the run --------------------------------------------------------------------
 
-    def _find(self, now: RecordedRun) -> _There:
+    def _find(self, now: Snapshot) -> _There:
         """The record's run, made if there is none, and what MLflow has of it."""
         self._note(uri=without_passwords(self._settings.address), experiment=self._settings.experiment)
         client, experiment_id = store.connect(self._settings)
@@ -143,7 +143,7 @@ class Mirror:
                 return None  # another store, or a new one
             raise
 
-    def _tagged_run(self, client: MlflowClient, experiment_id: str, now: RecordedRun) -> Run | None:
+    def _tagged_run(self, client: MlflowClient, experiment_id: str, now: Snapshot) -> Run | None:
         """A run that was made but not noted; those of an earlier start of this folder end on the way."""
         found = client.search_runs([experiment_id], f"tags.`csa.fingerprint` = '{now.fingerprint}'", max_results=1000)
         here = artifacts.tags(now)["csa.folder"]
@@ -154,13 +154,13 @@ class Mirror:
                 client.set_terminated(run.info.run_id, "KILLED")
         return next((run for run in found if run.data.tags.get("csa.record") == self.sent.record), None)
 
-    def _create(self, client: MlflowClient, experiment_id: str, now: RecordedRun) -> Run:
+    def _create(self, client: MlflowClient, experiment_id: str, now: Snapshot) -> Run:
         tags = {"csa.record": self.sent.record, **artifacts.tags_at_start(now), **artifacts.tags(now)}
         return client.create_run(experiment_id, start_time=now.began, tags=tags, run_name=now.name)
 
     # --- sending ----------------------------------------------------------------------------
 
-    def _send_values(self, there: _There, now: RecordedRun) -> int:
+    def _send_values(self, there: _There, now: Snapshot) -> int:
         """Parameters, tags and metrics; an epoch's metrics in one call. How many epochs were sent."""
         from mlflow.entities import Param, RunTag
 
@@ -180,13 +180,13 @@ class Mirror:
             there.client.log_batch(there.run_id, metrics=[point for points in batch.values() for point in points])
             there.steps |= batch.keys()
             self._note(lines=len(there.steps))
-        if now.result is not None and not there.final:
+        if now.state == "done" and not there.final:
             metrics = _points(now.final_metrics(), now.ended, max(len(now.lines) - 1, 0))
             there.client.log_batch(there.run_id, metrics=metrics)
             there.final = True
         return len(there.steps) - already
 
-    def _send_status(self, there: _There, now: RecordedRun) -> None:
+    def _send_status(self, there: _There, now: Snapshot) -> None:
         status = STATUS[now.state]
         if there.status != status:
             if status == "RUNNING":
@@ -196,7 +196,7 @@ class Mirror:
             there.status = status
         self._note(status=status, lines=len(there.steps))
 
-    def _send_artifacts(self, there: _There, now: RecordedRun) -> int:
+    def _send_artifacts(self, there: _There, now: Snapshot) -> int:
         """Each as it is noted; one that was sent but not noted is sent again under the same name. How many were."""
         already = len(self.sent.artifacts)
         for name, send in artifacts.of(now, there.client, there.run_id, self._settings):
@@ -206,7 +206,7 @@ class Mirror:
         return len(self.sent.artifacts) - already
 
 
-def _missing(there: _There, now: RecordedRun) -> Iterator[tuple[int, list[Metric]]]:
+def _missing(there: _There, now: Snapshot) -> Iterator[tuple[int, list[Metric]]]:
     """Step and points of each epoch that MLflow does not have."""
     for step, (metrics, time) in enumerate(zip(now.epochs(), now.line_times(), strict=True)):
         if step not in there.steps:
@@ -231,13 +231,13 @@ def _batches(epochs: Iterable[tuple[int, list[Metric]]]) -> Iterator[dict[int, l
         yield batch
 
 
-def _dataset(now: RecordedRun) -> Any:
+def _dataset(now: Snapshot) -> Any:
     """The split as MLflow's run list shows it."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     name = now.config["dataset"]["name"]
     source = json.dumps({"source": now.config["dataset"]["source"]})
     return DatasetInput(
-        Dataset(name=name, digest=now.split_hash[:36], source_type="local", source=source),
+        Dataset(name=name, digest=now.split[:36], source_type="local", source=source),
         [InputTag("mlflow.data.context", "training")],
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from csa.config.faults import Fault
     from csa.tracking.mlflow.mirror import Mirror
     from csa.tracking.sweeps import Sweep
-    from csa.tracking.tracker import RecordedRun
+    from csa.tracking.tracker import Snapshot
 
 PARENT_TAG, START_TAG = "csa.sweep.parent", "csa.sweep.start"
 NOT_OF_A_METRIC = re.compile(r"[^\w .:/-]")
@@ -43,7 +43,7 @@ class MlflowTracker(Tracker[MlflowTracking]):
         with store.reaching(self.settings.address):
             store.connect(self.settings)
 
-    def push(self, run: RecordedRun) -> str:
+    def push(self, run: Snapshot) -> str:
         from csa.tracking.mlflow.mirror import Mirror
 
         if run.folder not in self._mirrors:
