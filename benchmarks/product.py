@@ -14,7 +14,7 @@ from csa.data.loader import ResidentLoader
 from csa.methods.method import build_method
 from csa.sweep.calibration import ShortLoader, rehearsal
 from csa.training.evaluation import EVALUATION_BATCH
-from csa.training.progress import Progress
+from csa.training.monitoring import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

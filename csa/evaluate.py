@@ -154,7 +154,7 @@ def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str],
 def _scores(run: Run, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
     """Of one head, or of all where ``head`` is empty; images that were passed over are told."""
     from csa.data.sources.source import listed
-    from csa.training.application import scores_on
+    from csa.training.recorded import scores_on
 
     found, damaged = scores_on(run.folder, images, labels, config.runtime)
     if damaged:
@@ -174,7 +174,7 @@ def predict_folder(run: Run, config: Config, own: dict[str, str]) -> None:
     """Every image below the folder; of one that cannot be read nothing is written."""
     folder, split = Path(own["images"]).expanduser(), run.result["split"]
     files, images = read_folder(folder, tuple(split["image_shape"]))
-    from csa.training.application import probabilities
+    from csa.training.recorded import probabilities
 
     head = run.head(own["head"])
     chosen = probabilities(run.folder, images, config.runtime, calibrated=True)[head]

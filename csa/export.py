@@ -74,9 +74,8 @@ def export(run: Run, config: Config, head: str, to: str, form: Form) -> None:
     """
     from csa.reporting.model_card import contract, model_card
     from csa.tracking.files import write_bytes, write_text
-    from csa.training.application import answers
     from csa.training.portable import opened, packed
-    from csa.training.recorded import recorded_split
+    from csa.training.recorded import answers, recorded_split
 
     run.checked()
     network = run.model(head)

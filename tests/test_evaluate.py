@@ -20,7 +20,7 @@ from csa.config.typed import build
 from csa.data.dataset import load_split
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.tracking.record import Record
-from csa.training.application import probabilities, scores_on
+from csa.training.recorded import probabilities, scores_on
 
 GROUPS = ("many", "medium", "few", "all", "balanced")
 

@@ -14,10 +14,9 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from csa.config.faults import Fault, UserError
-from csa.data.augmentation import as_floats
+from csa.data.augmentation import as_floats, crop_boxes
 from csa.data.batch import Batch, Shard, to_device
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
-from csa.data.resized_crop import crop_boxes
 from csa.data.split import TRAIN
 
 if TYPE_CHECKING:

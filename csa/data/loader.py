@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csa.data.augmentation import CropFlip, as_floats
+from csa.data.augmentation import CropFlip, ResizedCrop, as_floats, sim_view
 from csa.data.batch import ALONE, Batch, Shard, ShardedSteps, to_device
-from csa.data.resized_crop import ResizedCrop, sim_view
 from csa.data.samplers import View, epoch_indices
 from csa.randomness import numpy_generator, torch_generator
 

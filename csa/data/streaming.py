@@ -17,21 +17,20 @@ import torch
 from torch import Tensor
 
 from csa.config.faults import Fault, UserError
-from csa.data.augmentation import CropFlip
+from csa.data.augmentation import CropFlip, sim_view
 from csa.data.batch import ALONE, Batch, Shard, ShardedSteps
 from csa.data.decoded_once import decoded_split
 from csa.data.decoding import STEPS_AHEAD, Ask, Decoding, Reading, chunks
 from csa.data.image_files import ImageFiles
 from csa.data.loader import ResidentLoader, augmentation, batch_sizes, epoch_positions, in_order
-from csa.data.resized_crop import sim_view
 from csa.data.samplers import View
 from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.randomness import torch_generator
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
+    from csa.data.augmentation import ResizedCrop
     from csa.data.loader import Loader
-    from csa.data.resized_crop import ResizedCrop
     from csa.data.split import Images, Split
     from csa.data.strong_augmentation import Changed
 

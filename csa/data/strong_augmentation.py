@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, RandAugment
 from torchvision.transforms.v2.functional import equalize_image
 
-from csa.data.augmentation import CropFlip
-from csa.data.resized_crop import ResizedCrop, in_grey
+from csa.data.augmentation import CropFlip, ResizedCrop, in_grey
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from csa.config.method_schema import BalancedContrastiveConfig
 from csa.data.samplers import View
 from csa.methods.classifier import Classifier
-from csa.methods.criteria import logit_adjustment
+from csa.methods.losses import logit_adjustment
 from csa.methods.method import Clock, Context, Step
 from csa.models.heads import Projection
 from csa.randomness import initialised_at

@@ -9,8 +9,7 @@ import torch
 from csa.config.method_schema import BilateralConfig
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Method, Step
-from csa.methods.schedules import training_stage
-from csa.methods.streams import REVERSED, UNIFORM
+from csa.methods.stages import REVERSED, UNIFORM, training_stage
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 

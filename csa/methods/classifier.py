@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from csa.methods.criteria import Criterion
-from csa.methods.losses import plain
+from csa.methods.losses import Criterion, plain
 from csa.methods.method import Clock, Context, Method, Step
-from csa.methods.schedules import training_stage
+from csa.methods.stages import training_stage
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 

@@ -15,8 +15,7 @@ from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.method import Stage
 from csa.methods.mixup import mixup_window
-from csa.methods.schedules import cosine, training_stage
-from csa.methods.streams import UNIFORM, class_aware
+from csa.methods.stages import UNIFORM, class_aware, cosine, training_stage
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 

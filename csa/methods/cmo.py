@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from csa.config.method_schema import CmoConfig
 from csa.config.schema import SamplerConfig
 from csa.methods.classifier import Classifier
-from csa.methods.criteria import Criterion, deferred_reweighting, ldam_drw, logit_adjustment
+from csa.methods.losses import Criterion, deferred_reweighting, ldam_drw, logit_adjustment
 from csa.methods.method import Step
 from csa.methods.mixing import box_draws, paste
-from csa.methods.streams import UNIFORM, power
+from csa.methods.stages import UNIFORM, power
 from csa.models.heads import linear_head, normalized_head
 
 if TYPE_CHECKING:

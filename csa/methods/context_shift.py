@@ -18,8 +18,7 @@ from csa.methods.context_bank import ContextBank
 from csa.methods.losses import cross_entropy, log_prior
 from csa.methods.method import WITHIN, Clock, Context, Method, Step, evaluating
 from csa.methods.mixing import blend_context, mixup, mixup_draws
-from csa.methods.schedules import training_stage
-from csa.methods.streams import UNIFORM, class_aware, class_balanced
+from csa.methods.stages import UNIFORM, class_aware, class_balanced, training_stage
 from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from csa.methods.classifier import Classifier
-from csa.methods.schedules import training_stage
+from csa.methods.stages import training_stage
 
 if TYPE_CHECKING:
     from csa.config.schema import SamplerConfig

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from csa.config.method_schema import DeferredConfig, LdamConfig, ReweightedConfig
 from csa.methods.classifier import Classifier
-from csa.methods.criteria import deferred_reweighting, ldam_drw
-from csa.methods.streams import UNIFORM, class_balanced
+from csa.methods.losses import deferred_reweighting, ldam_drw
+from csa.methods.stages import UNIFORM, class_balanced
 from csa.models.heads import normalized_head
 
 if TYPE_CHECKING:

@@ -12,8 +12,14 @@ from torch.nn import functional
 
 from csa.config.method_schema import FocalConfig
 from csa.methods.classifier import Classifier
-from csa.methods.criteria import Criterion, WithConstant
-from csa.methods.losses import class_weights, distorted_softmax_focal, sigmoid_focal, softmax_focal
+from csa.methods.losses import (
+    Criterion,
+    WithConstant,
+    class_weights,
+    distorted_softmax_focal,
+    sigmoid_focal,
+    softmax_focal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

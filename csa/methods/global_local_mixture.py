@@ -13,8 +13,7 @@ from csa.methods.bilateral_branch import emphasis
 from csa.methods.losses import class_weighted, normalized_weights, plain
 from csa.methods.method import Clock, Context, Method, Step
 from csa.methods.mixing import beta_draws, clipped_boxes, paste
-from csa.methods.schedules import training_stage
-from csa.methods.streams import UNIFORM, power
+from csa.methods.stages import UNIFORM, power, training_stage
 from csa.models.heads import LinearHead, linear_head
 from csa.randomness import initialised_at
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from csa.config.method_schema import LogitAdjustmentConfig
 from csa.methods.classifier import Classifier
-from csa.methods.criteria import logit_adjustment
+from csa.methods.losses import logit_adjustment
 
 if TYPE_CHECKING:
     from csa.methods.method import Context

@@ -10,7 +10,7 @@ import torch
 from csa.config.method_schema import MixupConfig, MixupRetrainingConfig, RemixConfig
 from csa.methods.classifier import Classifier
 from csa.methods.mixing import mixup, mixup_draws, remix_share
-from csa.methods.schedules import training_stage
+from csa.methods.stages import training_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,7 @@ from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.losses import log_prior
 from csa.methods.method import Stage
-from csa.methods.schedules import training_stage
-from csa.methods.streams import UNIFORM
+from csa.methods.stages import UNIFORM, training_stage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,7 @@ from csa.methods.classifier import Classifier
 from csa.methods.cross_entropy import trained_by_cross_entropy
 from csa.methods.losses import class_weights
 from csa.methods.method import Clock, Context, Stage, Step
-from csa.methods.schedules import cosine, training_stage
-from csa.methods.streams import UNIFORM
+from csa.methods.stages import UNIFORM, cosine, training_stage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -144,7 +144,7 @@ def _chance(module: nn.Module) -> float:
     return max((chance for chance in chances if isinstance(chance, float)), default=0)
 
 
-# --- weights ----------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from csa.methods.method import Clock, Method
     from csa.training.loop import Training
     from csa.training.machine import Machine
-    from csa.training.progress import Progress
+    from csa.training.monitoring import Progress
 
 WARM_STEPS = 2
 LEAST_STEPS = {"cpu": 2, "cuda": 16, "mps": 16}
@@ -121,9 +121,9 @@ def rehearsal(
     """The loop of a run on a record that is thrown away."""
     from csa.config.identity import identity
     from csa.tracking.record import Record
-    from csa.training.interruption import Interruption
+    from csa.training.checkpoint import SharedStages
     from csa.training.loop import Training
-    from csa.training.shared_stages import SharedStages
+    from csa.training.monitoring import Interruption
 
     with TemporaryDirectory() as folder:
         stages = SharedStages(Path(folder), identity(config, split.hash), machine)
@@ -143,7 +143,7 @@ def measure(config: Config, threads: int) -> dict[str, Any]:
     from csa.data.streaming import open_loader
     from csa.methods.method import Clock, build_method
     from csa.training.machine import choose
-    from csa.training.progress import Progress
+    from csa.training.monitoring import Progress
 
     began = time.perf_counter()
     split = load_split(config.dataset, config.data_dir, download=False)

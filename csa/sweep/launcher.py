@@ -117,7 +117,7 @@ def _job_return(run: PlannedRun, endings: dict[str, Ending]) -> JobReturn:
     return returned  # type: ignore[no-any-return]
 
 
-# --- under launchers of Hydra's ---------------------------------------------------------------
+# --- under launchers of Hydra's -------------------------------------------------------------
 
 
 class CellTask:

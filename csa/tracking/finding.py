@@ -121,7 +121,7 @@ def find_finished(output_root: Path, text: str) -> Run:
     return run
 
 
-# --- finished runs of every place -------------------------------------------------------------
+# --- finished runs of every place -----------------------------------------------------------
 
 PLACES = ("outputs", "reports/records", "sqlite:///mlflow.db")
 """Where runs are looked for when nothing else is said; a place that is not there has none."""

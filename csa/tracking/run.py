@@ -253,7 +253,7 @@ class Run:
             raise UserError(Fault("images", f"{images.dtype} {list(images.shape)}", "do not suit the model", allowed))
         self._check_model(head)
         runtime = build_block(RuntimeConfig, {**self.config["runtime"], "device": "auto", "threads": None})
-        probabilities = resolve_name("csa.training.application:probabilities")
+        probabilities = resolve_name("csa.training.recorded:probabilities")
         chosen: np.ndarray = probabilities(self.folder, images, runtime)[self.head(head)]
         return chosen
 

@@ -98,7 +98,7 @@ def run_folders(folder: Path, sweep: Sweep) -> list[Path]:
     return [run for run in runs if (run / "identity.json").exists()]
 
 
-# --- of a run ---------------------------------------------------------------------------------
+# --- of a run -------------------------------------------------------------------------------
 
 
 def sweeps_of(folder: Path) -> list[dict[str, str | None]]:

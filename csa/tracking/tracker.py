@@ -86,7 +86,7 @@ def lacking(settings: TrackingConfig, package: str) -> list[Fault]:
     return [Fault("tracking", settings.name, "is not installed", f"pip install 'csa[{package}]', or tracking=none")]
 
 
-# --- what is read -----------------------------------------------------------------------------
+# --- what is read ---------------------------------------------------------------------------
 
 
 class Snapshot(Run):

@@ -19,10 +19,8 @@ from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
 from csa.training.distributed import batch_statistics
 from csa.training.evaluation import EVALUATION_BATCH, evaluate
-from csa.training.interruption import StoppedError
 from csa.training.launching import StepInputs
-from csa.training.profiling import Profiling
-from csa.training.progress import epoch_in_words
+from csa.training.monitoring import Profiling, StoppedError, epoch_in_words
 from csa.training.result import outcome
 from csa.training.single_images import refuse_single_images
 from csa.training.state import OpenEpoch, Position, TrainState
@@ -37,13 +35,12 @@ if TYPE_CHECKING:
     from csa.data.split import Split
     from csa.methods.method import Method
     from csa.tracking.record import Record
+    from csa.training.checkpoint import SharedStages
     from csa.training.evaluation import Evaluated
-    from csa.training.interruption import Interruption
     from csa.training.launching import Given, Tensors
     from csa.training.machine import Machine
-    from csa.training.progress import Progress
+    from csa.training.monitoring import Interruption, Progress
     from csa.training.result import Outcome
-    from csa.training.shared_stages import SharedStages
 
 LOSS = ""
 """The name of the loss among the measures that a part of a step returns; no measure has it."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from csa.data.loader import Loader
     from csa.methods.method import Method, Stage
     from csa.metrics import Scores
+    from csa.training.checkpoint import SharedStages
     from csa.training.machine import Machine
-    from csa.training.shared_stages import SharedStages
 
 
 class NotFiniteError(Exception):

@@ -18,14 +18,13 @@ from torchvision.transforms.v2 import functional as reference
 
 from csa.config.faults import UserError
 from csa.data import decoding
-from csa.data.augmentation import as_floats
+from csa.data.augmentation import ResizedCrop, as_floats, crop_boxes
 from csa.data.batch import Shard, to_device
 from csa.data.dataset import cache_faults, load_split
 from csa.data.decoded_once import CHUNK, decoded
 from csa.data.decoding import LostWorkerError, pixels_at, telling_lost_workers
 from csa.data.loader import ResidentLoader
 from csa.data.pictures import UnreadableImageError, decode, decode_crop
-from csa.data.resized_crop import ResizedCrop, crop_boxes
 from csa.data.samplers import View
 from csa.data.streaming import StreamingLoader, open_loader, plain_batches
 

@@ -8,10 +8,9 @@ import torch
 from torchvision.transforms.autoaugment import AutoAugment, AutoAugmentPolicy, InterpolationMode, RandAugment, _apply_op
 from torchvision.transforms.v2 import functional as reference
 
-from csa.data.augmentation import CropFlip
+from csa.data.augmentation import CropFlip, ResizedCrop, SimAugment, blurred, sim_view, turned_hue
 from csa.data.dataset import load_split
 from csa.data.loader import ResidentLoader, augmentation
-from csa.data.resized_crop import ResizedCrop, SimAugment, blurred, sim_view, turned_hue
 from csa.data.samplers import View
 from csa.data.strong_augmentation import GREY_FILL, Changed, Cutout, Policy, operated
 

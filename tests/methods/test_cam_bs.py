@@ -10,14 +10,14 @@ from test_class_weights import CIFAR10, CIFAR100
 from tiny import compose_config, optimiser, small_split, take_step
 
 from csa.data.loader import ResidentLoader
-from csa.methods.cam_bs import draw_sources
-from csa.methods.foreground_transfer import (
+from csa.methods.cam_bs import (
     MIRROR,
     ROTATE,
     TRANSLATE,
     Moves,
     bounding_boxes,
     draw_moves,
+    draw_sources,
     foreground,
     matrices,
     pack,
@@ -27,7 +27,7 @@ from csa.methods.foreground_transfer import (
     warp,
 )
 from csa.methods.method import Clock
-from csa.methods.schedules import learning_rate
+from csa.methods.stages import learning_rate
 
 CONFIG = compose_config("method=cam_bs").method
 

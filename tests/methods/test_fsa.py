@@ -13,8 +13,7 @@ from tiny import copied, optimiser, random_batch
 
 from csa.data.batch import Batch
 from csa.data.long_tail import class_counts
-from csa.methods.feature_mixing import confusing_classes, head_classes, mixed_feature, picked, scaled_map
-from csa.methods.fsa import Fsa
+from csa.methods.fsa import Fsa, confusing_classes, head_classes, mixed_feature, picked, scaled_map
 from csa.methods.method import Clock
 
 TUNING = Clock(1, 0, 10)

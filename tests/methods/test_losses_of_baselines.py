@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from csa.methods.criteria import Criterion, WithConstant
 from csa.methods.losses import (
+    Criterion,
+    WithConstant,
     class_weighted,
     cross_entropy,
     distorted_softmax_focal,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tiny import COUNTS, copied, optimiser, random_batch, take_step
 
 from csa.data.batch import Batch
+from csa.methods.m2m import choose, limited, seed_weights, towards_target, translate
 from csa.methods.method import Clock
-from csa.methods.translation import choose, limited, seed_weights, towards_target, translate
 
 EAGER = ("method=m2m", "dataset=cifar10_lt", "method.beta=0", "method.gamma=0")
 """Every marked image is translated and accepted."""

@@ -15,8 +15,7 @@ from csa.data.batch import Batch
 from csa.data.loader import ResidentLoader
 from csa.data.samplers import View
 from csa.methods.balanced_contrastive import balanced_contrast
-from csa.methods.expert_aggregation import aggregation_weights, stability
-from csa.methods.experts import distance_from_mean, reversed_prior
+from csa.methods.experts import aggregation_weights, distance_from_mean, reversed_prior, stability
 from csa.methods.losses import class_weights, log_prior, normalized_weights
 from csa.methods.method import Clock
 from csa.methods.mixing import clipped_boxes

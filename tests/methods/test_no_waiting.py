@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 from csa.config.schema import ProtocolConfig
 from csa.data.loader import ResidentLoader, augmentation
+from csa.methods.cam_bs import draw_moves, matrices, transferred
 from csa.methods.context_bank import ContextBank
-from csa.methods.criteria import Criterion
-from csa.methods.foreground_transfer import draw_moves, matrices, transferred
+from csa.methods.losses import Criterion
 from csa.methods.method import Method, build_method
 from csa.metrics import CALIBRATION_BINS
 from csa.training.distributed import ProcessGroup

@@ -7,8 +7,8 @@ import torch
 from tiny import copied, optimiser, random_batch, take_step
 
 from csa.data.batch import Batch
-from csa.methods.memory import ModulatedAttention, centroid_loss, reachability, squashed_cosine
 from csa.methods.method import Clock
+from csa.methods.oltr import ModulatedAttention, centroid_loss, reachability, squashed_cosine
 
 FEATURES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 CENTROIDS = torch.tensor([[1.0, 1.0], [0.0, 0.0], [2.0, 0.0]])

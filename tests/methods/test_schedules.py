@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tiny import compose_config
 
-from csa.methods.schedules import cosine, learning_rate, training_stage
+from csa.methods.stages import cosine, learning_rate, training_stage
 
 CIFAR = compose_config("dataset=cifar100_lt").protocol
 

@@ -15,12 +15,11 @@ from csa.data.batch import Batch
 from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
-from csa.training.application import scores_on
 from csa.training.distributed import ProcessGroup, batch_statistics
 from csa.training.loop import train_step
 from csa.training.machine import Machine
 from csa.training.optimisation import make_optimiser
-from csa.training.recorded import load_method
+from csa.training.recorded import load_method, scores_on
 from csa.training.state import TrainState
 
 FINE = ("protocol.optimizer=adamw", "protocol.layer_decay=0.5", "protocol.clip_norm=0.5", "protocol.ema=0.9")

@@ -22,9 +22,9 @@ from csa.data.dataset import load_split
 from csa.data.loader import ResidentEpoch
 from csa.tracking.record import Record
 from csa.training import checkpoint, launching, machine
-from csa.training.application import scores_on
 from csa.training.launching import Graphs
-from csa.training.profiling import where_profiled
+from csa.training.monitoring import where_profiled
+from csa.training.recorded import scores_on
 
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
 AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_bank=never")

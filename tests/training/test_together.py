@@ -23,8 +23,8 @@ from csa.config.host import Processes, started_together
 from csa.data.batch import ALONE, Shard
 from csa.tracking.record import Record
 from csa.training.distributed import ProcessGroup
-from csa.training.interruption import Interruption, StoppedError
 from csa.training.loop import Training
+from csa.training.monitoring import Interruption, StoppedError
 from csa.training.state import Position
 
 HERE = Path(__file__).parent

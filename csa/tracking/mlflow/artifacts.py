@@ -33,7 +33,7 @@ LONGEST_NOTE = 5000
 EXAMPLE_IMAGES = 2  # a batch of one would fix the batch size of the exported graph
 
 
-# --- while it runs ----------------------------------------------------------------------------
+# --- while it runs --------------------------------------------------------------------------
 
 
 def tags(run: Snapshot) -> dict[str, str]:
@@ -90,7 +90,7 @@ def _revision(known: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-# --- once finished ----------------------------------------------------------------------------
+# --- once finished --------------------------------------------------------------------------
 
 
 def of(

@@ -117,7 +117,7 @@ def _experiment_tags() -> dict[str, Any]:
     return {"mlflow.note.content": NOTE, f"mlflow.sharedViewState.{VIEW_NAME}": json.dumps(saved)}
 
 
-# --- what it has ------------------------------------------------------------------------------
+# --- what it has ----------------------------------------------------------------------------
 
 FILES = ("config.yaml", "result.json", "metrics.jsonl", "test_outputs.npz")
 PAGE = 500

@@ -1,12 +1,13 @@
-"""Learning rates as pure functions of the epoch, counted from 0."""
+"""What stages are made of: learning rates, as pure functions of the epoch (from 0), and samplers of a method's own."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from csa.config.schema import SamplerConfig
 from csa.methods.method import Stage
 
 if TYPE_CHECKING:
@@ -63,3 +64,29 @@ def _warmed_up(lr: float, warmup: int, start: float | None, after: Callable[[flo
     if epoch >= warmup:
         return after(math.floor(epoch))
     return lr * (epoch + 1) / max(warmup, 2) if start is None else lr * (start + (1 - start) * epoch / warmup)
+
+
+# --- samplers ----------------------------------------------------------------------------------
+
+
+UNIFORM = SamplerConfig(name="uniform", rule="shuffle", q=1.0, images_per_visit=None, draws="images")
+"""Every training image once an epoch; equal to conf/sampler/uniform.yaml."""
+
+
+def class_aware(images_per_visit: int, draws: Literal["images", "cycle"]) -> SamplerConfig:
+    """A shuffled cycle of classes, ``images_per_visit`` consecutive images of each."""
+    return SamplerConfig(name="class_aware", rule="class_aware", q=None, images_per_visit=images_per_visit, draws=draws)
+
+
+def class_balanced(draws: Literal["images", "cycle"]) -> SamplerConfig:
+    """Every class equally often, with replacement."""
+    return SamplerConfig(name="class_balanced", rule="power", q=0.0, images_per_visit=None, draws=draws)
+
+
+def power(q: float) -> SamplerConfig:
+    """Class k with a probability proportional to n_k^q, with replacement, N draws."""
+    return SamplerConfig(name="power", rule="power", q=q, images_per_visit=None, draws="images")
+
+
+REVERSED = SamplerConfig(name="reversed", rule="reversed", q=-1.0, images_per_visit=None, draws="images")
+"""Class k with a probability proportional to 1 / n_k; equal to conf/sampler/reversed.yaml."""
