@@ -17,7 +17,7 @@ from shaped_tree import write_tree
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.tracking.record import Record
-from csa.training import loop, machine, shared_stages
+from csa.training import checkpoint, loop, machine
 from csa.training.recorded import load_method
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
@@ -182,14 +182,14 @@ def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
 
 @pytest.mark.parametrize("method", ["ce", "crt"])
 def test_a_run_killed_behind_its_first_stage_does_not_take_that_for_another_s(method, configuration, monkeypatch):
-    keep = shared_stages.SharedStages.keep
+    keep = checkpoint.SharedStages.keep
 
     def killed(*args):
         keep(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(shared_stages.SharedStages, "keep", killed)
+        patched.setattr(checkpoint.SharedStages, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             start(configuration(f"method={method}"))
     result = start(configuration(f"method={method}")).result
@@ -243,7 +243,7 @@ def test_a_continued_run_keeps_its_number_of_threads(configuration, monkeypatch)
 
 def test_what_starts_from_a_finished_stage_takes_its_number_of_threads(configuration, monkeypatch):
     monkeypatch.setattr(machine, "idle_cores", lambda: 1)
-    monkeypatch.setattr(shared_stages, "cores", lambda: 2)
+    monkeypatch.setattr(checkpoint, "cores", lambda: 2)
     start(configuration("method=ce", "backbone=lenet", "runtime.threads=2"))
     result = start(configuration("method=crt", "backbone=lenet", "runtime.threads=null")).result
     assert (result["threads"], result["reused_epochs"]) == (2, 2)
