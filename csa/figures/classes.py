@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.figures.panel import shade_groups
-from csa.figures.style import COLOURS, canvas, legend_above, percent_axis, plain_numbers, wrapped
+from csa.figures.style import (
+    COLOURS,
+    MOST_TOGETHER,
+    canvas,
+    legend_above,
+    percent_axis,
+    plain_numbers,
+    tiles,
+    wrapped,
+)
 from csa.metrics import by_size
 
 if TYPE_CHECKING:
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 FEW_CLASSES = 12  # up to so many are named one by one
 MOST_MARKED = 20  # more classes than that are a running mean over their neighbours in rank
 WINDOW = 9
+CLASSES = "training images of the class, most first"
 HATCHES = ("", "////", "\\\\\\\\", "xxxx")
 ROOM = 0.8  # share of a class's room that bars take
 PLAIN = "#555555"  # of no method
@@ -47,6 +57,8 @@ def as_differences(shown: Panel) -> bool:
 
 def per_class(shown: Panel) -> Figure:
     """A point a class, mean and deviation over seeds; of many classes a running mean of differences to the baseline."""
+    if as_differences(shown) and len(shown.lines) > MOST_TOGETHER:
+        return _tiled_differences(shown)
     figure, axes = canvas(2.6)
     one, order = axes[0, 0], shown.order
     shade_groups(one, shown.order, shown.split["by_rank"])
@@ -72,16 +84,29 @@ def per_class(shown: Panel) -> Figure:
     return figure
 
 
-def _name_classes(axes: Axes, shown: Panel) -> None:
+def _tiled_differences(shown: Panel) -> Figure:
+    base, lines, order = shown.lines[0], shown.lines[1:], shown.order
+    figure, axes = tiles([line.label for line in lines], CLASSES, f"accuracy minus {base.name} (points)")
+    for one, line in zip(axes, lines, strict=True):
+        means = _means(line.per_class(order)) - _means(base.per_class(order))
+        one.axhline(0, color="#666666", linewidth=0.8)
+        one.plot(range(len(order)), smoothed(list(means)), color=line.look["color"])
+        shade_groups(one, order, shown.split["by_rank"], named=False)
+        _name_classes(one, shown, marks=3)
+        one.set_xlabel("")
+    return figure
+
+
+def _name_classes(axes: Axes, shown: Panel, marks: int = 6) -> None:
     split, order = shown.split, shown.order
     axes.grid(axis="x", visible=False)
     if len(order) <= FEW_CLASSES:
         axes.set_xticks(range(len(order)), [f"{short(split['classes'][k])}\n{split['counts'][k]}" for k in order])
         axes.set_xlabel("class, most training images first (their number below)")
         return
-    places = np.linspace(0, len(order) - 1, 6).round().astype(int)
+    places = np.linspace(0, len(order) - 1, marks).round().astype(int)
     axes.set_xticks(places, [str(split["counts"][order[place]]) for place in places])
-    axes.set_xlabel("training images of the class, most first")
+    axes.set_xlabel(CLASSES)
 
 
 def short(name: str, most: int = 10) -> str:

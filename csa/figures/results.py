@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from csa.figures.style import canvas, legend_above, look, plain_numbers
+from csa.figures.style import MOST_TOGETHER, canvas, legend_above, look, plain_numbers, tiles
 from csa.metrics import PARTS, calibration_bins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -75,35 +75,47 @@ def course(run: Run, head: str) -> list[tuple[float, float]]:
 
 def curves(shown: Panel) -> Figure | None:
     """The mean over seeds, and from the lowest to the highest seed as a band; a first stage that lines share is
-    drawn once. None where no run has a curve.
+    drawn once. Many lines have a tile each, the first of them in grey behind it. None where no run has a curve.
     """
-    figure, axes = canvas(2.4)
-    one, drawn, values = axes[0, 0], list[Courses](), list[np.ndarray]()
-    for line in shown.lines:
-        found = {(run.seed, run.split): course(run, head) for run, head in line.with_heads() if has_curve(run, head)}
-        if not found:
-            continue
+    courses = [_courses(line) for line in shown.lines]
+    trained = [(line, found) for line, found in zip(shown.lines, courses, strict=True) if found]
+    if not trained:
+        return None
+    across, up = "epoch (of all stages)", "test accuracy (%)"
+    tiled = len(trained) > MOST_TOGETHER
+    if tiled:
+        figure, places = tiles([line.label for line, _ in trained], across, up)
+    else:
+        figure, axes = canvas(2.4)
+        places = [axes[0, 0]] * len(trained)
+    drawn, values = list[Courses](), list[np.ndarray]()
+    for one, (line, found) in zip(places, trained, strict=True):
         length = min(map(len, found.values()))
         shared = max((_shared(found, other) for other in drawn), default=0)
-        start = shared - 1 if 0 < shared < length else 0
+        start = shared - 1 if 0 < shared < length and not tiled else 0
         drawn.append(found)
         values.append(np.array([epochs[:length] for epochs in found.values()], dtype=np.float64)[:, :, 1])
-        _curve(one, line, values[-1], start)
-    if not drawn:
-        return None
-    _crop(one, values)
-    one.set_xlabel("epoch (of all stages)")
-    one.set_ylabel("test accuracy (%)")
-    legend_above(figure, one)
+        if tiled:
+            one.plot(range(1, values[0].shape[1] + 1), values[0].mean(0), color="#bbbbbb")
+        _curve(one, line, values[-1], start, {"color": line.look["color"]} if tiled else line.look)
+    _crop(places[0], values)
+    if not tiled:
+        places[0].set_xlabel(across)
+        places[0].set_ylabel(up)
+        legend_above(figure, places[0])
     return figure
 
 
-def _curve(axes: Axes, line: Line, values: np.ndarray, start: int) -> None:
+def _courses(line: Line) -> Courses:
+    return {(run.seed, run.split): course(run, head) for run, head in line.with_heads() if has_curve(run, head)}
+
+
+def _curve(axes: Axes, line: Line, values: np.ndarray, start: int, drawn_as: Mapping[str, Any]) -> None:
     """values: [seeds, epochs], drawn from the epoch at ``start`` on."""
     seeds, length = values.shape
     epochs, later = np.arange(start + 1, length + 1), values[:, start:]
     every = max(1, len(epochs) // MOST_MARKERS)
-    axes.plot(epochs, later.mean(0), label=line.label, markevery=every, **line.look)
+    axes.plot(epochs, later.mean(0), label=line.label, markevery=every, **drawn_as)
     if seeds > 1:
         colour = line.look["color"]
         axes.fill_between(epochs, later.min(0), later.max(0), color=colour, alpha=0.12, linewidth=0)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -25,6 +25,9 @@ DOTS_PER_INCH = 200
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", "-.", ":")
+MOST_TOGETHER = len(COLOURS)
+"""More lines than that have no look of their own in one picture: each has a tile."""
+TILE_COLUMNS, TILE_HEIGHT = 4, 1.05  # inches
 LEGEND_LINE, LEGEND_COLUMNS = 0.15, 3  # inches a line, labels in it
 
 SETTINGS: Any = {  # the keys are matplotlib's
@@ -62,6 +65,22 @@ def canvas(height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple
     FigureCanvasAgg(figure)
     axes: np.ndarray = figure.subplots(rows, columns, squeeze=False, **more)
     return figure, axes
+
+
+def tiles(titles: Sequence[str], across: str, up: str) -> tuple[Figure, list[Axes]]:
+    """A figure of small axes that share their scales, one a title; across, up: what the scales are."""
+    rows = -(-len(titles) // TILE_COLUMNS)
+    figure, axes = canvas(0.3 + TILE_HEIGHT * rows, rows, TILE_COLUMNS, sharex=True, sharey=True)
+    found: list[Axes] = list(axes.flat)
+    for one, title in zip(found, titles, strict=False):
+        one.set_title(title, loc="left", fontsize=6.5)
+        one.tick_params(labelsize=6)
+    for one in found[len(titles) :]:
+        one.set_visible(False)
+        found[found.index(one) - TILE_COLUMNS].tick_params(labelbottom=True)
+    figure.supxlabel(across, fontsize=8)
+    figure.supylabel(up, fontsize=8)
+    return figure, found[: len(titles)]
 
 
 def files(figure: Figure) -> dict[str, bytes]:

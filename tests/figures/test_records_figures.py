@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -266,6 +268,25 @@ def test_many_classes_are_shown_as_differences_to_the_baseline(tmp_path):
     ce, crt = (np.array(line.runs[0].scores()["per_class"]) for line in one.lines)
     assert list(axes.get_lines()[0].get_ydata()) == pytest.approx(classes.smoothed(list(crt - ce)))
     assert axes.get_ylabel().startswith("accuracy minus CE")
+
+
+def test_more_lines_than_there_are_colours_have_a_tile_each(tmp_path):
+    for method, shares in (("ce", (0.9, 0.5, 0.1)), ("crt", (0.8, 0.6, 0.5))):
+        write(tmp_path, "cifar100_lt", method, 0, shares=shares)
+    (one,) = panels(frame_of(from_records(tmp_path))).values()
+    ce, crt = one.lines
+    many = replace(one, lines=(ce, *(replace(crt, name=f"method {place}") for place in range(len(COLOURS)))))
+    with style():
+        differences, courses = classes.per_class(many), results.curves(many)
+    titles = [f"method {place} (1)" for place in range(len(COLOURS))]
+    assert [axes.get_title("left") for axes in differences.axes] == titles
+    expected = classes.smoothed(list((crt.per_class(one.order) - ce.per_class(one.order))[0]))
+    assert all(list(axes.get_lines()[1].get_ydata()) == pytest.approx(expected) for axes in differences.axes)
+    drawn = [axes for axes in courses.axes if axes.get_visible()]
+    assert [axes.get_title("left") for axes in drawn] == ["CE (1)", *titles]
+    behind, own = drawn[-1].get_lines()
+    assert list(behind.get_ydata()) == [line["heads"]["classifier"]["all"] for line in ce.runs[0].metrics()]
+    assert list(own.get_ydata()) == [line["heads"]["classifier"]["all"] for line in crt.runs[0].metrics()]
 
 
 def test_the_confusion_is_the_mean_over_seeds(shown):
