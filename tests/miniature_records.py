@@ -214,7 +214,7 @@ def outputs(runs: list[Run]) -> dict[str, str]:
     from csa.reporting.sections import sections
 
     frame = frame_of(runs)
-    found, papers = sections(frame), paper_sections(frame, (1, 3, 5))
+    found, papers = sections(frame), paper_sections(frame, ("1", "3", "5"))
     endings = {"markdown": "md", "latex": "tex", "csv": "csv"}
     texts = {f"report.{end}": as_text(form, [*found, *papers], full=True) for form, end in endings.items()}
     console = PlainConsole(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123

@@ -168,7 +168,7 @@ def _delta(shown: Panel) -> Figure | None:
         return None
     published = load_published()
     run = found[0][1].runs[0]
-    here = (published["table"] == 5) & (published["dataset"] == run.dataset)
+    here = (published["table"] == "5") & (published["dataset"] == run.dataset)
     here &= published["imbalance_ratio"] == run.config["dataset"]["imbalance_ratio"]
     published = published[here]
     return results.delta(shown, published.assign(delta=published["row"].str.removeprefix("delta ").astype(float)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from csa.console import PLUS_MINUS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -62,12 +62,20 @@ PRINTED = {
     "logit_adjustment": "Logit adj.",
     "logit_adjustment_post_hoc": "Post-hoc LA",
     "balanced_softmax": "Bal. softmax",
+    "weight_balancing": "Weight bal.",
+    "ride": "RIDE",
+    "sade": "SADE",
+    "glmc": "GLMC",
+    "bcl": "BCL",
+    "gpaco": "GPaCo",
     "all": "All",
     "many": "Many",
     "medium": "Med.",
     "few": "Few",
 }
 """How data sets, backbones, methods and metrics are called in print; what is not listed keeps its own name."""
+
+AUGMENTATIONS = {"standard": "", "auto": "AutoAugment", "rand": "RandAugment", "sim": "SimAugment"}
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,27 @@ def printed(name: str) -> str:
 def number(value: float, digits: int = 1) -> str:
     """With the sign that mathematics prints; a dash where there is none."""
     return DASH if is_none(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def recipe(protocol: Mapping[str, Any], *on: str) -> str:
+    """``Protocol cifar: ResNet-32, 200 epochs, ...``; on: what else there is to say of it, before the epochs."""
+    parts = [
+        *on,
+        f"{protocol['epochs']} epochs",
+        f"batch {protocol['batch_size']}",
+        f"{'AdamW' if protocol.get('optimizer') == 'adamw' else 'SGD'} with learning rate {protocol['lr']:g}",
+        f"momentum {protocol['momentum']:g}",
+        f"weight decay {protocol['weight_decay']:g}",
+        f"{protocol['schedule']} schedule",
+    ]
+    augmented = [
+        "crops" if protocol.get("crop_padding") or protocol.get("resized_crop") else "",
+        "flips" if protocol.get("flip") else "",
+        AUGMENTATIONS[protocol.get("augment", "standard")],
+        "Cutout" if protocol.get("cutout") else "",
+    ]
+    parts += [listed(names)] if (names := [name for name in augmented if name]) else []
+    return f"Protocol {protocol.get('name', '')}: {', '.join(parts)}"
 
 
 def signed(value: float, digits: int = 1) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from csa.console import PLUS_MINUS
 from csa.metrics import GROUPS
-from csa.reporting.layout import COLLAPSED, as_printed, is_none, listed, printed
-from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, load_published
+from csa.reporting.layout import COLLAPSED, as_printed, is_none, listed, printed, recipe
+from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, TABLES, load_published
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,11 +74,11 @@ def _paper(lines: pd.DataFrame) -> list[str]:
     if known.empty:
         return []
     tables = known.groupby("paper_table")["line"].agg(list)
-    most = max(tables.index, key=lambda number: (len(tables[number]), -number))
-    others = [f"{', '.join(tables[number])}: Table {number:.0f}" for number in tables.index if number != most]
+    most = max(tables.index, key=lambda name: len(tables[name]))
+    others = [f"{', '.join(tables[name])}: {TABLES[name].short}" for name in tables.index if name != most]
     rules = known.groupby("rule")["line"].agg(list)
     main = max(rules.index, key=lambda rule: (len(rules[rule]), rule))
-    told = f"Paper: Table {most:.0f}{' (' + '; '.join(others) + ')' if others else ''}, taken at {RULES[main]}"
+    told = f"Paper: {TABLES[most].short}{' (' + '; '.join(others) + ')' if others else ''}, taken at {RULES[main]}"
     for one in known[(known["rule"] != main) | (known["note"] != "")].itertuples():
         nearest = (
             "" if one.rule in ("last", "best_on_test") else "; compared with our epoch that was best on the test set"
@@ -88,7 +88,7 @@ def _paper(lines: pd.DataFrame) -> list[str]:
 
 
 def _without_runs(lines: pd.DataFrame) -> list[str]:
-    """Of a table of the paper the methods that were not run, in one line."""
+    """Of a published table the methods under this recipe that were not run, in one line."""
     tables = set(lines["paper_table"].dropna())
     if not tables:
         return []
@@ -99,26 +99,24 @@ def _without_runs(lines: pd.DataFrame) -> list[str]:
         published = published[
             published[name].astype(object).fillna("") == ("" if is_none(first[name]) else first[name])
         ]
+    own = published["settings"].map(_of_recipe) == _of_recipe(first["settings"])
     told = [
         f"{one.row} {as_printed(one.value)}"
-        for one in published.itertuples()
+        for one in published[own].itertuples()
         if tuple("" if is_none(value) else value for value in (getattr(one, name) for name in PLACE)) not in there
     ]
     return [f"Published, without a run here: {', '.join(dict.fromkeys(told))}."] if told else []
+
+
+def _of_recipe(settings: str) -> str:
+    return " ".join(word for word in settings.split() if word.startswith("protocol"))
 
 
 def _recipe(runs: Sequence[Run]) -> list[str]:
     """Of a section of one recipe."""
     if any(run.identity["protocol"] != runs[0].identity["protocol"] for run in runs):
         return []
-    protocol, backbone = runs[0].config["protocol"], printed(str(runs[0].identity["backbone"]["name"]))
-    name = "AdamW" if protocol.get("optimizer") == "adamw" else "SGD"
-    told = (
-        f"Protocol {protocol.get('name', '')}: {backbone}, {protocol['epochs']} epochs, batch "
-        f"{protocol['batch_size']}, {name} with learning rate {protocol['lr']:g}, momentum {protocol['momentum']:g}, "
-        f"weight decay {protocol['weight_decay']:g}, {protocol['schedule']} schedule."
-    )
-    return [told]
+    return [f"{recipe(runs[0].config['protocol'], printed(str(runs[0].identity['backbone']['name'])))}."]
 
 
 def _groups(runs: Sequence[Run], groups: str) -> list[str]:

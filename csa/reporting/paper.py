@@ -1,17 +1,17 @@
-"""Tables 1 to 5 of the paper: the published values, what was measured for each, and the paper's own layout."""
+"""Published tables, the paper's and that of methods of today: their values, what was measured for each, layout."""
 
 from __future__ import annotations
 
 import csv
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from csa.config.faults import Fault, UserError
-from csa.config.locations import PACKAGE
+from csa.config.locations import PACKAGE, shipped
 from csa.reporting.frame import TABLE, one_head
 from csa.reporting.layout import (
     COLLAPSED,
@@ -25,18 +25,18 @@ from csa.reporting.layout import (
     listed,
     number,
     printed,
+    recipe,
     spans,
 )
 from csa.reporting.statistics import ROUNDING, half_interval, half_prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PLACE = ("method", "dataset", "imbalance_ratio", "backbone", "settings")
 """What of a recorded run says which cell it belongs to; ``settings`` are the words beyond the other four."""
 COLUMNS = ("table", "row", *PLACE, "metric", "value", "rule", "digits", "runs", "note", "citation")
 METRICS = ("all", "many", "medium", "few")
-TABLES = (1, 2, 3, 4, 5)
 NEAREST = {"last": "last", "best_on_test": "best", "best_on_validation": "best", "other": "best"}
 """Of each rule by which a published value was taken (its epoch), the recorded accuracy that is nearest to it."""
 DIGITS = ("rounded", "truncated")
@@ -52,14 +52,37 @@ LEGEND_OF_PAPER = (
     "published run lies outside when it is not in the 95 % prediction interval of a further run, mean ± t sd "
     "sqrt(1 + 1/n), or sqrt(1/m + 1/n) for the mean of m published runs."
 )
-TITLES = {
-    1: "Test accuracy (%) of cross-entropy on uniform batches (CE), classifier re-training (cRT) and class-balanced "
-    "re-sampling (CB-RS)",
-    2: "Test accuracy (%) on CIFAR-100-LT and CIFAR-10-LT at imbalance ratios 100, 50 and 10",
-    3: "Test accuracy (%) on ImageNet-LT",
-    4: "Test accuracy (%) of CSA with and without its context bank Q",
-    5: "Test accuracy (%) of CSA under several thresholds δ",
+
+
+class Published(NamedTuple):
+    """name: of its file, and of those of a report; short: what a line calls it; told: what its values are."""
+
+    name: str
+    short: str
+    title: str
+    told: str
+
+
+TABLES = {
+    number: Published(f"table{number}", f"Table {number}", f"Table {number} of the paper", f"Test accuracy (%) {told}.")
+    for number, told in {
+        "1": "of cross-entropy on uniform batches (CE), classifier re-training (cRT) and class-balanced re-sampling "
+        "(CB-RS)",
+        "2": "on CIFAR-100-LT and CIFAR-10-LT at imbalance ratios 100, 50 and 10",
+        "3": "on ImageNet-LT",
+        "4": "of CSA with and without its context bank Q",
+        "5": "of CSA under several thresholds δ",
+    }.items()
+} | {
+    "modern": Published(
+        "modern",
+        "the table of methods of today",
+        "Methods of today",
+        "Test accuracy (%) of methods since 2021 on CIFAR-100-LT and CIFAR-10-LT, each line under the recipe that it "
+        "names: CSA's (cifar: 200 epochs, crops and flips), strong augmentation (cifar_strong), and each method's own.",
+    )
 }
+"""By the word that asks for them, in the order of a report."""
 
 
 # --- published ------------------------------------------------------------------------------
@@ -72,21 +95,22 @@ def paper_folder() -> Path:
 
 
 def load_published(folder: Path | None = None) -> pd.DataFrame:
-    """A row a cell of Tables 1 to 5, in the paper's order, with COLUMNS.
+    """A row a cell of TABLES, in their order, with COLUMNS.
 
-    imbalance_ratio: NaN where a data set has none; value: percent, NaN where the paper has a dash;
+    imbalance_ratio: NaN where a data set has none; value: percent, NaN where nothing is published;
     rule: the epoch that it is of; digits: how it was shortened to those printed; runs: of which it is
-    the mean; note: how it was chosen where that is no rule of ours.
+    the mean; note: how it was chosen or made, where that is not as ours. What csa does not have has a
+    place that no run has: a network of another name, or a word with the value ``?``, which is not told.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     folder = folder or paper_folder()
-    return pd.concat([_load(folder / f"table{number}.csv") for number in TABLES], ignore_index=True)
+    return pd.concat([_load(folder / f"{table.name}.csv") for table in TABLES.values()], ignore_index=True)
 
 
 def _load(path: Path) -> pd.DataFrame:
-    numbers = {"table": "int64", "imbalance_ratio": "float64", "value": "float64", "runs": "int64"}
+    numbers = {"imbalance_ratio": "float64", "value": "float64", "runs": "int64"}
     types = numbers | {name: "str" for name in (*COLUMNS, "words") if name not in numbers}
     allowed = f"a table with {', '.join(COLUMNS)}"
     try:
@@ -122,7 +146,7 @@ def known_orders(folder: Path | None = None) -> dict[str, str]:
 
 
 def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -> pd.DataFrame:
-    """The published cells of Tables 1 to 5, in their order, each with what was measured for it.
+    """The published cells of TABLES, in their order, each with what was measured for it.
 
     Added: n, ``measured`` under the cell's own rule or the nearest, ``measured_half`` (of the 95 % interval of the
     mean), ``last``, ``minus_paper``, ``outside``, ``collapsed``, ``fingerprints``; NaN where nothing was run.
@@ -193,40 +217,33 @@ def beside_cells(cells: pd.DataFrame, runs: Sequence[pd.DataFrame]) -> pd.DataFr
 
 
 def paper_sections(
-    frame: pd.DataFrame, tables: Sequence[int], *, head: str = "", groups: str = "rank"
+    frame: pd.DataFrame, tables: Iterable[str], *, head: str = "", groups: str = "rank"
 ) -> list[Section]:
-    """Tables 1 to 5: methods by data sets, published beside measured."""
+    """Methods by data sets, published beside measured; tables: of TABLES."""
     beside = beside_paper(frame, head=head, groups=groups)
-    return [_paper_section(number, beside[beside["table"] == number]) for number in tables]
+    return [_paper_section(TABLES[name], beside[beside["table"] == name]) for name in tables]
 
 
-def _paper_section(number_: int, cells: pd.DataFrame) -> Section:
-    places = list(dict.fromkeys(_place(cell) for cell in cells.to_dict("records")))
-    columns = [(place, metric) for place in places for metric in METRICS if _has(cells, place, metric)]
-    by_key = {(cell["row"], _place(cell), cell["metric"]): cell for cell in cells.to_dict("records")}
+def _paper_section(table: Published, cells: pd.DataFrame) -> Section:
+    cells = cells.assign(heading=[_heading(cell) for cell in cells.to_dict("records")])
+    columns = list(cells[["heading", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+    places = list(dict.fromkeys(cells["heading"]))
+    columns = [(place, metric) for place in places for metric in METRICS if (place, metric) in columns]
+    by_key = {(cell["row"], cell["heading"], cell["metric"]): cell for cell in cells.to_dict("records")}
     rows = []
     for row in dict.fromkeys(cells["row"]):
         found = [by_key.get((row, place, metric)) for place, metric in columns]
         rows.append((Cell(row, row), *(_pair(cell) for cell in found)))
-    spans_ = [(place, sum(other == place for other, _ in columns)) for place in places]
-    name, title = f"table{number_}", f"Table {number_} of the paper"
+    groups = tuple((place, sum(other == place for other, _ in columns)) for place in places)
     headings = ("method", *(printed(metric) for _, metric in columns))
-    grid = Grid(name, title, headings, tuple(rows), tuple((_heading(place), width) for place, width in spans_))
-    return Section(name, title, f"{TITLES[number_]}.", grid, tuple(_paper_legend(cells)), (), cells)
+    grid = Grid(table.name, table.title, headings, tuple(rows), groups)
+    data = cells.drop(columns="heading")
+    return Section(table.name, table.title, table.told, grid, tuple(_paper_legend(cells)), (), data)
 
 
-def _place(cell: dict[str, Any]) -> tuple[str, float | None, str]:
-    ratio = cell["imbalance_ratio"]
-    return cell["dataset"], None if is_none(ratio) else ratio, cell["backbone"]
-
-
-def _has(cells: pd.DataFrame, place: tuple[str, float | None, str], metric: str) -> bool:
-    return any(_place(cell) == place and cell["metric"] == metric for cell in cells.to_dict("records"))
-
-
-def _heading(place: tuple[str, float | None, str]) -> str:
-    dataset, ratio, backbone = place
-    return f"{printed(dataset)}, {printed(backbone)}" if ratio is None else f"{printed(dataset)}, ratio {ratio:g}"
+def _heading(cell: dict[str, Any]) -> str:
+    dataset, ratio = printed(cell["dataset"]), cell["imbalance_ratio"]
+    return f"{dataset}, {printed(cell['backbone'])}" if is_none(ratio) else f"{dataset}, ratio {ratio:g}"
 
 
 def _pair(cell: dict[str, Any] | None) -> Cell:
@@ -259,11 +276,25 @@ def _paper_legend(cells: pd.DataFrame) -> Iterator[str]:
         yield LEGEND_OF_PAPER[LEGEND_OF_PAPER.index(OUTSIDE) :]
     if len(measured) and (measured["collapsed"] > 0).any():
         yield f"{COLLAPSED} Collapsed runs are among these: their network predicts a single class."
-    yield f"{cells['citation'].iloc[0]}."
+    yield from _recipes(cells)
+    sources = {source: list(dict.fromkeys(of["row"])) for source, of in cells.groupby("citation", sort=False) if source}
+    yield from (f"{'' if len(sources) == 1 else '; '.join(rows) + ': '}{source}." for source, rows in sources.items())
+
+
+def _recipes(cells: pd.DataFrame) -> Iterator[str]:
+    """Of the recipes that the words of a table name, what they are."""
+    words = dict.fromkeys(word for told in cells["settings"] for word in told.split() if word.startswith("protocol="))
+    blocks = [shipped("protocol", word.partition("=")[2]) for word in words]
+    yield from (f"{recipe(block)}." for block in blocks if block is not None)
 
 
 def _epochs(cells: pd.DataFrame) -> Iterator[str]:
     """Of which epoch the published values are; where rows or data sets differ, of which."""
+    if cells["rule"].nunique() == 1 and (cells["note"] != "").any():
+        yield f"Published values are of {RULES[cells['rule'].iloc[0]]}."
+        for note, those in cells[cells["note"] != ""].groupby("note", sort=False):
+            yield f"{'; '.join(dict.fromkeys(those['row']))}: {note}."
+        return
     datasets = {rule: list(dict.fromkeys(those["dataset"])) for rule, those in cells.groupby("rule", sort=False)}
     for (rule, note), those in cells.groupby(["rule", "note"], sort=False):
         rows = list(dict.fromkeys(those["row"]))
