@@ -140,7 +140,7 @@ class ContextShift(Method):
 
     # --- a step -----------------------------------------------------------------------------
 
-    def opening(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
+    def before_forward(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
         """The mask pass: the images of this step that are fitted enter the bank."""
         if not self.own_mask_pass or not self.lends(clock):
             return {}

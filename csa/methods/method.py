@@ -151,28 +151,28 @@ class Method(nn.Module):
         """Name of the variant of the step in force, by the clock: of the key under which a graph may be captured."""
         return "train"
 
-    def opening(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
-        """The first part of a step, before anything that has gradients; returns measures.
+    def before_forward(self, batches: dict[str, Batch], clock: Clock) -> dict[str, Tensor]:
+        """The first part of a step, before anything that has gradients (CSA's mask pass); returns measures.
 
         The state that it leaves on the device may decide how the step goes on.
         """
         return {}
 
     def foreseen(self, clock: Clock, images: int) -> str | None:
-        """How a step of so many images goes on after its opening, as far as the host knows before it.
+        """How a step of so many images goes on after ``before_forward``, as far as the host knows until then.
 
-        Like ``phase`` it names a variant of the step. None: the opening decides, see ``decision``; until then the host
-        waits. ``WITHIN``: ``forward`` itself does.
+        Like ``phase`` it names a variant of the step. None: ``before_forward`` decides, see ``decision``; so long the
+        host waits. ``WITHIN``: ``forward`` itself does.
         """
         return ""
 
     def decision(self, clock: Clock, images: int) -> str:
-        """The same after an opening that was to decide; reads the device."""
+        """The same after a ``before_forward`` that was to decide; reads the device."""
         raise NotImplementedError
 
     @abstractmethod
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        """All of a step that follows its opening, in one call."""
+        """All of a step that follows ``before_forward``, in one call."""
 
     @abstractmethod
     def logits(self, images: Tensor) -> dict[str, Tensor]:

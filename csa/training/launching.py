@@ -94,21 +94,21 @@ class Launcher:
         self.random = any(isinstance(module, Backbone) and module.random for module in method.modules())
         as_graph = machine.step_mode == "graph" and not self.random
         self.trouble = "the network draws random numbers" if machine.step_mode == "graph" and self.random else ""
-        self._opening: Callable[..., Tensors] = method.opening
+        self._before_forward: Callable[..., Tensors] = method.before_forward
         self._forward: Callable[..., Step] = machine.group.wrapped(method, machine.device)
         self._first_clocks: dict[Hashable, Clock] = {}  # of each variant
         if self.mode == "compiled":
             torch._dynamo.config.recompile_limit = MOST_VARIANTS
-            self._compiled_opening = torch.compile(self._opening, dynamic=False)
+            self._compiled_before_forward = torch.compile(self._before_forward, dynamic=False)
             self._compiled_forward: Callable[..., Step] = torch.compile(self._forward, dynamic=False)
         self._plain_logits = plain_logits(method, machine)
         self._graphs = Graphs() if as_graph else None
 
-    def opening(self, batches: dict[str, Batch], clock: Clock) -> Tensors:
+    def before_forward(self, batches: dict[str, Batch], clock: Clock) -> Tensors:
         """The method's, compiled where it can be."""
         if self._compiles(clock):
-            return self._compiled_opening(batches, self._first_clock(clock))
-        return self._opening(batches, clock)
+            return self._compiled_before_forward(batches, self._first_clock(clock))
+        return self._before_forward(batches, clock)
 
     def forward(self, batches: dict[str, Batch], rows: Tensors, clock: Clock) -> Step:
         """The method's, compiled where it can be; its gradients are the mean over the processes."""

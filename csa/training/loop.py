@@ -59,18 +59,18 @@ def train_step(state: TrainState, epoch: Epoch, number: int, rows: Tensors, cloc
     given, method, launch = StepInputs(epoch, number, rows), state.method, state.launcher.launch
     clock = replace(clock, decision=method.foreseen(clock, given.images))
     if clock.decision is not None:
-        outputs = launch(given, clock, opening, update)
+        outputs = launch(given, clock, before_forward, update)
     else:
-        outputs = launch(given, clock, opening)
+        outputs = launch(given, clock, before_forward)
         clock = replace(clock, decision=method.decision(clock, given.images))
         outputs |= launch(given, clock, update)
     return Step(outputs.pop(LOSS), outputs)
 
 
-def opening(state: TrainState, given: Given, clock: Clock) -> Tensors:
-    """What a method does before anything that has gradients, see ``Method.opening``."""
+def before_forward(state: TrainState, given: Given, clock: Clock) -> Tensors:
+    """What a method does before anything that has gradients, see ``Method.before_forward``."""
     with state.machine.autocast():
-        return state.launcher.opening(given.batches, clock)
+        return state.launcher.before_forward(given.batches, clock)
 
 
 def update(state: TrainState, given: Given, clock: Clock) -> Tensors:

@@ -52,7 +52,7 @@ def test_csa_s_uniform_head_may_be_logit_adjusted(build):
     measured = []
     for method in (plain, adjusted):
         method.train()
-        method.opening(batches, clock(20))
+        method.before_forward(batches, clock(20))
         measured.append(method(batches, rows, clock(20)).measures)
     logits = plain.train().uniform_head(plain.backbone(batches["uniform"].images))
     expected = F.cross_entropy(logits + log_prior(COUNTS), batches["uniform"].labels)

@@ -67,8 +67,8 @@ def optimiser(method: Method, stage: int = 0, **settings: Any) -> torch.optim.SG
 
 
 def whole_step(method: Method, batches: dict[str, Batch], rows: dict[str, torch.Tensor], clock: Clock) -> Step:
-    """Its opening and what follows."""
-    measures = method.opening(batches, clock)
+    """All of it."""
+    measures = method.before_forward(batches, clock)
     step: Step = method(batches, rows, clock)
     return Step(step.loss, measures | step.measures)
 

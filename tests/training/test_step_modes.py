@@ -101,10 +101,10 @@ def largest_difference(first, second) -> float:
     return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
 
 
-OPENING, UPDATE = ("opening",), ("update",)
+BEFORE_FORWARD, UPDATE = ("before_forward",), ("update",)
 LAUNCHED = {
-    "csa": {(OPENING, None), (UPDATE, "rests"), (UPDATE, "decays"), (UPDATE, "learns"), (OPENING + UPDATE, "learns")},
-    "csa as printed": {(OPENING + UPDATE, "learns")},
+    "csa": {(BEFORE_FORWARD, None), (UPDATE, "rests"), (UPDATE, "decays"), (UPDATE, "learns"), (BEFORE_FORWARD + UPDATE, "learns")},
+    "csa as printed": {(BEFORE_FORWARD + UPDATE, "learns")},
 }
 """Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
 
