@@ -42,8 +42,7 @@ def main(words: list[str]) -> None:
     answer_help(words, __doc__)
     with reporting_faults():
         order = read_order(words)
-        from benchmarks.images import split_of
-        from benchmarks.machine import describe, slug
+        from benchmarks.conditions import describe, slug, split_of
         from csa.training.machine import choose
 
         config = order.configs["ce"]
@@ -65,12 +64,11 @@ def main(words: list[str]) -> None:
 
 def _groups(order: Order, split: Split, machine: Machine) -> tuple[dict[str, Group], list[dict[str, str]]]:
     """What is measured, and what cannot be."""
-    from benchmarks.at_once import AtOnce
     from benchmarks.bare import Bare
-    from benchmarks.machine import MatrixProducts
+    from benchmarks.conditions import MatrixProducts
+    from benchmarks.processes import AtOnce, StartUp
     from benchmarks.product import Product
     from benchmarks.reference import Reference
-    from benchmarks.startup import StartUp
 
     makers: dict[str, Any] = {
         "machine": lambda: MatrixProducts(machine),

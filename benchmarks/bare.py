@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import seconds
+from benchmarks.conditions import seconds
 from benchmarks.table import Row
 from csa.models.backbone import build_backbone
 from csa.models.heads import linear_head

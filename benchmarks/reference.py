@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
-from benchmarks.machine import wait
+from benchmarks.conditions import wait
 from benchmarks.reference_network import Network
 from benchmarks.table import Row
 from csa.config.method_schema import ContextShiftConfig

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.at_once import rate_together
 from benchmarks.bare import forward_flops
-from benchmarks.images import RandomSource
+from benchmarks.conditions import RandomSource
 from benchmarks.order import read_order
+from benchmarks.processes import rate_together
 from benchmarks.reference import ClassAware, ContextShift
 from benchmarks.reference_network import Network
 from benchmarks.table import Row, measured
@@ -127,7 +127,7 @@ def test_the_measured_epochs_meet_no_batch_of_a_new_size():
 def test_random_images_have_the_counts_of_the_real_ones(tmp_path):
     config = read_order(["rows=bare", f"data_dir={tmp_path}"]).configs["ce"].dataset
     assert RandomSource().preview(config, tmp_path).class_sizes == (500,) * 100
-    object.__setattr__(config, "source", "benchmarks.images.RandomSource")
+    object.__setattr__(config, "source", "benchmarks.conditions.RandomSource")
     split = load_split(config, tmp_path, download=False)
     assert (len(split.train_labels), len(split.test_labels)) == (10_847, 10_000)
     assert split.test_images.shape == (10_000, 32, 32, 3)

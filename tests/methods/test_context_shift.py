@@ -53,7 +53,7 @@ def test_phases(csa):
     assert [mixed.phase(clock(epoch)) for epoch in (1, 4, 5)] == ["uniform+mixup", "both+mixup", "both"]
 
 
-def test_how_a_step_goes_on_is_decided_by_its_opening_while_the_bank_fills(csa):
+def test_how_a_step_goes_on_is_decided_before_forward_while_the_bank_fills(csa):
     method = csa("method.start_epoch=1", "method.bank_size=9")
     assert method.foreseen(clock(0), 6) == "rests"
     assert method.foreseen(clock(1), 6) is None

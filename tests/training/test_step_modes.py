@@ -103,7 +103,13 @@ def largest_difference(first, second) -> float:
 
 BEFORE_FORWARD, UPDATE = ("before_forward",), ("update",)
 LAUNCHED = {
-    "csa": {(BEFORE_FORWARD, None), (UPDATE, "rests"), (UPDATE, "decays"), (UPDATE, "learns"), (BEFORE_FORWARD + UPDATE, "learns")},
+    "csa": {
+        (BEFORE_FORWARD, None),
+        (UPDATE, "rests"),
+        (UPDATE, "decays"),
+        (UPDATE, "learns"),
+        (BEFORE_FORWARD + UPDATE, "learns"),
+    },
     "csa as printed": {(BEFORE_FORWARD + UPDATE, "learns")},
 }
 """Parts of steps with what was decided. As printed a step reads in its middle, until the bank is once enough."""
