@@ -49,9 +49,6 @@ class BilateralBranch(Method):
             self.head = linear_head(self.backbone, context.num_classes, features=2)
         self.stages = (training_stage(context.protocol),)
 
-    def enter_stage(self, stage: int) -> None:
-        """One stage, everything trains."""
-
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         return {"train": UNIFORM, "reversed": REVERSED}
 

@@ -46,9 +46,6 @@ class Classifier(Method):
         self.sampler = context.sampler
         self.stages = (training_stage(context.protocol),)
 
-    def enter_stage(self, stage: int) -> None:
-        """One stage, everything trains."""
-
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         return {"train": self.sampler}
 

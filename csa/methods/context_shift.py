@@ -72,9 +72,6 @@ class ContextShift(Method):
         if self.bank is not None:
             self.backbone.need_map("CSA's mask")
 
-    def enter_stage(self, stage: int) -> None:
-        """One stage, everything trains."""
-
     # --- what is in force when --------------------------------------------------------------
 
     def started(self, clock: Clock) -> bool:

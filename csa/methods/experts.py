@@ -56,9 +56,6 @@ class Experts(Method):
         self.primary_head = "mean"
         self.stages = (training_stage(context.protocol),)
 
-    def enter_stage(self, stage: int) -> None:
-        """One stage, everything trains."""
-
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         return {"train": self.sampler}
 
@@ -77,9 +74,13 @@ class Experts(Method):
     def expert_losses(self, cosines: list[Tensor], labels: Tensor, clock: Clock) -> Step:
         """The sum over the experts."""
 
+    def expert_logits(self, images: Tensor) -> Tensor:
+        """[E, B, K] float32."""
+        return torch.stack([self.config.scale * one for one in self.cosines(images)])
+
     def logits(self, images: Tensor) -> dict[str, Tensor]:
-        each = [self.config.scale * cosines for cosines in self.cosines(images)]
-        return {"mean": torch.stack(each).mean(0), **dict(zip(self.experts, each, strict=True))}
+        each = self.expert_logits(images)
+        return {"mean": each.mean(0), **dict(zip(self.experts, each, strict=True))}
 
 
 # --- RIDE -----------------------------------------------------------------------------------
@@ -163,10 +164,6 @@ class Sade(Experts):
         """The experts' shares, from the test images without their labels."""
         if stage == AGGREGATION:
             self.shares.copy_(aggregation_weights(self.expert_logits, loader, len(self.classifiers), self.seed))
-
-    def expert_logits(self, images: Tensor) -> Tensor:
-        """[E, B, K] float32."""
-        return torch.stack([self.config.scale * one for one in self.cosines(images)])
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         found = super().logits(images)

@@ -55,9 +55,6 @@ class GlobalLocalMixture(Method):
         self.register_buffer("class_weights", weights, persistent=False)
         self.stages = (training_stage(context.protocol),)
 
-    def enter_stage(self, stage: int) -> None:
-        """One stage, everything trains."""
-
     def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
         """Images as they come and by 1 / n^a, a = ``sampling_power``, with a second view of each."""
         partner = power(1 - self.config.sampling_power)

@@ -100,9 +100,8 @@ class Method(nn.Module):
     primary_head: str
     stages: tuple[Stage, ...]
 
-    @abstractmethod
     def enter_stage(self, stage: int) -> None:
-        """Freeze, thaw and re-initialise for ``stage``.
+        """Freeze, thaw and re-initialise for ``stage``; where there is one stage, everything trains.
 
         Called when the stage begins, after the stages before it; on resuming it is called for every
         stage up to the current one, and the checkpoint's state is loaded afterwards.

@@ -36,7 +36,7 @@ class Projection(nn.Sequential):
 
     def forward(self, feature: Tensor) -> Tensor:
         with torch.autocast(feature.device.type, enabled=False):
-            projected: Tensor = super().forward(feature.float())
+            projected: Tensor = super().forward(feature.float())  # type: ignore[no-untyped-call]
         return projected
 
 
