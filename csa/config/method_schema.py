@@ -264,6 +264,16 @@ class SadeConfig(ExpertsConfig):
     experts: int = number(at_least=3, at_most=3)
     tau: float = number(at_least=0, at_most=FACTOR)
     aggregation: Literal["mean", "test_time"]
+    aggregation_epochs: int = used_when("aggregation", "test_time".__eq__, at_least=1, at_most=EPOCHS, neutral=5)
+    aggregation_batch: int = used_when("aggregation", "test_time".__eq__, at_least=1, at_most=IMAGES, neutral=128)
+    aggregation_lr: float = used_when("aggregation", "test_time".__eq__, above=0, at_most=FACTOR, neutral=0.1)
+    aggregation_momentum: float = used_when("aggregation", "test_time".__eq__, above=0, at_most=1, neutral=0.9)
+    aggregation_weight_decay: float = used_when(
+        "aggregation", "test_time".__eq__, at_least=0, at_most=FACTOR, neutral=5e-4
+    )
+    least_share: float = used_when("aggregation", "test_time".__eq__, at_least=0, at_most=1, neutral=0.05)
+    view_area: float = used_when("aggregation", "test_time".__eq__, above=0, at_most=1, neutral=0.5)
+    view_jitter: float = used_when("aggregation", "test_time".__eq__, at_least=0, at_most=1, neutral=0.4)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         return (protocol.epochs, 0) if self.aggregation == "test_time" else (protocol.epochs,)

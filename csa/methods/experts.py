@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -141,8 +142,15 @@ class Sade(Experts):
         prior = log_prior(context.counts)
         corrections = (torch.zeros_like(prior), prior, prior - self.tau * reversed_prior(prior))
         self.register_buffer("priors", torch.stack(corrections), persistent=False)
+        self.stages = (training_stage(context.protocol, self.trained(context.sampler)),)
         if self.config.aggregation == "test_time":
             self.stages = (*self.stages, Stage("aggregation", 0, lambda _: 0.0))
+
+    def trained(self, sampler: SamplerConfig) -> dict[str, Any]:
+        """What the experts' stage trains: either aggregation may start from a finished one (``Stage.shared``)."""
+        config = self.config
+        own = {"own_stages": config.own_stages, "tau": config.tau, "scale": config.scale}
+        return {"loss": "sade", **own, "sampler": asdict(sampler)}
 
     def expert_losses(self, cosines: list[Tensor], labels: Tensor, clock: Clock) -> Step:
         losses = [
@@ -163,7 +171,7 @@ class Sade(Experts):
     def prepare(self, stage: int, loader: Loader) -> None:
         """The experts' shares, from the test images without their labels."""
         if stage == AGGREGATION:
-            self.shares.copy_(aggregation_weights(self.expert_logits, loader, len(self.classifiers), self.seed))
+            self.shares.copy_(aggregation_weights(self.expert_logits, loader, self.config, self.seed))
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         found = super().logits(images)
@@ -184,13 +192,7 @@ def reversed_prior(log_prior: Tensor) -> Tensor:
 # --- weights of experts from unlabelled test images -----------------------------------------
 
 
-EPOCHS, BATCH, LR, MOMENTUM, DECAY = 5, 128, 0.1, 0.9, 5e-4
-LEAST = 0.05
-"""Training ends when an expert's share falls below, as released."""
-SHARES, JITTER = (0.5, 1.0), 0.4
-
-
-def aggregation_weights(logits: Callable[[Tensor], Tensor], loader: Loader, experts: int, seed: int) -> Tensor:
+def aggregation_weights(logits: Callable[[Tensor], Tensor], loader: Loader, config: SadeConfig, seed: int) -> Tensor:
     """Shares of the experts (Zhang et al. 2022), [experts], that sum to 1.
 
     logits: of images, [experts, B, K], without gradients.
@@ -198,16 +200,17 @@ def aggregation_weights(logits: Callable[[Tensor], Tensor], loader: Loader, expe
     Two views of every test image by SimAugment, and the mean cosine of their aggregated probabilities, which is
     ascended by SGD with Nesterov's momentum. (The released views are crops of the padded image; these are resized.)
     """
-    weights = torch.full((experts,), 1 / experts, requires_grad=True)
-    update = torch.optim.SGD([weights], LR, MOMENTUM, weight_decay=DECAY, nesterov=True)
-    for epoch in range(EPOCHS):
+    weights = torch.full((config.experts,), 1 / config.experts, requires_grad=True)
+    momentum, decay = config.aggregation_momentum, config.aggregation_weight_decay
+    update = torch.optim.SGD([weights], config.aggregation_lr, momentum, weight_decay=decay, nesterov=True)
+    for epoch in range(config.aggregation_epochs):
         generator = torch_generator(seed, "aggregation", epoch)
-        for images, _ in loader.test_batches(BATCH, whole=True):
-            first, second = (logits(_view(images, generator)).cpu() for _ in range(2))
+        for images, _ in loader.test_batches(config.aggregation_batch, whole=True):
+            first, second = (logits(_view(images, config, generator)).cpu() for _ in range(2))
             with torch.enable_grad():
                 (weights.grad,) = torch.autograd.grad(-stability(weights.softmax(0), first, second), weights)
             update.step()
-        if weights.softmax(0).min() < LEAST:
+        if weights.softmax(0).min() < config.least_share:
             break
     return weights.detach().softmax(0)
 
@@ -218,9 +221,9 @@ def stability(shares: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return F.cosine_similarity(one, other, dim=1, eps=1e-6).mean()
 
 
-def _view(images: Tensor, generator: torch.Generator) -> Tensor:
+def _view(images: Tensor, config: SadeConfig, generator: torch.Generator) -> Tensor:
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1)
     height, width = images.shape[2:]
-    augment = SimAugment(height, width, SHARES, JITTER, flip=True)
+    augment = SimAugment(height, width, (config.view_area, 1.0), config.view_jitter, flip=True)
     draws = augment.draw(len(images), generator).to(images.device)
     return augment(pixels, torch.arange(len(images), device=images.device), draws)

@@ -255,6 +255,7 @@ def test_stability_is_the_mean_cosine_of_two_views():
 def test_an_expert_that_is_unsure_of_an_image_loses_its_share(build):
     split = small_split((1, 16, 16))
     loader = ResidentLoader(split, compose_config("dataset=digits_lt").protocol, "cpu", seed=0)
+    config = compose_config("method=sade").method
 
     def weighed() -> torch.Tensor:
         views = count()
@@ -264,7 +265,7 @@ def test_an_expert_that_is_unsure_of_an_image_loses_its_share(build):
             steady = torch.tensor([2.0, 0.0, 0.0]).expand(len(images), 3)
             return torch.stack([steady, torn, steady])
 
-        return aggregation_weights(logits, loader, 3, seed=0)
+        return aggregation_weights(logits, loader, config, seed=0)
 
     shares = weighed()
     assert float(shares.sum()) == pytest.approx(1)

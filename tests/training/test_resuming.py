@@ -63,9 +63,15 @@ def start_until_done(config) -> tuple[Record, int]:
     raise AssertionError("never done")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_stopped_anywhere_and_continued_is_the_same_run(method, configuration, tmp_path, monkeypatch):
-    words = (f"method={method}", *quick(method), *EAGER.get(method, ()))
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        *((method, ()) for method in METHODS),
+        *(("csa", (f"method.loss={loss}",)) for loss in ("logit_adjusted", "bcl")),
+    ],
+)
+def test_stopped_anywhere_and_continued_is_the_same_run(method, more, configuration, tmp_path, monkeypatch):
+    words = (f"method={method}", *quick(method), *EAGER.get(method, ()), *more)
     undisturbed = start(configuration(*words))
     expected = contents(undisturbed)
     total = sum(1 for _ in undisturbed.metrics())

@@ -90,6 +90,9 @@ def test_a_stage_that_is_shared_holds_nothing_of_what_follows(configuration, fir
 
 
 def test_runs_that_differ_behind_a_stage_share_it(configuration):
+    start(configuration("method=sade", "backbone=lenet"))
+    weighed = start(configuration("method=sade", "backbone=lenet", "method.aggregation=test_time"))
+    assert (weighed.result["reused_epochs"], weighed.result["head"]) == (2, "aggregated")
     start(configuration("method=cam_bs"))
     record = start(configuration("method=cam_bs", "method.max_angle=10"))
     assert record.result["reused_epochs"] == 1
