@@ -1,26 +1,94 @@
-"""What a person sees while a sweep runs: one table that renews itself, or lines where there is no terminal."""
+"""What a person sees while a sweep runs: one table that renews itself, or lines where there is no terminal.
+
+It is read from the folders of the runs; nothing is asked of the processes that train.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.live import Live
 from rich.text import Text
 
 from csa.console import FoldedTable, counting, duration
-from csa.sweep.progress import Progress, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
+    from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.plan import Plan, PlannedRun
+    from csa.tracking.run import State
 
 LOOK_SECONDS = 0.5
 MOST_ROWS = 12
+
+
+# --- how far the runs are --------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """One look. running: with epochs so far and in all; seconds_left: None as long as nothing can be said."""
+
+    states: dict[str, State]
+    running: list[tuple[PlannedRun, int, int]]
+    seconds_left: float | None
+
+
+class Watch:
+    """Looks at runs again and again. runs: all of the sweep; to_do: those that this start is to run."""
+
+    def __init__(self, runs: Sequence[PlannedRun], to_do: Sequence[PlannedRun]) -> None:
+        self._runs = {run.fingerprint: run for run in runs}
+        self._to_do = {run.fingerprint for run in to_do}
+        self._states = {name: run.state for name, run in self._runs.items()}
+        self._began = time.monotonic()
+        self._fraction_at_start = self._fraction()
+
+    def look(self) -> Progress:
+        for name in self._to_do:
+            if self._states[name] != "done":
+                self._states[name] = self._runs[name].state
+        running = [
+            (run, run.record.epochs_so_far, epochs_of(run.config))
+            for name, run in self._runs.items()
+            if self._states[name] == "running"
+        ]
+        return Progress(dict(self._states), running, self._seconds_left())
+
+    def _seconds_left(self) -> float | None:
+        fraction = self._fraction()
+        if fraction - self._fraction_at_start < 0.01:
+            return None
+        elapsed = time.monotonic() - self._began
+        return elapsed * (1 - fraction) / (fraction - self._fraction_at_start)
+
+    def _fraction(self) -> float:
+        """Of the epochs of what is to be done."""
+        done = total = 0.0
+        for name in self._to_do:
+            epochs = epochs_of(self._runs[name].config)
+            total += epochs
+            state = self._states[name]
+            if state in ("done", "failed"):
+                done += epochs
+            elif state != "planned":
+                done += self._runs[name].record.epochs_so_far
+        return done / total if total else 1.0
+
+
+def epochs_of(config: Config) -> int:
+    """Epochs of all stages."""
+    return sum(config.method.stage_epochs(config.protocol))
+
+
+# --- shown ------------------------------------------------------------------------------------
 
 
 class Display:

@@ -25,7 +25,7 @@ from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, Processes, reason
 from csa.sweep.slots import slots
 from csa.sweep.summary import print_failures
-from csa.sweep.tracking import Tracking, sweep_name, sweep_title
+from csa.tracking.watcher import SweepTracking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._config, self._loader = config, hydra_context.config_loader
-        self._tracking: Tracking | None = None
+        self._tracking: SweepTracking | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Each job's return value is its objective; raises SweepStopped, a SystemExit, on a signal.
@@ -71,14 +71,14 @@ class LocalLauncher(Launcher):
         run_of = {cell.words: run for run in plan.runs for cell in run.cells}
         return [_job_return(run_of[cell.words], endings) for cell in cells]
 
-    def _track(self, settings: Settings, plan: Plan) -> Tracking:
+    def _track(self, settings: Settings, plan: Plan) -> SweepTracking:
         """One parent run for all batches of a search, until this process ends."""
         if self._tracking is None:
-            name, title = settings.sweep.name or sweep_name(plan), settings.sweep.name or sweep_title(plan)
-            self._tracking = Tracking(name, title, plan.runs[0].config)
+            name = settings.sweep.name
+            self._tracking = SweepTracking(name or plan.name, name or plan.title, plan.runs[0].config)
             atexit.register(self._tracking.__exit__)
             self._tracking.__enter__()
-        self._tracking.add(plan.runs)
+        self._tracking.add([run.folder for run in plan.runs])
         return self._tracking
 
     def launch_runs(self, settings: Settings, runs: Sequence[PlannedRun]) -> dict[str, Ending]:

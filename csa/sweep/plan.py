@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from csa.tracking.run import State
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "planned")
-NOT_HERE = "data not here yet"
+MOST_OF_A_NAME = 80  # characters
 
 
 @dataclass(eq=False)
@@ -104,6 +104,21 @@ class Plan:
     @property
     def cells(self) -> int:
         return sum(len(run.cells) for run in self.runs) + len(self.missing)
+
+    @property
+    def name(self) -> str:
+        """Of a sweep without a name: what it varies; the same for the same cells."""
+        cells = [cell for run in self.runs for cell in run.cells]
+        digest = hashlib.sha256(repr([cell.words for cell in cells]).encode()).hexdigest()[:6]
+        varied = "-".join(key.replace(".", "_") for key in swept_keys(cells))
+        return f"{varied[:MOST_OF_A_NAME]}-{digest}".lstrip("-")
+
+    @property
+    def title(self) -> str:
+        """What a sweep without a name is, for the eyes: ``image_folder: method x seed``."""
+        keys = swept_keys([cell for run in self.runs for cell in run.cells])
+        datasets = sorted({run.config.dataset.name for run in self.runs})
+        return f"{', '.join(datasets)}: {' x '.join(keys)}"[:MOST_OF_A_NAME].rstrip(" :")
 
     @property
     def merged(self) -> list[PlannedRun]:

@@ -23,7 +23,7 @@ from csa.tracking.lease import holder, is_held
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
     from csa.sweep.plan import PlannedRun
@@ -84,7 +84,7 @@ class Processes:
             SweepStopped: a signal asked to stop; every child has ended.
         """
         waiting, endings = deque(runs), dict[str, Ending]()
-        with _Handlers(self._on_signal):
+        with handling((signal.SIGINT, signal.SIGTERM), self._on_signal):
             while self._children or (waiting and not self._signals):
                 self._start(waiting, endings)
                 time.sleep(POLL_SECONDS)
@@ -224,17 +224,13 @@ def _keep_wall(run: PlannedRun, seconds: float) -> None:
         write_json(run.folder / WALL_NAME, {"beyond_training_seconds": round(beyond, 2)})
 
 
-class _Handlers:
-    """SIGINT and SIGTERM go to ``handler`` for a while (in the main thread, elsewhere they are left alone)."""
-
-    def __init__(self, handler: Any) -> None:
-        self._handler, self._before = handler, dict[int, Any]()
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handler)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+@contextlib.contextmanager
+def handling(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Signals go to ``handler`` for a while (in the main thread, elsewhere they are left alone)."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if main else {}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,4 +1,6 @@
-"""What a sweep says when it ends: a table of accuracies, mean over seeds, and the failures with their last lines."""
+"""What a sweep says: under ``plan=true`` its cells, what is done of them and what the rest will take; at its end the
+accuracies, mean over seeds, and the failures with their last lines.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,110 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from csa.console import PLUS_MINUS, FoldedTable, counting, two_decimals
+from csa.console import PLUS_MINUS, FoldedTable, counting, duration, two_decimals
 from csa.sweep.cells import swept_keys
+from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
+from csa.sweep.slots import slots, where
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from csa.config.schema import Config
     from csa.console import PlainConsole
-    from csa.sweep.plan import Plan, PlannedRun
+    from csa.sweep.cells import Cell
+    from csa.sweep.plan import Plan, PlannedRun, Settings
     from csa.sweep.processes import Ending
+    from csa.sweep.slots import Slot
 
 GROUPS = ("all", "many", "medium", "few")
 SEED = "seed"
+NOT_AVAILABLE = "not available"
+BLANK = "blank in the paper"
+MOST_MERGED, MOST_UNKNOWN = 10, 4
+
+
+# --- plan=true --------------------------------------------------------------------------------
+
+
+def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
+    to_do = settings.to_do(plan)
+    configs = [run.config for run in to_do]
+    places = slots(settings.sweep, configs) if configs else []
+    told = estimate(to_do, places[0].threads if places else 1, measure=settings.sweep.calibrate)
+    console.print(_plan_table(plan, told))
+    for run in plan.merged[:MOST_MERGED]:
+        names = [" ".join(cell.words) for cell in run.cells]
+        more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
+        console.print(f"one run: {names[0]} | {names[1]}{more}")
+    for text in plan.unreadable():
+        console.print(f"cannot be read: {text}")
+    console.print(counted(plan))
+    console.print(_time(plan, told, places, configs))
+
+
+def _plan_table(plan: Plan, told: Estimate) -> FoldedTable:
+    """A row for each cell but its seed."""
+    everything = [run.cells[0] for run in plan.runs] + [cell for cell, _ in plan.missing]
+    keys = [key for key in swept_keys(everything) if key != SEED]
+    rows: dict[tuple[str, ...], list[PlannedRun]] = {}
+    blank: set[tuple[str, ...]] = set()
+    missing: dict[tuple[str, ...], list[str]] = {}
+
+    def names(cell: Cell) -> tuple[str, ...]:
+        row = tuple(dict(cell.settings).get(key, "") for key in keys)
+        if cell.blank:
+            blank.add(row)
+        return row
+
+    for cell, option in plan.missing:
+        missing.setdefault(names(cell), []).append(option)
+    for run in plan.runs:
+        rows.setdefault(names(run.cells[0]), []).append(run)
+    table = FoldedTable(*(keys or ["cell"]), "runs", "state", "time", *([""] if blank else []))
+    for row in dict.fromkeys([*rows, *missing]):
+        runs = rows.get(row, [])
+        states = [*(run.state for run in runs), *([NOT_AVAILABLE] * len(missing.get(row, [])))]
+        seconds = sum(told.seconds.get(run.fingerprint, 0) for run in runs)
+        table.add_row(
+            *(row if keys else ["the run"]),
+            str(len(states)),
+            ", ".join(f"{count} {state}" if len(states) > 1 else state for state, count in Counter(states).items()),
+            duration(seconds) if seconds else "",
+            *([BLANK if row in blank else ""] if blank else []),
+        )
+    return table
+
+
+def counted(plan: Plan) -> str:
+    """``40 cells, 38 runs (2 duplicates merged): 31 done, ...``."""
+    merged = sum(len(run.cells) - 1 for run in plan.runs)
+    told = [f"{count} {state}" for state, count in plan.counts().items()]
+    if plan.missing:
+        told.append(
+            f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})"
+        )
+    duplicates = f" ({merged} duplicates merged)" if merged else ""
+    return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(told)}"
+
+
+def _time(plan: Plan, told: Estimate, places: Sequence[Slot], configs: Sequence[Config]) -> str:
+    lines = []
+    if plan.absent_data:
+        lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
+    if told.seconds:
+        lines.append(f"estimated: {duration(told.wall(len(places)))} ({where(places, configs)})")
+    elif not told.unknown:
+        lines.append("nothing is left to do")
+    if told.unknown:
+        more = len(told.unknown) - MOST_UNKNOWN
+        others = f"; and {more} other kinds of run" if more > 0 else ""
+        lines.append(f"no time is known of: {'; '.join(told.unknown[:MOST_UNKNOWN])}{others}")
+    return "\n".join(lines)
+
+
+# --- at the end -------------------------------------------------------------------------------
 
 
 def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending]) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -24,11 +23,10 @@ from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
 from csa.sweep.launcher import CellTask, LocalLauncher
 from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
-from csa.sweep.processes import Ending, SweepStopped, is_held_here, reason
-from csa.sweep.show_plan import counted, print_plan
+from csa.sweep.processes import Ending, SweepStopped, handling, is_held_here, reason
 from csa.sweep.slots import slots
-from csa.sweep.summary import has_failed, means, print_summary
-from csa.sweep.tracking import Tracking, sweep_name, sweep_title
+from csa.sweep.summary import counted, has_failed, means, print_plan, print_summary
+from csa.tracking.watcher import SweepTracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,9 +83,9 @@ class CellsSweeper(Sweeper):
         endings: dict[str, Ending] = {}
         status, trouble = 0, None
         if plan.runs:
-            name, title = settings.sweep.name or sweep_name(plan), settings.sweep.name or sweep_title(plan)
-            with Tracking(name, title, plan.runs[0].config) as tracking:
-                tracking.add(plan.runs)
+            name = settings.sweep.name
+            with SweepTracking(name or plan.name, name or plan.title, plan.runs[0].config) as tracking:
+                tracking.add([run.folder for run in plan.runs])
                 status = self._run_all(plan, to_do, settings, endings)
                 failed = any(has_failed(run, endings) for run in plan.runs)
                 tracking.end("interrupted" if status else "failed" if failed else "done", plan.counts(), means(plan))
@@ -138,27 +136,16 @@ class CellsSweeper(Sweeper):
             return {}
         words = [[*run.words, *run.config.tracking.of_a_sweep(), *_seen_from_elsewhere(run)] for run in runs]
         try:
-            with _SigtermStops():
+            with handling([signal.SIGTERM], _stop):
                 returns = self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of the launcher: a job that was killed has no result
             return _endings_by_record(runs, error)
         return {run.fingerprint: _ending(run, one) for run, one in zip(runs, returns, strict=True)}
 
 
-class _SigtermStops:
+def _stop(*_: object) -> NoReturn:
     """SIGTERM ends a launcher of Hydra's as Ctrl-C does, so that the sweep still says how it stands."""
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._stop)
-
-    def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before)
-
-    @staticmethod
-    def _stop(*_: object) -> None:
-        raise SystemExit(REQUEUE_STATUS)
+    raise SystemExit(REQUEUE_STATUS)
 
 
 def _seen_from_elsewhere(run: PlannedRun) -> list[str]:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,10 @@ from csa.tracking.tracker import tracker_of
 from csa.tracking.watched import LOOK_SECONDS, WatchedRun, WatchedSweep, noted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from csa.config.schema import Config
+    from csa.tracking.run import State
     from csa.tracking.tracker import Tracker
 
 POLL_SECONDS = 0.05
@@ -111,6 +116,50 @@ class Watcher:
             if trouble := noted(folder).get("trouble"):
                 return str(trouble)
         return ""
+
+
+class SweepTracking:
+    """Context manager around the runs of a sweep: its record, and a watcher that has it and its runs tracked.
+
+    Does nothing where they are not tracked, and nothing here raises.
+    """
+
+    def __init__(self, name: str, title: str, config: Config) -> None:
+        self._on = config.tracking.target is not None
+        self._name = re.sub(r"[^\w .:/-]", "_", name)  # what MLflow takes as part of a tag
+        self._record = sweeps.SweepRecord(Path(config.output_root).expanduser(), self._name, title)
+        self._watcher = Watcher(config.tracking, self._record.folder)
+        self._end: tuple[Any, ...] = ("interrupted", {}, {})
+        self.trouble: str | None = None
+
+    def __enter__(self) -> SweepTracking:
+        self.add(())
+        self._watcher.expect()
+        self._watcher.start()
+        return self
+
+    def add(self, folders: Sequence[Path]) -> None:
+        """Folders of runs that belong to the sweep; tracked as soon as these begin."""
+        if self._on:
+            with contextlib.suppress(OSError):  # the watcher, which cannot write either, says so
+                for folder in folders:
+                    sweeps.note(folder, self._name)
+                self._record.begin(folders)
+
+    def end(
+        self,
+        status: sweeps.Status,
+        counts: Mapping[State, int],
+        means: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Say how the sweep ended, and with which accuracies of each cell; the last word counts."""
+        self._end = (status, counts, means or {})
+
+    def __exit__(self, *_: object) -> None:
+        if self._on:
+            with contextlib.suppress(OSError):
+                self._record.end(*self._end)
+            self.trouble = self._watcher.close()
 
 
 # --- the watcher's side ---------------------------------------------------------------------

@@ -20,11 +20,9 @@ from csa.sweep import slots as slots_module
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
 from csa.sweep.plan import Settings
 from csa.sweep.processes import WALL_NAME, is_held_here
-from csa.sweep.show_plan import print_plan
 from csa.sweep.slots import Slot, slots
-from csa.sweep.summary import means
+from csa.sweep.summary import means, print_plan
 from csa.sweep.sweeper import CellsSweeper
-from csa.sweep.tracking import sweep_title
 from csa.tracking.files import write_json
 from csa.tracking.lease import LEASE_NAME, Lease
 
@@ -266,7 +264,7 @@ def test_the_sweeper_is_the_default(tmp_path):
 
 def test_mlflow_is_told_what_a_sweep_is_and_its_means_over_seeds(tmp_path):
     plan = plan_of(tmp_path / "outputs", "method=ce,crt", "seed=0,1")
-    assert sweep_title(plan) == "digits_lt: method x seed"
+    assert plan.title == "digits_lt: method x seed"
     assert means(plan) == {}
     for run, accuracy in zip(plan.runs[:3], (50.0, 60.0, 30.0), strict=True):
         finish(run, accuracy=accuracy)
