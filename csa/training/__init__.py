@@ -1,1 +1,1 @@
-"""The one loop, schedules, checkpoints, evaluation."""
+"""The one loop, checkpoints, evaluation."""
