@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import preloaded
 import pytest
 from hypothesis import settings
 from tiny_words import TINY
@@ -15,6 +18,8 @@ from csa.config.typed import build
 
 # The workers of pytest-xdist share the processor; two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+preloaded.install()
 
 # How long an example takes says more of what else the machine is doing than of the code.
 settings.register_profile("csa", deadline=None)
@@ -41,3 +46,20 @@ def configuration(tmp_path) -> Callable[..., Config]:
 def _no_store_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow leaves the address that it was last given in the environment, where csa looks for one."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of MLflow with its schema and no experiment: making one takes seconds."""
+    from csa.tracking.mlflow import store
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    store._make(path)
+    return path
+
+
+@pytest.fixture
+def uri(made_store: Path, tmp_path: Path) -> str:
+    """The address of a store of one's own, ``mlflow.db`` in ``tmp_path``."""
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"

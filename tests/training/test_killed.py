@@ -20,7 +20,7 @@ from csa.training import checkpoint
 # In stage one, at a step; within the writing of a checkpoint; in stage two (epochs 0 and 1 are stage one's).
 KILLS = ("step 3", "write 6", "step 13")
 
-# Runs csa with the words after the place at which the process kills itself: after the n-th step that this
+# A module that runs csa with the words after the place at which the process kills itself: after the n-th step that this
 # run takes, counted by its checkpoints, or in the n-th checkpoint that this process writes, half of it written.
 KILLED = """
 import os, signal, sys
@@ -54,15 +54,17 @@ hydra_main(run)
 """
 
 
-def csa(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True, timeout=300)
+def csa(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "killing.py").write_text(KILLED)
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
 @pytest.fixture
-def words(tmp_path) -> tuple[str, ...]:
+def words(uri) -> tuple[str, ...]:
     tiny = [word for word in TINY if word != "tracking=none"]
-    uri = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
-    return (*tiny, "method=crt", "runtime.checkpoint_seconds=0", "tracking.model=false", uri)
+    more = ("backbone=lenet", "runtime.checkpoint_seconds=0", "tracking.model=false", f"tracking.uri={uri}")
+    return (*tiny, "method=crt", *more)
 
 
 def only_record(root: Path) -> Record:
@@ -71,12 +73,12 @@ def only_record(root: Path) -> Record:
 
 
 def test_killed_and_continued_is_the_same_run(tmp_path, words):
-    calm = csa("-m", "csa.run", *words, f"output_root={tmp_path / 'calm'}", "tracking=none")
+    calm = csa(tmp_path, "csa.run", *words, f"output_root={tmp_path / 'calm'}", "tracking=none")
     assert calm.returncode == 0, calm.stdout + calm.stderr
     root = tmp_path / "killed"
     found = []
     for kill in KILLS:
-        ended = csa("-c", KILLED, kill, *words, f"output_root={root}")
+        ended = csa(tmp_path, "killing", kill, *words, f"output_root={root}")
         assert ended.returncode == -signal.SIGKILL, ended.stdout + ended.stderr
         record = only_record(root)
         assert record.state == "interrupted"
@@ -87,14 +89,14 @@ def test_killed_and_continued_is_the_same_run(tmp_path, words):
     assert stages[0] == 0
     assert stages[-1] == 1
     assert [inside for _, inside in found] == [False, True, False]
-    last = csa("-m", "csa.run", *words, f"output_root={root}")
+    last = csa(tmp_path, "csa.run", *words, f"output_root={root}")
     assert last.returncode == 0, last.stdout + last.stderr
     record = only_record(root)
     assert_same(contents(record), contents(only_record(tmp_path / "calm")))
     assert "continued at stage 1" in (record.folder / "log.txt").read_text()
     # Where a killed start's own sending is still under way, sync leaves the run to it.
     for _ in range(30):
-        synced = csa("-m", "csa.records", "mode=sync", f"output_root={root}", *words[-1:])
+        synced = csa(tmp_path, "csa.records", "mode=sync", f"output_root={root}", *words[-1:])
         assert synced.returncode == 0, synced.stdout
         if "another process is sending it" not in synced.stdout:
             break
@@ -102,7 +104,7 @@ def test_killed_and_continued_is_the_same_run(tmp_path, words):
 
 
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path, words):
-    ended = csa("-c", KILLED, "ctrl-c 3", *words, f"output_root={tmp_path}", "tracking=none")
+    ended = csa(tmp_path, "killing", "ctrl-c 3", *words, f"output_root={tmp_path}", "tracking=none")
     assert ended.returncode == 130, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     record = only_record(tmp_path)
