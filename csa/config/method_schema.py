@@ -72,6 +72,9 @@ class ContextShiftConfig(MethodConfig):
     loss: Literal["ce", "logit_adjusted", "bcl"] = neutral("ce")
     contrast_temperature: float = used_when("loss", "bcl".__eq__, above=0, at_most=FACTOR, neutral=0.1)
 
+    def passes(self) -> int:
+        return 4 if self.loss == "bcl" else 2
+
     def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
         if not self.bank:
             return {}
@@ -165,6 +168,9 @@ class PostHocConfig(MethodConfig):
 @dataclass(frozen=True, kw_only=True)
 class BilateralConfig(MethodConfig):
     branch_factor: float = number(above=0)
+
+    def passes(self) -> int:
+        return 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +294,9 @@ class GlobalLocalMixtureConfig(MethodConfig):
     label_power: float = number(at_least=0, at_most=FACTOR)
     consistency: float = number(at_least=0, at_most=FACTOR)
 
+    def passes(self) -> int:
+        return 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedContrastiveConfig(MethodConfig):
@@ -298,6 +307,9 @@ class BalancedContrastiveConfig(MethodConfig):
     classifier_weight: float = number(at_least=0, at_most=FACTOR)
     contrast_weight: float = number(at_least=0, at_most=FACTOR)
 
+    def passes(self) -> int:
+        return 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParametricContrastiveConfig(MethodConfig):
@@ -307,3 +319,6 @@ class ParametricContrastiveConfig(MethodConfig):
     projected: int = number(at_least=1, at_most=10**5)
     temperature: float = number(above=0, at_most=FACTOR)
     image_weight: float = number(at_least=0, at_most=FACTOR)
+
+    def passes(self) -> int:
+        return 2

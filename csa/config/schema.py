@@ -155,6 +155,10 @@ class MethodConfig:
         """Lengths of the method's stages, by which the time of a run is estimated."""
         return (protocol.epochs,)
 
+    def passes(self) -> int:
+        """Batches that a step takes through the network before it goes back: other images, or further views of them."""
+        return 1
+
     def kept_images(self, protocol: ProtocolConfig) -> dict[str, int]:
         """Images that it keeps beside those of a step, as floats and with a mask, by the key that says how many."""
         return {}

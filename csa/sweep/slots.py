@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from csa.config.schema import Config, SweepConfig
 
 PROCESS_BYTES = 0.75e9  # Python, torch and csa
-BYTES_OF_A_PIXEL = 6000
-"""At most, of the images of a step: what ResNet-32 keeps of both branches of CSA for the way back, in fp32."""
+BYTES_OF_A_PIXEL = 3000
+"""At most, of the images of a pass: what ResNet-32 keeps of it for the way back, in fp32."""
+LEAST_PASSES = 2  # that a step is taken for: several experts keep more of one
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _refuse_too_many(count: int, configs: Sequence[Config]) -> None:
 
 def memory_of_a_run(configs: Sequence[Config]) -> float:
     """Bytes that the largest of these takes on the processor, roughly and rather more than less."""
-    different = {repr((config.dataset, config.data_dir, config.protocol.batch_size)): config for config in configs}
+    different = {repr((config.dataset, config.data_dir, _images_of_a_step(config))): config for config in configs}
     return max(map(_memory, different.values()))
 
 
@@ -74,7 +75,11 @@ def _memory(config: Config) -> float:
         return PROCESS_BYTES
     channels, height, width = known.image_shape
     images = 2 * sum(known.class_sizes) * channels * height * width if known.in_memory else 0
-    return PROCESS_BYTES + images + BYTES_OF_A_PIXEL * config.protocol.batch_size * height * width
+    return PROCESS_BYTES + images + BYTES_OF_A_PIXEL * _images_of_a_step(config) * height * width
+
+
+def _images_of_a_step(config: Config) -> int:
+    return config.protocol.batch_size * max(LEAST_PASSES, config.method.passes())
 
 
 def where(places: Sequence[Slot], configs: Sequence[Config]) -> str:

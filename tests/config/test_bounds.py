@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
@@ -115,3 +116,5 @@ def test_memory_that_a_run_takes_at_least(configuration):
     expected = 0.3e9 + 784 * (6050 + taken) + 784 * 100 * config.backbone.pixel_bytes
     assert least_memory(config, known) == expected
     assert least_memory(config, Preview((6000, 50), (1, 28, 28), in_memory=False)) == 0.3e9 + 784 * 100 * 60
+    three_views = replace(config, method=configuration("method=bcl").method)
+    assert least_memory(three_views, known) == expected + 2 * 784 * 100 * 60

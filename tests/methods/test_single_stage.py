@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_class_weights import CIFAR10
-from tiny import COUNTS, METHODS, compose_config, copied, optimiser, random_batch, take_step
+from tiny import COUNTS, METHODS, clocks, compose_config, copied, fill, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
 from csa.config.faults import UserError
@@ -205,6 +205,7 @@ def test_the_loss_sees_adjusted_logits_and_the_prediction_plain_ones(build, word
 
 # --- all of them ----------------------------------------------------------------------------
 
+LOSSES = ("logit_adjusted", "bcl")
 NAMES = ["focal", "cb_focal", "ce_drs", "ce_drw", "ldam_drw", "logit_adjustment", "balanced_softmax", "mixup", "remix"]
 
 
@@ -230,3 +231,23 @@ def test_the_lengths_of_the_stages_are_known_without_building_anything(build, na
     words = ("dataset=cifar10_lt", f"method={name}", f"protocol.epochs={epochs}")
     config = compose_config(*words)
     assert config.method.stage_epochs(config.protocol) == tuple(stage.epochs for stage in build(*words).stages)
+
+
+@pytest.mark.parametrize(
+    "words", [*((f"method={name}",) for name in METHODS), *(("method=csa", f"method.loss={loss}") for loss in LOSSES)]
+)
+def test_so_are_the_batches_that_a_step_takes_through_the_network(build, words):
+    """In training mode: what M2m translates goes back at once, none of it is kept until the end of the step."""
+    shape, passed, most = (1, 16, 16), [], 0
+    method = build(*words, image_shape=shape)
+    method.backbone.normalize.register_forward_pre_hook(
+        lambda module, images: passed.append(len(images[0]) * (module.training and torch.is_grad_enabled()))
+    )
+    for stage in range(len(method.stages)):
+        method.enter_stage(stage)
+        fill(method)
+        for moment in clocks(method, stage):
+            passed.clear()
+            take_step(method, moment, optimiser(method, stage), image_shape=shape)
+            most = max(most, sum(passed) // 6)
+    assert compose_config(*words).method.passes() == most

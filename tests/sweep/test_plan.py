@@ -235,6 +235,11 @@ def test_slots_share_cores_gpus_and_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(slots_module, "free_memory", lambda: 2.5e9)
     assert 0.75e9 < slots_module.memory_of_a_run(many) < 0.85e9
     assert slots(one_slot_a_core, many) == [Slot(n, 2, None) for n in range(3)]
+    four_passes = replace(
+        here, method=plan_of(tmp_path, "method=csa", "method.loss=bcl", "seed=0").runs[0].config.method
+    )
+    fixed = slots_module.PROCESS_BYTES
+    assert slots_module.memory_of_a_run([four_passes]) - fixed > 1.9 * (slots_module.memory_of_a_run([here]) - fixed)
     large = replace(here, protocol=replace(here.protocol, batch_size=8192))
     assert slots(one_slot_a_core, [*many, large]) == [Slot(0, 8, None)]  # the largest decides, and one always runs
     assert slots_module.where([Slot(0, 8, None)], [large]) == (
