@@ -13,7 +13,7 @@ from csa.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from csa.tracking.tracker import Snapshot
+    from csa.tracking.snapshot import Snapshot
 
 NAME = "metrics.csv"
 CALLED = ("stage", "epoch")

@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from csa.config.schema import TrackingConfig
-from csa.tracking.tracker import Tracker, in_a_word, lacking
+from csa.tracking.snapshot import in_a_word
+from csa.tracking.tracker import Tracker, lacking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from csa.config.faults import Fault
-    from csa.tracking.tracker import Snapshot
+    from csa.tracking.snapshot import Snapshot
 
 NAME = "tensorboard"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from csa.config.faults import Fault
-    from csa.tracking.tracker import Snapshot
+    from csa.tracking.snapshot import Snapshot
 
 EXIT_STATUS = {"done": 0, "failed": 1, "interrupted": 255}
 

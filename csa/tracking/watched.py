@@ -19,7 +19,8 @@ from csa.config.faults import without_passwords
 from csa.tracking import sweeps
 from csa.tracking.files import UNREADABLE, read_json, try_lock, write_json
 from csa.tracking.run import Run
-from csa.tracking.tracker import Snapshot, Tracker
+from csa.tracking.snapshot import Snapshot
+from csa.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from csa.tracking.lease import Lease
 from csa.tracking.mlflow import artifacts, mirror, store
 from csa.tracking.mlflow.mirror import StartedOverError
 from csa.tracking.mlflow.tracker import MlflowTracker
-from csa.tracking.tracker import Snapshot
+from csa.tracking.snapshot import Snapshot
 from csa.tracking.watched import sync
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from csa.config.faults import without_passwords
 from csa.console import two_decimals
 from csa.tracking.record import software
-from csa.tracking.tracker import in_a_word
+from csa.tracking.snapshot import in_a_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.tracker import Snapshot
+    from csa.tracking.snapshot import Snapshot
 
 FILES = ("result.json", "metrics.jsonl", "test_outputs.npz", "checkpoint.pt")
 TABLE = "per_class.json"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
     from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.tracker import Snapshot
+    from csa.tracking.snapshot import Snapshot
 
 STATE_NAME = "mlflow.json"
 STATUS = {"running": "RUNNING", "interrupted": "KILLED", "failed": "FAILED", "done": "FINISHED"}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from csa.config.faults import Fault
     from csa.tracking.mlflow.mirror import Mirror
+    from csa.tracking.snapshot import Snapshot
     from csa.tracking.sweeps import Sweep
-    from csa.tracking.tracker import Snapshot
 
 PARENT_TAG, START_TAG = "csa.sweep.parent", "csa.sweep.start"
 NOT_OF_A_METRIC = re.compile(r"[^\w .:/-]")
