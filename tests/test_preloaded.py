@@ -33,6 +33,7 @@ elif how == "raise":
 elif how == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 elif how == "interrupt":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 else:
