@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from csa.config.blocks import build_block
+from csa.config.cells import apply, expand
 from csa.config.composer import Checked, Composer
 from csa.config.composition import SETTINGS, CompositionError, tree
 from csa.config.faults import Fault, UserError, nearest
@@ -136,10 +137,15 @@ def configure(
 
 
 def _varied(tree_: Tree, first: Composed, words: Sequence[Word]) -> tuple[list[Word], list[Fault]]:
-    """The words by which a file varies keys, but for those that the command names."""
+    """The words by which a file varies keys, or the options of its first cell, but for those that the command names."""
     named = {word.key for word in words}
     try:
-        return read(tree_, [text for text in first.varied if text.partition("=")[0] not in named])
+        cells = apply(expand(first.cells), [tree_.parse(word.text) for word in words])
+        chosen = [(key, value) for cell in cells[:1] for key, value in cell.settings if tree_.options(key)]
+        texts = [*first.varied, *(f"{key}={value}" for key, value in chosen)]
+        return read(tree_, [text for text in texts if text.partition("=")[0] not in named])
+    except UserError:
+        return [], []  # the sweep tells of its own cells
     except CompositionError as error:
         return [], [Fault("hydra.sweeper.params", None, str(error))]
 

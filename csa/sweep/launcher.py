@@ -15,11 +15,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from csa.cli import FAILED_STATUS, HELD_STATUS, REQUEUE_STATUS
+from csa.config.cells import Cell, is_of_sweep
 from csa.config.composition import Tree
 from csa.config.faults import RecordError
 from csa.console import PlainConsole
 from csa.summary import objective
-from csa.sweep.cells import Cell, is_of_sweep
 from csa.sweep.display import Display
 from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
 from csa.sweep.processes import Ending, Processes, reason

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from csa.config.blocks import build_block
+from csa.config.cells import swept_keys
 from csa.config.composer import Composer
 from csa.config.composition import spelt_out
 from csa.config.faults import Fault, RecordError, UserError
@@ -24,7 +25,6 @@ from csa.config.words import parsed
 from csa.data.dataset import inspect
 from csa.request import Feasibility
 from csa.summary import keep_shown_settings
-from csa.sweep.cells import swept_keys
 from csa.sweep.splits import question, split_hashes
 from csa.tracking.record import Record
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
+    from csa.config.cells import Cell
     from csa.config.composition import Tree
     from csa.config.schema import Config
-    from csa.sweep.cells import Cell
     from csa.tracking.run import State
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "planned")

@@ -21,12 +21,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from csa.cli import FAILED_STATUS, reporting_faults, say
+from csa.config.cells import Cell, is_of_sweep, shown
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
 from csa.console import PLUS_MINUS, FoldedTable, PlainConsole, duration
 from csa.data.dataset import has_validation, preview, validation_images
-from csa.sweep.cells import Cell, is_of_sweep, shown
 from csa.sweep.estimate import estimate
 from csa.sweep.plan import PlannedRun
 from csa.sweep.slots import slots, where

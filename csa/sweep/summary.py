@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from csa.config.cells import swept_keys
 from csa.console import PLUS_MINUS, FoldedTable, counting, duration, two_decimals
-from csa.sweep.cells import swept_keys
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.plan import STATES
 from csa.sweep.processes import reason
@@ -20,9 +20,9 @@ from csa.sweep.slots import slots, where
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from csa.config.cells import Cell
     from csa.config.schema import Config
     from csa.console import PlainConsole
-    from csa.sweep.cells import Cell
     from csa.sweep.plan import Plan, PlannedRun, Settings
     from csa.sweep.processes import Ending
     from csa.sweep.slots import Slot

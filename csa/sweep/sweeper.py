@@ -15,11 +15,11 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import OmegaConf
 
 from csa.cli import CTRL_C_STATUS, FAILED_STATUS, REQUEUE_STATUS, reporting_faults
+from csa.config.cells import apply, expand
 from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.words import parsed
 from csa.console import PlainConsole
-from csa.sweep.cells import apply, expand
 from csa.sweep.display import Display
 from csa.sweep.launcher import CellTask, LocalLauncher
 from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of

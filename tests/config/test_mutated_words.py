@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from csa.config.cells import apply, expand
 from csa.config.composition import left_to_cells, tree
 from csa.config.faults import UserError
 from csa.request import configure, preflight
-from csa.sweep.cells import apply, expand
 from csa.sweep.plan import make_plan
 
 KEYS = (

@@ -11,8 +11,10 @@ from test_request import faults_of
 
 from csa.config.composer import Composer
 from csa.config.composition import spelt_out, tree
+from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.typed import build
+from csa.request import preflight
 
 PUBLISHED = {
     "ce": "cifar_ldam",
@@ -122,3 +124,12 @@ def test_a_sweep_takes_the_word_too(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 cells, 2 runs: 0 done" in done.stdout
+
+
+def test_a_sweep_file_s_words_are_judged_on_its_own_data():
+    """The default data set has no published recipe."""
+    assert preflight(["protocol=published", "method=ldam_drw", "seed=0"], "table2", to_run=False).sweeps
+    with pytest.raises(UserError, match="method=ldam_drw names no published recipe for dataset=digits_lt"):
+        preflight(["protocol=published", "method=ldam_drw"], to_run=False)
+    with pytest.raises(UserError, match="did you mean 'csa'"):
+        preflight(["protocol=published", "method=cas"], "table2", to_run=False)

@@ -9,10 +9,10 @@ import numpy as np
 from tiny_words import TINY
 from whole_records import CONFIG, LINE, whole_names, whole_result, whole_split
 
+from csa.config.cells import apply, expand
 from csa.config.composition import tree
 from csa.config.words import SMOKE_WORDS
 from csa.data.long_tail import groups_by_rank
-from csa.sweep.cells import apply, expand
 from csa.sweep.plan import Plan, PlannedRun, make_plan
 
 KNOWN: dict[str, str] = {}

@@ -12,8 +12,8 @@ import pytest
 from plans import SMOKE, plan_of
 from recorded_runs import start
 
+from csa.config.cells import expand
 from csa.config.composition import tree
-from csa.sweep.cells import expand
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("table1", "table2", "table3", "table4", "table5")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csa.config.cells import Cell, apply, expand, shown, swept_keys
 from csa.config.composition import tree
 from csa.config.faults import UserError
-from csa.sweep.cells import Cell, apply, expand, shown, swept_keys
 
 KEYS = st.sampled_from(["seed", "delta", "method", "protocol.lr"])
 VALUES = st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True)
