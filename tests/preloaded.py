@@ -122,6 +122,8 @@ def serve(requests: socket.socket) -> None:
 def become(asked: Asked, streams: list[int], requests: socket.socket) -> None:
     """With a server of its own for what it starts itself: a process that has threads is not to be forked."""
     while os.getppid() != asked.parent:
+        if not Path(f"/proc/{asked.parent}").exists():  # killed while it asked
+            os._exit(0)
         time.sleep(0.001)
     requests.send(str(os.getpid()).encode())
     requests.close()
