@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -139,13 +140,13 @@ def configure(
 def _varied(tree_: Tree, first: Composed, words: Sequence[Word]) -> tuple[list[Word], list[Fault]]:
     """The words by which a file varies keys, or the options of its first cell, but for those that the command names."""
     named = {word.key for word in words}
+    texts = list(first.varied)
+    if first.cells:
+        with suppress(UserError):  # the sweep tells of its own cells
+            cells = apply(expand(first.cells), [tree_.parse(word.text) for word in words])
+            texts += [f"{key}={value}" for cell in cells[:1] for key, value in cell.settings if tree_.options(key)]
     try:
-        cells = apply(expand(first.cells), [tree_.parse(word.text) for word in words])
-        chosen = [(key, value) for cell in cells[:1] for key, value in cell.settings if tree_.options(key)]
-        texts = [*first.varied, *(f"{key}={value}" for key, value in chosen)]
         return read(tree_, [text for text in texts if text.partition("=")[0] not in named])
-    except UserError:
-        return [], []  # the sweep tells of its own cells
     except CompositionError as error:
         return [], [Fault("hydra.sweeper.params", None, str(error))]
 

@@ -206,9 +206,11 @@ def _hints(schema: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(schema)}
 
 
-@cache
 def _without_null(hint: Any) -> tuple[Any, bool]:
-    """The kind of a field, and whether null is allowed: ``int | None`` is (int, True)."""
+    """The kind of a field, and whether null is allowed: ``int | None`` is (int, True).
+
+    Not cached: literals of the same choices are equal in any order, and messages name them in theirs.
+    """
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     return (kinds[0], True) if NoneType in get_args(hint) else (hint, False)
 
