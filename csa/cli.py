@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from csa.config.faults import Fault, UserError, missing_extra, without_passwords
-from csa.config.host import started_together
+from csa.config.host import process_world
 
 FAILED_STATUS = 1
 EXIT_FAULTS = 2
@@ -46,7 +46,7 @@ def reporting_faults() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if started_together().rank == 0:
+        if process_world().rank == 0:
             say(fault_list(error.faults), aside=True)
         raise SystemExit(EXIT_FAULTS) from None
     except KeyboardInterrupt:

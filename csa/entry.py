@@ -18,7 +18,7 @@ from omegaconf import open_dict
 from csa.cli import end_with_sweep, reporting_faults, say
 from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError, hidden
-from csa.config.host import started_together
+from csa.config.host import process_world
 from csa.config.locations import conf_dir
 from csa.config.typed import build
 from csa.request import preflight
@@ -62,7 +62,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
             _sweep(task, options, request)
         else:
             task(request.config)
-            if sys.stdout.isatty() and not (of_sweep or started_together().rank):  # in a log nobody types
+            if sys.stdout.isatty() and not (of_sweep or process_world().rank):  # in a log nobody types
                 from csa.summary import next_commands
 
                 tree = ["--config-dir", options.config_dir] if options.config_dir else []
@@ -145,7 +145,7 @@ def _refuse_other_trees(options: Namespace) -> None:
 
 def _refuse_several_processes() -> None:
     """Of one run's several processes none may start a sweep."""
-    count = started_together().count
+    count = process_world().size
     if count > 1:
         problem = f"a sweep starts a process a run by itself, and {count} processes were started to sweep"
         raise UserError(Fault("-m", None, problem, "one process for a sweep; torchrun or srun for a single run"))

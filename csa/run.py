@@ -50,7 +50,7 @@ def train(*words: str, config_dir: str | None = None) -> Run:
 def recorded(config: Config) -> Record:
     """The finished record of what ``config`` says. Raises SystemExit where training did not come to its end."""
     from csa.config.faults import UserError
-    from csa.config.host import started_together
+    from csa.config.host import process_world
     from csa.config.identity import fingerprint, identity, run_folder
     from csa.config.rules import validation_faults
     from csa.console import PlainConsole
@@ -60,7 +60,7 @@ def recorded(config: Config) -> Record:
     from csa.tracking.record import Record
     from csa.tracking.tracker import tracker_of
 
-    console = PlainConsole(quiet=started_together().rank > 0)
+    console = PlainConsole(quiet=process_world().rank > 0)
     split = load_split(config.dataset, Path(config.data_dir), download=config.download)
     for note in split.notes:
         console.print(note)
@@ -70,7 +70,7 @@ def recorded(config: Config) -> Record:
     record = Record(run_folder(config, fingerprint(who)))
     if record.state == "done" and not config.rerun:
         console.print("this run is done; rerun=true trains it again")
-        if not started_together().rank and keep_shown_settings(config, record):
+        if not process_world().rank and keep_shown_settings(config, record):
             console.print("its head or shot groups were others; they are those asked for now")
     else:
         if faults := cache_faults(split):
@@ -79,7 +79,7 @@ def recorded(config: Config) -> Record:
         from csa.training.session import train_and_record
 
         train_and_record(config, who, split, record, console)
-    if not started_together().rank:
+    if not process_world().rank:
         point_to_latest(Path(config.output_root).expanduser(), record.folder)
         plain = as_plain(config)
         beside = Record(run_folder(plain, fingerprint(identity(plain, split.hash)))).finished() if plain else None

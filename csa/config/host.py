@@ -1,4 +1,4 @@
-"""What this machine has for a run, what it cannot do, and beside whom this process was started. Imports no torch."""
+"""What this machine has for a run, what it cannot do, and of which world of processes this one is. Imports no torch."""
 
 from __future__ import annotations
 
@@ -76,25 +76,25 @@ def visible_gpus() -> list[str]:
 
 
 @dataclass(frozen=True)
-class Processes:
-    """rank: of this process among ``count``; local_rank, local_count: the same among those of this machine."""
+class World:
+    """rank: of this process among ``size``; local_rank, local_size: the same among those of this machine."""
 
     rank: int = 0
-    count: int = 1
+    size: int = 1
     local_rank: int = 0
-    local_count: int = 1
+    local_size: int = 1
 
 
-def started_together() -> Processes:
+def process_world() -> World:
     """What the launcher says in the environment; a process that nobody launched is alone."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return Processes(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+        return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     tasks = int(os.environ.get("SLURM_NTASKS") or 1)
     if tasks > 1 and "SLURM_STEP_ID" in os.environ:
         nodes = int(os.environ.get("SLURM_NNODES") or 1)
         rank, local = (int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
-        return Processes(rank, tasks, local, tasks // nodes)
-    return Processes()
+        return World(rank, tasks, local, tasks // nodes)
+    return World()
 
 
 def slot_threads() -> int | None:

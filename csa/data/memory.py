@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault
-from csa.config.host import GIGABYTE, started_together, total_memory, visible_gpus
+from csa.config.host import GIGABYTE, process_world, total_memory, visible_gpus
 from csa.data.long_tail import wanted_counts
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def memory_needs(config: Config, known: Preview) -> tuple[dict[str, float], dict
     else:
         needs = {"runtime.workers": LEAST_WORKER_BYTES * (config.runtime.workers or 0)}
     pixel_bytes = LEAST_PIXEL_BYTES if config.backbone.pixel_bytes is None else config.backbone.pixel_bytes
-    step = min(protocol.batch_size // started_together().count, taken) * config.method.passes()
+    step = min(protocol.batch_size // process_world().size, taken) * config.method.passes()
     of_steps = {"protocol.batch_size": step * pixels * pixel_bytes / (1 if protocol.precision == "fp32" else 2)}
     for key, number in config.method.kept_images(protocol).items():
         of_steps[key] = of_steps.get(key, 0) + FLOAT_BYTES * number * (channels + 1) * pixels

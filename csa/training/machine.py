@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.host import Processes, cores, device_fault, idle_cores, slot_threads, started_together
+from csa.config.host import World, cores, device_fault, idle_cores, process_world, slot_threads
 from csa.data.batch import Shard
 from csa.training.distributed import ProcessGroup, meet
 
@@ -79,9 +79,9 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     fault = device_fault(runtime, protocol)
     if fault is not None:
         raise UserError(fault)
-    processes = started_together()
-    device = _device(runtime, processes)
-    threads = runtime.threads or kept_threads or _threads(device, processes)
+    world = process_world()
+    device = _device(runtime, world)
+    threads = runtime.threads or kept_threads or _threads(device, world)
     torch.set_num_threads(threads)
     _keep_freed_memory()
     # Bit-exact resuming needs the same algorithm at every start, not the fastest one found by timing.
@@ -94,19 +94,19 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     precision = _precision(protocol.precision, device)
     fabric = Fabric(
         accelerator=device.type,
-        devices=processes.local_count,
-        num_nodes=processes.count // processes.local_count,
-        strategy=_strategy(device, processes),
+        devices=world.local_size,
+        num_nodes=world.size // world.local_size,
+        strategy=_strategy(device, world),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
-    if processes.count > 1:
+    if world.size > 1:
         meet(fabric)
     workers = threads if runtime.workers is None else runtime.workers
-    group = ProcessGroup(Shard(processes.rank, processes.count))
+    group = ProcessGroup(Shard(world.rank, world.size))
     return Machine(device, precision, threads, workers, fabric, group, _step_mode(runtime, device, group))
 
 
-def _threads(device: torch.device, processes: Processes) -> int:
+def _threads(device: torch.device, world: World) -> int:
     """Those of the sweep's slot; else the idle cores, as far as they compute alone; else an equal part of all cores.
 
     A thread on a core that does something else holds up the others at every layer: two threads on two cores, one of
@@ -114,9 +114,9 @@ def _threads(device: torch.device, processes: Processes) -> int:
     """
     if (of_slot := slot_threads()) is not None:
         return of_slot
-    if device.type == "cpu" and processes.count == 1:
+    if device.type == "cpu" and world.size == 1:
         return idle_cores()
-    return max(1, cores() // processes.local_count)
+    return max(1, cores() // world.local_size)
 
 
 @contextmanager
@@ -145,21 +145,21 @@ def _keep_freed_memory() -> None:
         mallopt(map_threshold, 2**25)  # bytes; the most that mallopt(3) names
 
 
-def _strategy(device: torch.device, processes: Processes) -> DDPStrategy | str:
+def _strategy(device: torch.device, world: World) -> DDPStrategy | str:
     """Tensors of the host go by gloo on every machine, so that hosts can settle things while their devices work."""
-    if processes.count == 1:
+    if world.size == 1:
         return "auto"
     return DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
-def _device(runtime: RuntimeConfig, processes: Processes) -> torch.device:
+def _device(runtime: RuntimeConfig, world: World) -> torch.device:
     if runtime.device == "mps":
-        if processes.count > 1:
+        if world.size > 1:
             raise UserError(Fault("runtime.device", "mps", "is for a run of one process", "auto, cpu"))
         return torch.device("mps")
     if runtime.device != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda", processes.local_rank) if processes.count > 1 else torch.device("cuda")
-    if runtime.sync_batch_norm and processes.count > 1:
+        return torch.device("cuda", world.local_rank) if world.size > 1 else torch.device("cuda")
+    if runtime.sync_batch_norm and world.size > 1:
         raise UserError(Fault("runtime.sync_batch_norm", "true", "torch synchronises batch-norm on GPUs only", "false"))
     return torch.device("cpu")
 

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from torch import profiler
 
 from csa.cli import CTRL_C_STATUS, REQUEUE_STATUS
-from csa.config.host import started_together
+from csa.config.host import process_world
 from csa.training.distributed import LostProcessError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Interruption:
         return self
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        if isinstance(error, LostProcessError | StoppedError) and started_together().count > 1:
+        if isinstance(error, LostProcessError | StoppedError) and process_world().size > 1:
             return  # the launcher asks all to stop when one has ended; this one is ending, and has things to do
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from csa.cli import FAILED_STATUS, HELD_STATUS, disk_trouble, memory_trouble
 from csa.config.faults import UserError
-from csa.config.host import started_together
+from csa.config.host import process_world
 from csa.config.identity import fingerprint
 from csa.console import PlainConsole
 from csa.data.decoding import LostWorkerError, telling_lost_workers
@@ -51,7 +51,7 @@ def train_and_record(
         SystemExit: with the status that says why training did not end: 1 failed, 3 held by another
             process, 75 stopped by SIGTERM (start again to continue), 130 stopped by Ctrl-C.
     """
-    if started_together().rank:
+    if process_world().rank:
         _help(config, identity, split, SecondRecord(record.folder))
         return
     watcher = Watcher(config.tracking, record.folder)

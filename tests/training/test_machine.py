@@ -12,7 +12,7 @@ import torch
 
 from csa.config import host as of_the_system
 from csa.config.faults import UserError
-from csa.config.host import SLOT_THREADS, Processes, cores, free_memory, idle_cores, total_memory
+from csa.config.host import SLOT_THREADS, World, cores, free_memory, idle_cores, total_memory
 from csa.training import machine
 from csa.training.checkpoint import arithmetic, refuse_other_arithmetic
 
@@ -132,11 +132,11 @@ def test_threads_are_the_slots_or_the_idle_cores_or_a_part_of_all(monkeypatch):
     monkeypatch.setattr(machine, "idle_cores", lambda: 3)
     monkeypatch.setattr(machine, "cores", lambda: 8)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert machine._threads(cpu, Processes()) == 3
-    assert machine._threads(gpu, Processes()) == 8
-    assert machine._threads(cpu, Processes(0, 4, 0, 2)) == 4
+    assert machine._threads(cpu, World()) == 3
+    assert machine._threads(gpu, World()) == 8
+    assert machine._threads(cpu, World(0, 4, 0, 2)) == 4
     monkeypatch.setenv(SLOT_THREADS, "2")
-    assert machine._threads(cpu, Processes()) == machine._threads(gpu, Processes()) == 2
+    assert machine._threads(cpu, World()) == machine._threads(gpu, World()) == 2
 
 
 # --- what a run computes with ----------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_an_apple_gpu_computes_in_fp32_eagerly_and_only_where_it_is_asked_for(co
     ],
 )
 def test_what_an_apple_gpu_does_not_do(words, message, configuration, on_a_mac, monkeypatch):
-    monkeypatch.setattr(machine, "started_together", lambda: Processes(0, 2, 0, 2))
+    monkeypatch.setattr(machine, "process_world", lambda: World(0, 2, 0, 2))
     config = configuration("method=ce", "runtime.device=mps", *words)
     with pytest.raises(UserError) as fault:
         machine.choose(config.runtime, config.protocol)

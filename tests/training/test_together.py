@@ -19,7 +19,7 @@ from same_run import assert_same, contents
 from test_resuming import EAGER
 from tiny_words import TINY
 
-from csa.config.host import Processes, started_together
+from csa.config.host import World, process_world
 from csa.data.batch import ALONE, Shard
 from csa.tracking.record import Record
 from csa.training.distributed import ProcessGroup
@@ -181,13 +181,13 @@ def test_a_sweep_refuses_several_processes():
     assert ended[1].stderr == ""
 
 
-def test_who_is_started_together(monkeypatch):
+def test_the_world_of_a_launcher(monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")  # left over in the environment: nobody launched this process
-    assert started_together() == Processes()
+    assert process_world() == World()
     for name, value in {"NTASKS": 8, "STEP_ID": 0, "NNODES": 2, "PROCID": 5, "LOCALID": 1}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    assert started_together() == Processes(rank=5, count=8, local_rank=1, local_count=4)
+    assert process_world() == World(rank=5, size=8, local_rank=1, local_size=4)
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert started_together() == Processes()
+    assert process_world() == World()
