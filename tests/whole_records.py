@@ -27,7 +27,7 @@ protocol: {name: tiny, epochs: 2, reference_epochs: 2, batch_size: 16, lr: 0.000
   nesterov: false, schedule: constant, warmup_epochs: 0, milestones: [], factors: [], crop_padding: 0, flip: false,
   precision: fp32, balanced_epoch: images, mixup_alpha: 1.0, mixup_off_epochs: 1,
   stage_two: {epochs: 1, lr: 0.1, head: new, bn_mode: train}}
-tracking: {name: mlflow, mlflow: true, uri: 'http://me:secret@host:1', experiment: csa, model: false}
+tracking: {name: mlflow, schema: csa.tracking.gone.Old, uri: 'http://me:secret@host:1', experiment: csa, model: false}
 data_dir: /home/someone
 delta: 0.8
 seed: 0

@@ -22,7 +22,6 @@ from csa.config.schema import (
     MethodConfig,
     ProtocolConfig,
     SamplerConfig,
-    TrackingConfig,
     later,
     number,
 )
@@ -62,8 +61,15 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """How it was tracked is told, and not read again: its tracker may have moved, or not be here."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderConfig(RunConfig):
-    tracking: TrackingConfig
+    tracking: Tracking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,8 @@ from csa.config.faults import UserError
 from csa.config.schema import TrackingConfig
 from csa.request import preflight
 from csa.tracking import tracker
-from csa.tracking.csv_tracker import CsvTracker
 from csa.tracking.lease import Lease
-from csa.tracking.tensorboard_tracker import TensorboardTracker
-from csa.tracking.wandb_tracker import WandbTracker, WandbTracking
+from csa.tracking.tracker import CsvTracker, TensorboardTracker, WandbTracker, WandbTracking
 from csa.tracking.watched import WatchedRun, sync
 
 SETTINGS = TrackingConfig(name="some", target=None)
@@ -139,7 +137,7 @@ def test_a_missing_package_is_a_fault_that_names_the_extra(tmp_path, monkeypatch
 
 def test_a_tracker_that_is_none_is_a_fault():
     with pytest.raises(UserError) as told:
-        preflight(["tracking=csv", "tracking.target=csa.tracking.csv_tracker.CsvTrackr"])
+        preflight(["tracking=csv", "tracking.target=csa.tracking.tracker.CsvTrackr"])
     (fault,) = told.value.faults
     assert (fault.key, fault.problem[:18]) == ("tracking.target", "cannot be imported")
 
