@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from csa.cli import answer_help, file_faults, reporting_faults, say, writing_to
-from csa.config.faults import Fault, UserError, printable
-from csa.data.class_names import distinct_names, same_form
+from csa.config.faults import Fault, UserError, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +122,8 @@ def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequ
     """
     import numpy as np
 
+    from csa.data.split import distinct_names, same_form
+
     theirs, ours = ([same_form(name) for name in names] for names in (classes, recorded))
     if theirs == ours:
         return labels, ""
@@ -153,7 +154,6 @@ def _check_suits(dataset: DatasetConfig, images: Images, classes: Sequence[str],
 
 def _scores(run: Run, images: Images, labels: np.ndarray, config: Config, head: str) -> dict[str, Scores]:
     """Of one head, or of all where ``head`` is empty; images that were passed over are told."""
-    from csa.data.sources.source import listed
     from csa.training.recorded import scores_on
 
     found, damaged = scores_on(run.folder, images, labels, config.runtime)
@@ -196,10 +196,8 @@ def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[P
 
     What is no image by its name is left out and told. Raises UserError with every file that cannot be read.
     """
-    import numpy as np
-
-    from csa.data.pictures import UnreadableImageError, read_image
-    from csa.data.walk import walk
+    from csa.data.image_files import walk
+    from csa.data.pictures import read_images
 
     if not folder.is_dir():
         raise UserError(Fault("images", str(folder), "there is no such folder", "a folder of images"))
@@ -209,15 +207,9 @@ def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[P
     if not (found.images or faults):
         told = "".join(f"; {note}" for note in notes)
         raise UserError(Fault("images", str(folder), f"has no image in it{told}", "a folder of images"))
-    channels, height, width = image_shape
-    images = np.zeros((len(found.images), height, width, channels), dtype=np.uint8)
-    for pixels, file in zip(images, found.images, strict=True):
-        try:
-            pixels[:] = read_image(folder / file, image_shape)
-        except UnreadableImageError as error:
-            faults.append(Fault("images", str(folder / file), f"cannot be read as an image ({error})"))
-    if faults:
-        raise UserError(*faults)
+    images, unread = read_images("images", [folder / file for file in found.images], image_shape)
+    if faults + unread:
+        raise UserError(*faults, *unread)
     _tell(*notes)
     return found.images, images
 
@@ -232,6 +224,8 @@ def write_csv(
     stream: TextIO, files: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], top: int = 0
 ) -> None:
     """A line an image; probabilities: [N, K]. top: so many classes, the likeliest first; 0: all, in their order."""
+    from csa.data.split import distinct_names
+
     writer = csv.writer(stream, lineterminator="\n")
     file_column, predicted, *names = distinct_names(["file", "predicted", *classes])
     columns = [predicted, *names]

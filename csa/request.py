@@ -255,8 +255,7 @@ def _size_faults(backbone: Mapping[str, Any], preview: Preview) -> list[Fault]:
 
 def _whole_faults(config: Config, preview: Preview | None) -> list[Fault]:
     """Of a configuration and data without others: memory that is not there, validation images that are needed."""
-    from csa.data.dataset import has_validation
-    from csa.data.memory import memory_fault
+    from csa.data.dataset import has_validation, memory_fault
 
     memory = None if preview is None else memory_fault(config, preview)
     needed = [] if has_validation(config.dataset, preview) else validation_faults(config)

@@ -75,6 +75,12 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """``a, b, c and 4 more``."""
+    text = ", ".join(map(str, items[:most]))
+    return text if len(items) <= most else f"{text} and {len(items) - most} more"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The name that was probably meant, one of the same letters first, or an empty string."""
     squeezed = {_squeezed(known): known for known in names}

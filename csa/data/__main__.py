@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.cli import answer_help, reporting_faults, say
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, listed
 from csa.data.cache_folder import UNREADABLE, content_hashes
 from csa.data.dataset import cache_faults, load_split
 from csa.data.image_files import ImageFiles
-from csa.data.sources.source import listed
 from csa.data.split import HOLDOUT, TEST, TRAIN
 from csa.request import KEYS, configure
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from csa.config.faults import Fault
+from csa.config.host import GIGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
-
-GIGABYTE = 10**9
 
 
 @contextmanager

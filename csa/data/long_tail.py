@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csa.config.faults import Fault
-from csa.data.sources.source import listed
+from csa.config.faults import Fault, listed
 from csa.data.split import Groups
 from csa.randomness import numpy_generator
 

@@ -54,6 +54,18 @@ def read_image(file: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     return pixels.reshape(height, width, channels)
 
 
+def read_images(key: str, files: Sequence[Path], image_shape: tuple[int, int, int]) -> tuple[np.ndarray, list[Fault]]:
+    """As ``read_image``, uint8 [N, height, width, channels], and a fault of ``key`` for each file that is no image."""
+    channels, height, width = image_shape
+    images, faults = np.zeros((len(files), height, width, channels), dtype=np.uint8), []
+    for pixels, file in zip(images, files, strict=True):
+        try:
+            pixels[:] = read_image(file, image_shape)
+        except UnreadableImageError as error:
+            faults.append(Fault(key, file, f"cannot be read as an image ({error})"))
+    return images, faults
+
+
 def decode(file: Path, mode: Literal["RGB", "L"] = "RGB") -> Image:
     """The whole image, upright, whatever its own mode (grey, CMYK, palette, 16 bits, floats in [0, 1]).
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from csa.config.faults import Fault, UserError
 from csa.config.host import GIGABYTE, cores, free_memory, total_memory, visible_gpus
 from csa.console import counting
-from csa.data.dataset import preview
-from csa.data.memory import least_memory
+from csa.data.dataset import least_memory, preview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

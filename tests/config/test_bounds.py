@@ -15,8 +15,8 @@ from csa.config.faults import UserError
 from csa.config.identity import identity, run_folder
 from csa.config.schema import Config
 from csa.config.typed import build, resolve_and_check
-from csa.data import memory
-from csa.data.memory import least_memory, memory_fault
+from csa.data import dataset
+from csa.data.dataset import least_memory, memory_fault
 from csa.data.sources import Preview
 from csa.request import preflight
 
@@ -83,7 +83,7 @@ def refused(usual, key, kind, extreme, metadata) -> bool:
 )
 def test_a_run_that_does_not_fit_is_told_before_it_starts(monkeypatch, tmp_path, words, key):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(memory, "total_memory", lambda: 2e9)
+    monkeypatch.setattr(dataset, "total_memory", lambda: 2e9)
     of_data = ("dataset=cifar10_lt", "protocol.precision=fp32", f"data_dir={tmp_path}", "runtime.device=cpu")
     preflight(of_data)
     with pytest.raises(UserError) as caught:
@@ -92,7 +92,7 @@ def test_a_run_that_does_not_fit_is_told_before_it_starts(monkeypatch, tmp_path,
     assert fault.key == key
     assert fault.problem.endswith(" GB of memory or more, and there are 2.0 GB")
     assert fault.allowed.startswith(f"less of {key}")
-    monkeypatch.setattr(memory, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(dataset, "visible_gpus", lambda: ["0"])
     on_gpu = [word.replace("device=cpu", "device=auto") for word in (*of_data, *words)]
     if key == "protocol.crop_padding":  # images are read by the host wherever they go
         with pytest.raises(UserError):

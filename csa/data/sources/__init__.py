@@ -7,13 +7,13 @@ from typing import Any
 
 WHERE = {
     "ColouredSource": "coloured",
-    "DigitsSource": "digits",
+    "DigitsSource": "tiny",
     "ImageFolderSource": "image_folder",
     "ListFilesSource": "list_files",
     "NpzSource": "npz",
     "Preview": "source",
     "Source": "source",
-    "TinyImageNetSource": "tiny_imagenet",
+    "TinyImageNetSource": "image_folder",
     "TorchvisionSource": "torchvision_archive",
 }
 

@@ -1,4 +1,7 @@
-"""Image files below ``train/<class>/`` and ``test/<class>/``, and ``val/<class>/`` if there is one."""
+"""Image files in a folder a class: ``train/<class>/``, ``test/<class>/`` and ``val/<class>/`` if there is one.
+
+And Tiny ImageNet as it is unpacked: ``train/<class>/images/*``, and validation images that a list labels.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.config.dataset_schema import ImageFolderDataset
-from csa.config.faults import Fault, UserError, nearest
-from csa.data.class_names import by_form, same_form, same_names
-from csa.data.pictures import UnreadableImageError, read_image
-from csa.data.sources.source import Preview, Source, listed
-from csa.data.split import Arrays
-from csa.data.walk import Walk, walk
+from csa.config.faults import Fault, UserError, listed, nearest
+from csa.data.image_files import ImageFiles, Walk, found_files, walk
+from csa.data.pictures import read_images
+from csa.data.sources.source import Preview, Source
+from csa.data.split import Arrays, by_form, same_form, same_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from csa.data.split import Images
+
+KEY = "dataset.path"
 PARTS, VALIDATION = ("train", "test"), "val"
 
 
@@ -45,21 +50,21 @@ class ImageFolderSource(Source[ImageFolderDataset]):
 
     def inspect(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> list[Fault]:
         if config.path is None:
-            return [Fault("dataset.path", None, "is not set", "the folder that holds train/ and test/")]
+            return [Fault(KEY, None, "is not set", "the folder that holds train/ and test/")]
         root = _root(config)
         absent = [f"{part}/" for part in PARTS if not (root / part).is_dir()]
         if absent:
             problem = "there is no such folder"
             if root.is_dir():
                 problem = f"has no folder {' and '.join(absent)}; its folders are {listed(_folders(root)) or 'none'}"
-            return [Fault("dataset.path", config.path, problem, "a folder with train/<class>/* and test/<class>/*")]
+            return [Fault(KEY, config.path, problem, "a folder with train/<class>/* and test/<class>/*")]
         parts = _parts(root)
         broken = [f"below {name}/ {told}" for name, part in parts.items() for told in part.found.problems()]
         if broken:
-            return [Fault("dataset.path", config.path, problem) for problem in broken]
+            return [Fault(KEY, config.path, problem) for problem in broken]
         for name in ("train", VALIDATION):
             if name in parts and not parts[name].classes:
-                return [Fault("dataset.path", config.path, f"{name}/ has no class folder", f"{name}/<class>/*")]
+                return [Fault(KEY, config.path, f"{name}/ has no class folder", f"{name}/<class>/*")]
         return _class_faults(config, parts)
 
     def preview(self, config: ImageFolderDataset, data_dir: Path) -> Preview:
@@ -77,9 +82,11 @@ class ImageFolderSource(Source[ImageFolderDataset]):
         classes, read = parts["train"].classes, {}
         for name, part in parts.items():
             files = {same: part.classes[own] for own, same in same_names(part.classes, classes).items()}
-            images, labels, more = _read([files.get(one, []) for one in classes], config.image_size)
-            read[name] = images, labels
-            faults += more
+            by_class = [files.get(one, []) for one in classes]
+            paths = [path for of_class in by_class for path in of_class]
+            images, unread = read_images(KEY, paths, (3, config.image_size, config.image_size))
+            read[name] = images, np.repeat(np.arange(len(classes)), [len(of_class) for of_class in by_class])
+            faults += unread
         if faults:
             raise UserError(*faults)
         notes = (*_beside(root), *(note for name, part in parts.items() for note in part.notes(name)))
@@ -116,7 +123,7 @@ def _beside(root: Path) -> list[str]:
 
 def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fault]:
     def fault(problem: str, allowed: str = "", near: str = "") -> Fault:
-        return Fault("dataset.path", config.path, problem, allowed, near)
+        return Fault(KEY, config.path, problem, allowed, near)
 
     faults = []
     for name, part in parts.items():
@@ -143,13 +150,80 @@ def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fa
     return faults
 
 
-def _read(classes: Sequence[Sequence[Path]], side: int) -> tuple[np.ndarray, np.ndarray, list[Fault]]:
-    """Images and labels of each class's files, and a fault for each file that is no readable image."""
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
-    images, faults = np.zeros((len(labels), side, side, 3), dtype=np.uint8), []
-    for pixels, file in zip(images, (file for files in classes for file in files), strict=True):
-        try:
-            pixels[:] = read_image(file, (3, side, side))
-        except UnreadableImageError as error:
-            faults.append(Fault("dataset.path", file, f"cannot be read as an image ({error})"))
-    return images, labels, faults
+# --- Tiny ImageNet --------------------------------------------------------------------------
+
+ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+ANNOTATIONS, TEST_IMAGES = "val/val_annotations.txt", "val/images"
+"""The test images of the archive have no labels; in the field its validation images are the test set."""
+
+
+class TinyImageNetSource(Source[ImageFolderDataset]):
+    """Of the training images only those are read that the long-tailed subset has."""
+
+    def inspect(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> list[Fault]:
+        root = _root(config)
+        absent = [name for name in ("train", TEST_IMAGES, ANNOTATIONS) if not (root / name).exists()]
+        if absent:
+            problem = f"has no {listed(absent)}" if root.is_dir() else "there is no such folder"
+            return [Fault(KEY, config.path, problem, f"{ARCHIVE}, unpacked")]
+        problems = _problems(root, _training(root), _test(root))
+        return [Fault(KEY, config.path, problem, f"{ARCHIVE}, unpacked") for problem in problems]
+
+    def preview(self, config: ImageFolderDataset, data_dir: Path) -> Preview:
+        _, sizes = np.unique(list(_training(_root(config)).values()), return_counts=True)
+        return Preview(tuple(sizes.tolist()), (3, config.image_size, config.image_size))
+
+    def files(self, config: ImageFolderDataset, data_dir: Path) -> list[Path]:
+        root = _root(config)
+        return [root / ANNOTATIONS, *(root / name for names in (_training(root), _test(root)) for name in names)]
+
+    def load(self, config: ImageFolderDataset, data_dir: Path, download: bool) -> Arrays:
+        root = _root(config)
+        train, test = _training(root), _test(root)
+        classes, labels = np.unique(list(train.values()), return_inverse=True)
+        place = {name: k for k, name in enumerate(classes.tolist())}
+        found = found_files(root, list(train))
+        pool = ImageFiles(
+            root, np.array(found.names), found.stamps, config.image_size, config.image_size,
+            skip_unreadable=False, by_content=False, decoded_once=False, cache=root,
+        )  # fmt: skip
+        images = _read(config, list(test))
+        return Arrays(pool, labels, images, np.array([place[name] for name in test.values()]), tuple(place))
+
+    def training_images(
+        self, config: ImageFolderDataset, arrays: Arrays, positions: np.ndarray, labels: np.ndarray
+    ) -> Images:
+        assert isinstance(arrays.train_images, ImageFiles)
+        return _read(config, arrays.train_images.names[positions].tolist())
+
+
+def _training(root: Path) -> dict[str, str]:
+    """Of each training image, by its name below the root, the class; sorted."""
+    found = sorted(root.glob("train/*/images/*.JPEG"))
+    return {path.relative_to(root).as_posix(): path.parts[-3] for path in found}
+
+
+def _test(root: Path) -> dict[str, str]:
+    """The same of the test images: the first two columns of the annotations; in their order."""
+    rows = (line.split("\t") for line in (root / ANNOTATIONS).read_text().splitlines() if "\t" in line)
+    return {f"{TEST_IMAGES}/{name}": of_class for name, of_class, *_ in rows}
+
+
+def _problems(root: Path, train: dict[str, str], test: dict[str, str]) -> list[str]:
+    folders, classes, tested = {path.name for path in root.glob("train/*/")}, set(train.values()), set(test.values())
+    found = {
+        "train/ has classes without an image": folders - classes,
+        f"{ANNOTATIONS} has classes that train/ has not": tested - classes,
+        f"{ANNOTATIONS} has no image of": classes - tested,
+        f"{ANNOTATIONS} names images that are not there": {name for name in test if not (root / name).is_file()},
+    }
+    return [f"{problem}: {listed(sorted(names))}" for problem, names in found.items() if names]
+
+
+def _read(config: ImageFolderDataset, names: Sequence[str]) -> np.ndarray:
+    """uint8 [N, side, side, 3]; raises UserError with every file that is no readable image."""
+    root, side = _root(config), config.image_size
+    images, faults = read_images(KEY, [root / name for name in names], (3, side, side))
+    if faults:
+        raise UserError(*faults)
+    return images

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csa.config.dataset_schema import ListFilesDataset
-from csa.config.faults import Fault, UserError
-from csa.data.class_names import has_controls
+from csa.config.faults import Fault, UserError, listed
 from csa.data.image_files import ImageFiles, found_files
-from csa.data.sources.source import Preview, Source, listed
-from csa.data.split import Arrays
+from csa.data.sources.source import Preview, Source
+from csa.data.split import Arrays, has_controls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from csa.config.dataset_schema import NpzDataset
-from csa.config.faults import Fault, UserError, nearest
-from csa.config.host import free_memory
+from csa.config.faults import Fault, UserError, listed, nearest
+from csa.config.host import GIGABYTE, free_memory
 from csa.data.pictures import unit_to_bytes
-from csa.data.sources.source import Preview, Source, listed
+from csa.data.sources.source import Preview, Source
 from csa.data.split import Arrays
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ WANTED = f"an .npz file with {' '.join(KEYS)}"
 DEFLATED_MOST = 1032
 """Bytes that a byte of a deflated entry can stand for."""
 AT_ONCE = 1024
-GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from csa.config.schema import DatasetConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -61,9 +60,3 @@ class Source(ABC, Generic[C]):
     def training_images(self, config: C, arrays: Arrays, positions: np.ndarray, labels: np.ndarray) -> Images:
         """The training images at ``positions`` [N] of the pool as a method sees them, whose labels [N] it sees."""
         return arrays.train_images[positions]
-
-
-def listed(items: Sequence[object], most: int = 5) -> str:
-    """``a, b, c and 4 more``."""
-    text = ", ".join(map(str, items[:most]))
-    return text if len(items) <= most else f"{text} and {len(items) - most} more"
