@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from csa.__main__ import ENTRIES
 from csa.cli import answer_help, reporting_faults
-from csa.config.composition import CompositionError, tree
+from csa.config.composition import CompositionError, Tree
 from csa.config.faults import Fault, UserError, nearest
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ def _words(command: str, before: Sequence[str], begun: str) -> Iterator[str]:
     if equals and key in own:
         yield from (f"{key}={value}" for value in own[key])
         return
-    with tree("config") as tree_:
-        if equals:
-            yield from (f"{key}={value}" for value in _values(tree_, _composed(tree_, before), key))
-        else:
-            yield from (f"{name}=" for name in own)
-            yield from _keys(tree_, _composed(tree_, before), begun)
+    tree = Tree("config")
+    if equals:
+        yield from (f"{key}={value}" for value in _values(tree, _composed(tree, before), key))
+    else:
+        yield from (f"{name}=" for name in own)
+        yield from _keys(tree, _composed(tree, before), begun)
 
 
 def _own_words(command: str) -> dict[str, tuple[str, ...]]:
@@ -91,21 +91,21 @@ def _own_words(command: str) -> dict[str, tuple[str, ...]]:
     return words
 
 
-def _composed(tree_: Tree, words: Sequence[str]) -> Composed:
+def _composed(tree: Tree, words: Sequence[str]) -> Composed:
     """As far as the words before compose; a word of an entry's own, or a mistake, leaves the defaults."""
     known: list[Override] = []
     for word in words:
         try:
-            tree_.compose([*known, parsed := tree_.parse(word)])
+            tree.compose([*known, parsed := tree.parse(word)])
         except CompositionError:
             continue
         known.append(parsed)
-    return tree_.compose(known)
+    return tree.compose(known)
 
 
-def _values(tree_: Tree, composed: Composed, key: str) -> list[str]:
+def _values(tree: Tree, composed: Composed, key: str) -> list[str]:
     """Options of a group, both values of a switch, else the value that stands there."""
-    if options := tree_.options(key):
+    if options := tree.options(key):
         return options
     value = OmegaConf.select(composed.config, key, throw_on_resolution_failure=False)
     if isinstance(value, bool):
@@ -113,7 +113,7 @@ def _values(tree_: Tree, composed: Composed, key: str) -> list[str]:
     return [] if value is None or isinstance(value, DictConfig | ListConfig) else [str(value)]
 
 
-def _keys(tree_: Tree, composed: Composed, begun: str) -> Iterator[str]:
+def _keys(tree: Tree, composed: Composed, begun: str) -> Iterator[str]:
     """``method=`` and ``method.``, then ``method.delta=``: one level at a time."""
     at = begun.rpartition(".")[0]
     block: Any = OmegaConf.select(composed.config, at) if at else composed.config
@@ -122,7 +122,7 @@ def _keys(tree_: Tree, composed: Composed, begun: str) -> Iterator[str]:
         value = None if OmegaConf.is_missing(block, name) else block._get_node(name)
         if isinstance(value, DictConfig):
             yield f"{key}."
-        if not isinstance(value, DictConfig) or tree_.options(key):
+        if not isinstance(value, DictConfig) or tree.options(key):
             yield f"{key}="
 
 

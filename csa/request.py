@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from csa.config.blocks import build_block
 from csa.config.cells import apply, expand
 from csa.config.composer import Checked, Composer
-from csa.config.composition import SETTINGS, CompositionError, tree
+from csa.config.composition import SETTINGS, CompositionError, Tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
 from csa.config.rules import validation_faults
@@ -81,18 +81,18 @@ def preflight(
         UserError: with every fault of the command.
     """
     feasibility = Feasibility()
-    with tree(config_name, config_dir) as tree_:
-        composer = Composer(tree_)
-        command, faults = read(tree_, with_smoke(words))
-        composed = composer.composed([word.values[0] for word in command])
-        sweeps, varied = multirun or composed.multirun, list[Word]()
-        if sweeps:
-            varied, more = _varied(tree_, composed, command)
-            faults += more
-        else:
-            faults += _sweeps_without_multirun(command)
-        every = list(_first_and_alternatives(composer, [*command, *varied]))
-        first = next(_first_and_alternatives(composer, command)) if varied else every[0]
+    tree = Tree(config_name, config_dir)
+    composer = Composer(tree)
+    command, faults = read(tree, with_smoke(words))
+    composed = composer.composed([word.values[0] for word in command])
+    sweeps, varied = multirun or composed.multirun, list[Word]()
+    if sweeps:
+        varied, more = _varied(tree, composed, command)
+        faults += more
+    else:
+        faults += _sweeps_without_multirun(command)
+    every = list(_first_and_alternatives(composer, [*command, *varied]))
+    first = next(_first_and_alternatives(composer, command)) if varied else every[0]
     for checked in every:
         faults += checked.faults + (feasibility.faults(checked) if to_run else [])
     if sweeps and not faults:
@@ -123,10 +123,10 @@ def configure(
     own_words = [word for word in words if word.partition("=")[0] in extra]
     own, faults = _own_words(own_words, extra)
     others = [word for word in words if word not in own_words]
-    with tree(config_name, config_dir) as tree_:
-        command, more = read(tree_, with_smoke(others) if SMOKE in (*takes, *passes_over) else others)
-        taken, foreign = _taken(command, [*extra, *takes], passes_over)
-        checked = Composer(tree_).checked([word.values[0] for word in taken])
+    tree = Tree(config_name, config_dir)
+    command, more = read(tree, with_smoke(others) if SMOKE in (*takes, *passes_over) else others)
+    taken, foreign = _taken(command, [*extra, *takes], passes_over)
+    checked = Composer(tree).checked([word.values[0] for word in taken])
     faults += more + _sweeps_without_multirun(taken) + foreign + checked.faults
     faults += Feasibility().of_the_data(checked)[0]
     if faults:
@@ -137,16 +137,16 @@ def configure(
 # --- what is checked ------------------------------------------------------------------------
 
 
-def _varied(tree_: Tree, first: Composed, words: Sequence[Word]) -> tuple[list[Word], list[Fault]]:
+def _varied(tree: Tree, first: Composed, words: Sequence[Word]) -> tuple[list[Word], list[Fault]]:
     """The words by which a file varies keys, or the options of its first cell, but for those that the command names."""
     named = {word.key for word in words}
     texts = list(first.varied)
     if first.cells:
         with suppress(UserError):  # the sweep tells of its own cells
-            cells = apply(expand(first.cells), [tree_.parse(word.text) for word in words])
-            texts += [f"{key}={value}" for cell in cells[:1] for key, value in cell.settings if tree_.options(key)]
+            cells = apply(expand(first.cells), [tree.parse(word.text) for word in words])
+            texts += [f"{key}={value}" for cell in cells[:1] for key, value in cell.settings if tree.options(key)]
     try:
-        return read(tree_, [text for text in texts if text.partition("=")[0] not in named])
+        return read(tree, [text for text in texts if text.partition("=")[0] not in named])
     except CompositionError as error:
         return [], [Fault("hydra.sweeper.params", None, str(error))]
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import preloaded
 import pytest
+from composed import config_of
 from hypothesis import settings
 from tiny_words import TINY
 
-from csa.config.composition import tree
 from csa.config.schema import Config
-from csa.config.typed import build
 
 # The workers of pytest-xdist share the processor; two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,9 +34,7 @@ def configuration(tmp_path) -> Callable[..., Config]:
 
     def compose(*words: str, of_digits: bool = True) -> Config:
         tiny = [word for word in TINY if of_digits or "test_per_class" not in word]
-        with tree("config") as composer:
-            every = [composer.parse(word) for word in (*tiny, f"output_root={tmp_path / 'outputs'}", *words)]
-            return build(composer.compose(every).config)
+        return config_of(*tiny, f"output_root={tmp_path / 'outputs'}", *words)
 
     return compose
 

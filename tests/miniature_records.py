@@ -9,18 +9,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from composed import config_of
 from omegaconf import OmegaConf
 from whole_records import whole_names
 
-from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity
 from csa.config.schema import Config
-from csa.config.typed import build
 from csa.metrics import Scores, class_means, scores
 from csa.tracking.exported import export
 from csa.tracking.finding import Found, from_records
@@ -55,12 +53,6 @@ def write_stored(to: Path) -> None:
             write(to, dataset, method, seed, *words, shares=shares, collapsed=collapsed)
 
 
-@cache
-def compose(*words: str) -> Config:
-    with tree("config") as composer:
-        return build(composer.compose([composer.parse(word) for word in words]).config)
-
-
 def write(
     to: Path,
     dataset: str,
@@ -89,7 +81,7 @@ def make(
 ) -> Record:
     """The folder of one made-up run, but for its checkpoint."""
     quoted = [f"variant='{word[8:]}'" if word.startswith("variant=") else word for word in words]
-    config = compose(f"dataset={dataset}", f"method={method}", f"seed={seed}", *quoted)
+    config = config_of(f"dataset={dataset}", f"method={method}", f"seed={seed}", *quoted)
     who = identity(config, SPLIT)
     name = fingerprint(who)
     record = Record(output_root / dataset / method / f"mini-{name}")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from composed import config_of
 from whole_records import CONFIG, IDENTITY, LINE, whole_names, whole_result, whole_split
 
-from csa.config.composition import tree
 from csa.config.identity import fingerprint, identity, run_folder
-from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data.dataset import load_split
 from csa.metrics import scores
@@ -38,9 +37,7 @@ WORDS = (
 
 def train(output_root: Path, *words: str) -> Record:
     """A finished run on scikit-learn's digits."""
-    with tree("config") as composer:
-        every = [composer.parse(word) for word in (*WORDS, f"output_root={output_root}", *words)]
-        return start(build(composer.compose(every).config))
+    return start(config_of(*WORDS, f"output_root={output_root}", *words))
 
 
 SPLITS: dict[str, Split] = {}

@@ -19,7 +19,7 @@ from tiny_words import TINY
 
 import csa
 from csa import evaluate, export, records, report
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
 from csa.config.typed import build
@@ -92,8 +92,8 @@ def test_a_report_is_written_even_where_nothing_was_run(tmp_path, monkeypatch, c
 def test_the_output_in_the_readme_is_that_of_the_default_run(tmp_path):
     """All but the numbers, which training makes."""
     (shown,) = re.findall(r"```text\n(csa on digits_lt: .*?)```", README, flags=re.DOTALL)
-    with tree("config") as tree_:
-        config = build(tree_.compose([]).config)
+    tree = Tree("config")
+    config = build(tree.compose([]).config)
     split = load_split(config.dataset, tmp_path, download=False)
     folder = run_folder(config, fingerprint(identity(config, split.hash)))
     console = PlainConsole(record=True, width=100)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composed import config_of
 from PIL import Image
 from recorded_runs import WORDS, begin, train
 
 from csa import evaluate
-from csa.config.composition import tree
-from csa.config.typed import build
 from csa.data.dataset import load_split
 from csa.data.pictures import UnreadableImageError, read_image
 from csa.tracking.record import Record
@@ -32,8 +31,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def split(run):
-    with tree("config") as composer:
-        config = build(composer.compose([composer.parse(word) for word in WORDS]).config)
+    config = config_of(*WORDS)
     return load_split(config.dataset, config.data_dir, download=False)
 
 
@@ -81,8 +79,7 @@ def test_its_own_test_set_gives_the_recorded_result_exactly(run, split):
 
 
 def build_runtime():
-    with tree("config") as composer:
-        return build(composer.compose([composer.parse("runtime.device=cpu")]).config).runtime
+    return config_of("runtime.device=cpu").runtime
 
 
 def test_the_command_says_so(run, call):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from csa import evaluate, records, report
-from csa.config import composition
+from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
@@ -284,8 +284,8 @@ def test_a_sweep_over_methods_is_judged_from_its_first_cell():
 
 
 def test_a_thousand_cells_cost_as_many_compositions_as_there_are_group_choices(monkeypatch):
-    composed, compose = [], composition.compose
-    monkeypatch.setattr(composition, "compose", lambda *args, **more: composed.append(args) or compose(*args, **more))
+    composed, compose = [], Tree.compose
+    monkeypatch.setattr(Tree, "compose", lambda tree, words: composed.append(words) or compose(tree, words))
     values = ",".join(str(number / 20) for number in range(20))
     assert (
         faults_of(f"delta={values}", "seed=range(10)", "method=csa,csa_mixup", "runtime.threads=1,2,3", multirun=True)

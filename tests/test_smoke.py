@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from composed import config_of
 from recorded_runs import start
 
-from csa.config.composition import tree
-from csa.config.typed import build
 from csa.config.words import SMOKE_WORDS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -37,10 +36,7 @@ CASES = [
 
 @pytest.mark.parametrize("words", CASES, ids=" ".join)
 def test_it_trains(words, tmp_path):
-    with tree("config") as composer:
-        every = [composer.parse(word) for word in (*COMMON, f"output_root={tmp_path}", *words)]
-        config = build(composer.compose(every).config)
-    record = start(config)
+    record = start(config_of(*COMMON, f"output_root={tmp_path}", *words))
     assert record.state == "done"
     assert len(record.metrics()) == record.result["epochs"] > 0
     assert all(math.isfinite(line["loss"]) for line in record.metrics())

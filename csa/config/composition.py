@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
+from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,6 +25,8 @@ from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir, shipped, sweeps_dir
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from csa.config.schema import Config
 
 PUBLISHED = "published"
@@ -139,15 +140,31 @@ class Composed:
             return [f"{key}={value}" for key, value in {**params, **self.searched}.items()]
 
 
-class Tree:
-    """The configuration tree under one primary configuration."""
+def _hydra(config_dir: str | None) -> Hydra:
+    """It composes when it is asked, wherever Hydra's global state is by then."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
+    register_sweep_files()
+    added = _added_dir.set(config_dir)
+    try:
+        with initialize_config_dir(str(conf_dir()), job_name="csa"):
+            return GlobalHydra.instance().hydra
+    finally:
+        _added_dir.reset(added)
 
-    def __init__(self, config_name: str, loader: ConfigLoader) -> None:
+
+class Tree:
+    """Our folders, as Hydra sees them now, under one primary configuration.
+
+    config_dir: a folder that is added before them. Raises UserError where it is none.
+    """
+
+    def __init__(self, config_name: str, config_dir: str | None = None) -> None:
         self.config_name = config_name
-        self._loader = loader
+        self._hydra = _hydra(config_dir)
         self._options: dict[str, list[str]] = {}
         self._parsed: dict[str, Override] = {}
-        self._parser = OverridesParser.create(loader)
+        self._parser = OverridesParser.create(self._hydra.config_loader)
 
     def parse(self, word: str) -> Override:
         """One word of the command line. Raises CompositionError."""
@@ -161,7 +178,7 @@ class Tree:
     def options(self, group: str) -> list[str]:
         """Options of a group (``method``); an empty list where there is no such group. '': primary configurations."""
         if group not in self._options:
-            found = self._loader.get_group_options(group)
+            found = self._hydra.config_loader.get_group_options(group)
             ours = [PUBLISHED] if group == "protocol" else []
             self._options[group] = sorted([*(option for option in found if not option.startswith("_")), *ours])
         return self._options[group]
@@ -202,7 +219,7 @@ class Tree:
         """Raises CompositionError at the first fault."""
         lines = [str(word.input_line) for word in self.published_spelt_out(words)]
         with composition_errors():
-            config = compose(self.config_name, lines, return_hydra_config=True)
+            config = self._hydra.compose_config(self.config_name, lines, run_mode=RunMode.RUN, from_shell=False)
             for part in SETTINGS:
                 if not isinstance(config.hydra[part], DictConfig):
                     raise TypeError(f"hydra.{part} is not a group of keys")
@@ -231,21 +248,3 @@ def left_to_cells(words: Sequence[str]) -> list[str]:
 
 def _asks_for_published(word: Override) -> bool:
     return word.key_or_group == "protocol" and word.value() == PUBLISHED
-
-
-@contextmanager
-def tree(config_name: str, config_dir: str | None = None) -> Iterator[Tree]:
-    """Hydra initialised on our folders for a while; config_dir: one that is added before them.
-
-    Raises UserError where that is no folder.
-    """
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
-    register_sweep_files()
-    added = _added_dir.set(config_dir)
-    try:
-        initialised = initialize_config_dir(str(conf_dir()), job_name="csa")
-    finally:
-        _added_dir.reset(added)
-    with initialised:
-        yield Tree(config_name, GlobalHydra.instance().config_loader())

@@ -52,17 +52,17 @@ def read_recorded(path: Path) -> Config:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    from csa.config.composition import tree
+    from csa.config.composition import Tree
     from csa.config.typed import build
 
     recorded = OmegaConf.create({key: value for key, value in recorded_values(path).items() if key != "tracking"})
     if missing := [group for group in GROUPS if not OmegaConf.select(recorded, f"{group}.name")]:
         raise UserError(Fault("record", path, f"lacks {missing[0]}.name"))
-    with tree("config") as composer:
-        known = [group for group in GROUPS if recorded[group].name in composer.options(group)]
-        named = [f"{group}={recorded[group].name}" for group in known]
-        words = [composer.parse(word) for word in (*named, "tracking=none")]
-        present = composer.compose(words).config
+    tree = Tree("config")
+    known = [group for group in GROUPS if recorded[group].name in tree.options(group)]
+    named = [f"{group}={recorded[group].name}" for group in known]
+    words = [tree.parse(word) for word in (*named, "tracking=none")]
+    present = tree.compose(words).config
     OmegaConf.set_struct(present, value=False)
     for group in set(GROUPS) - set(known):  # from another package, which may not be on the search path now
         present[group] = recorded[group]

@@ -7,15 +7,14 @@ these words: of an option that this version has not, nothing is known to differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from csa.config.blocks import flat
-from csa.config.composition import CompositionError, Tree, tree
+from csa.config.composition import CompositionError, Tree
 from csa.config.faults import UserError
 from csa.config.identity import canonical, identity
 from csa.config.typed import build
@@ -48,18 +47,14 @@ class Beyond:
     outdated: bool = False
 
 
-@contextmanager
-def defaults(config_dir: str | None = None) -> Iterator[Defaults]:
-    """config_dir: of ``--config-dir``, where options of another package are."""
-    with tree("config", config_dir) as composer:
-        yield Defaults(composer)
-
-
 class Defaults:
-    """Answers for many runs; every option and every distinct configuration is looked at once."""
+    """Answers for many runs; every option and every distinct configuration is looked at once.
 
-    def __init__(self, composer: Tree) -> None:
-        self._composer = composer
+    config_dir: of ``--config-dir``, where options of another package are.
+    """
+
+    def __init__(self, config_dir: str | None = None) -> None:
+        self._tree = Tree("config", config_dir)
         self._options: dict[tuple[str, str], DictConfig] = {}
         self._known: dict[str, Beyond] = {}
 
@@ -122,11 +117,11 @@ class Defaults:
         of_method = self._option("method", config["method"]["name"])
         usual.method, usual.sampler = of_method.method.copy(), of_method.sampler.copy()
         for group, follows in CHOOSES.items():
-            if config[group]["name"] not in self._composer.options(group):
+            if config[group]["name"] not in self._tree.options(group):
                 usual[group], chosen = config[group], (*chosen, *follows)
         for group in chosen:
             name = config[group]["name"]
-            known = name in self._composer.options(group)
+            known = name in self._tree.options(group)
             if usual[group].name != name:
                 usual[group] = self._option(group, name)[group].copy() if known else config[group]
         for key in ("imbalance_ratio", *NOT_OF_THE_DATA):  # these have a column of their own, or decide nothing
@@ -138,10 +133,10 @@ class Defaults:
         return group in config and usual[group].name != config[group]["name"]
 
     def _option(self, group: str, name: str) -> DictConfig:
-        if name not in self._composer.options(group):
+        if name not in self._tree.options(group):
             group, name = "dataset", "digits_lt"
         if (group, name) not in self._options:
-            config = self._composer.compose([self._composer.parse(f"{group}={name}")]).config
+            config = self._tree.compose([self._tree.parse(f"{group}={name}")]).config
             OmegaConf.set_struct(config, value=False)
             self._options[group, name] = config
         return self._options[group, name]

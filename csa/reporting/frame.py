@@ -13,7 +13,7 @@ from csa.config.blocks import flat
 from csa.config.dataset_schema import ListFilesDataset
 from csa.config.schema import DatasetConfig
 from csa.metrics import GROUPS
-from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, defaults
+from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, Defaults
 from csa.reporting.layout import PRINTED, printed
 from csa.tracking.finding import find, there
 
@@ -86,8 +86,8 @@ def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = 
 def frame_of(runs: Iterable[Run], config_dir: str | None = None) -> pd.DataFrame:
     """The frame of runs that are at hand, by data set, recipe, method and seed."""
     runs = list(runs)
-    with defaults(config_dir) as known:
-        beyond = {run.fingerprint: known.beyond(run) for run in runs}
+    known = Defaults(config_dir)
+    beyond = {run.fingerprint: known.beyond(run) for run in runs}
     labels = _labels(runs, beyond)
     lines = [
         {**labels[run.fingerprint], **_of_the_run(run, beyond[run.fingerprint]), **_of_the_head(run, head)}

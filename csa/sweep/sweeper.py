@@ -60,9 +60,8 @@ class CellsSweeper(Sweeper):
         """
         with reporting_faults():
             assert self.config is not None
-            assert self.hydra_context is not None
             settings = settings_of(self.config)
-            tree = Tree(settings.config_name, self.hydra_context.config_loader)
+            tree = Tree(settings.config_name, settings.config_dir)
             grids: Any = OmegaConf.to_container(self.config.cells)
             named = {word.partition("=")[0] for word in arguments}
             varied = [f"{key}={value}" for key, value in (self._params or {}).items() if key not in named]

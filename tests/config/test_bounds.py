@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from test_identity import OPTIONS, WORDS, leaves
 
 from csa.config.blocks import BOUNDS, build_block
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.identity import identity, run_folder
 from csa.config.schema import Config
@@ -37,18 +37,18 @@ def number_of(block, field):
 
 def test_extreme_values_of_every_number():
     told, seen = 0, set()
-    with tree("config") as composer:
-        for group, option in OPTIONS:
-            words = [*([] if group == "method" or option == "none" else ["method=ce"]), f"{group}={option}"]
-            words += WORDS.get(option, [])
-            usual = composer.compose([composer.parse(word) for word in words]).config
-            for key, block, field, _ in leaves(build(usual)):
-                kind, listed = number_of(block, field)
-                if kind is None or (type(block), field.name) in seen:
-                    continue
-                seen.add((type(block), field.name))
-                for extreme in EXTREMES[kind]:
-                    told += refused(usual, key, kind, [extreme] if listed else extreme, field.metadata)
+    composer = Tree("config")
+    for group, option in OPTIONS:
+        words = [*([] if group == "method" or option == "none" else ["method=ce"]), f"{group}={option}"]
+        words += WORDS.get(option, [])
+        usual = composer.compose([composer.parse(word) for word in words]).config
+        for key, block, field, _ in leaves(build(usual)):
+            kind, listed = number_of(block, field)
+            if kind is None or (type(block), field.name) in seen:
+                continue
+            seen.add((type(block), field.name))
+            for extreme in EXTREMES[kind]:
+                told += refused(usual, key, kind, [extreme] if listed else extreme, field.metadata)
     assert len(seen) > 90
     assert told > 3 * len(seen)
 

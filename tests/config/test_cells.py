@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.config.cells import Cell, apply, expand, shown, swept_keys
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.faults import UserError
 
 KEYS = st.sampled_from(["seed", "delta", "method", "protocol.lr"])
@@ -20,8 +20,8 @@ def words(cells: list[Cell]) -> list[str]:
 
 
 def applied(grids, *typed: str) -> list[str]:
-    with tree("config") as tree_:
-        return words(apply(expand(grids), [tree_.parse(word) for word in typed]))
+    tree = Tree("config")
+    return words(apply(expand(grids), [tree.parse(word) for word in typed]))
 
 
 @given(GRIDS)
@@ -74,8 +74,8 @@ PLAIN = st.one_of(
 
 @given(st.one_of(PLAIN, st.lists(PLAIN, max_size=3)))
 def test_a_value_is_written_so_that_hydra_reads_it_back(value):
-    with tree("config") as tree_:
-        assert tree_.parse(f"variant={shown(value)}").value() == value
+    tree = Tree("config")
+    assert tree.parse(f"variant={shown(value)}").value() == value
 
 
 # --- words of the command line --------------------------------------------------------------

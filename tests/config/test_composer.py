@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csa.config.composer import Composer
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.typed import build
 
@@ -30,13 +30,13 @@ def outcome(make):
 @given(CELLS)
 def test_equal_to_a_full_composition(cells):
     """One after the other, so that nothing of an earlier cell may stay."""
-    with tree("config") as tree_:
-        composer = Composer(tree_)
-        for words in cells:
-            parsed = [tree_.parse(word) for word in words]
-            assert outcome(lambda parsed=parsed: composer.checked(parsed).config) == outcome(
-                lambda parsed=parsed: build(tree_.compose(parsed).config)
-            ), words
+    tree = Tree("config")
+    composer = Composer(tree)
+    for words in cells:
+        parsed = [tree.parse(word) for word in words]
+        assert outcome(lambda parsed=parsed: composer.checked(parsed).config) == outcome(
+            lambda parsed=parsed: build(tree.compose(parsed).config)
+        ), words
 
 
 WRONG = (
@@ -46,16 +46,16 @@ WRONG = (
 
 
 def test_a_mistake_in_one_cell_leaves_the_others():
-    with tree("config") as tree_:
-        composer, seed = Composer(tree_), tree_.parse("seed=4")
-        for wrong in WRONG:
-            (fault,) = composer.checked([tree_.parse(wrong), tree_.parse("seed=3")]).faults
-            assert wrong.startswith(fault.key.split(".")[0]), wrong
-            assert composer.checked([seed]).config == build(tree_.compose([seed]).config), wrong
+    tree = Tree("config")
+    composer, seed = Composer(tree), tree.parse("seed=4")
+    for wrong in WRONG:
+        (fault,) = composer.checked([tree.parse(wrong), tree.parse("seed=3")]).faults
+        assert wrong.startswith(fault.key.split(".")[0]), wrong
+        assert composer.checked([seed]).config == build(tree.compose([seed]).config), wrong
 
 
 def test_an_option_that_is_not_there_yet():
-    with tree("config") as tree_:
-        words = [tree_.parse(word) for word in ("seed=1", "method=of_the_future")]
-        assert Composer(tree_).absent_option(words) == "method=of_the_future"
-        assert Composer(tree_).absent_option(words[:1]) == ""
+    tree = Tree("config")
+    words = [tree.parse(word) for word in ("seed=1", "method=of_the_future")]
+    assert Composer(tree).absent_option(words) == "method=of_the_future"
+    assert Composer(tree).absent_option(words[:1]) == ""

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from csa.config.composer import Composer
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.dataset_schema import TorchvisionDataset
 from csa.config.locations import conf_dir, sweeps_dir
 from csa.config.method_schema import ContextShiftConfig
@@ -23,8 +23,7 @@ def options(group: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def conf():
-    with tree("config") as tree_:
-        yield tree_
+    return Tree("config")
 
 
 def composed(conf, *words):

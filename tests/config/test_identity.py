@@ -6,21 +6,15 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from composed import config_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from csa.config import identity as identities
-from csa.config.composition import tree
 from csa.config.identity import canonical, fingerprint, identity, run_folder, slug
 from csa.config.locations import conf_dir, shipped
-from csa.config.typed import build
 
 SPLIT = "0123456789abcdef" * 4
-
-
-def config_of(*words: str):
-    with tree("config") as tree_:
-        return build(tree_.compose([tree_.parse(word) for word in words]).config)
 
 
 CSA = config_of("dataset=cifar100_lt")

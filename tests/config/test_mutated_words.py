@@ -7,7 +7,7 @@ import random
 import pytest
 
 from csa.config.cells import apply, expand
-from csa.config.composition import left_to_cells, tree
+from csa.config.composition import Tree, left_to_cells
 from csa.config.faults import UserError
 from csa.request import configure, preflight
 from csa.sweep.plan import make_plan
@@ -50,15 +50,15 @@ def sweep(words: list[str]) -> None:
     """As ``-m`` reads them: judged, then every cell composed."""
     request = preflight(words, multirun=True)
     assert request.composed.sweeper
-    with tree("config") as tree_:
-        every = [tree_.parse(word) for word in left_to_cells(request.words)]
-        make_plan(tree_, apply(expand(request.composed.cells), every)[:3], fetch=False)
+    tree = Tree("config")
+    every = [tree.parse(word) for word in left_to_cells(request.words)]
+    make_plan(tree, apply(expand(request.composed.cells), every)[:3], fetch=False)
 
 
 def run(words: list[str]) -> None:
     request = preflight(words)
-    with tree("config") as tree_:
-        tree_.compose([tree_.parse(word) for word in request.composed.words])
+    tree = Tree("config")
+    tree.compose([tree.parse(word) for word in request.composed.words])
 
 
 @pytest.mark.parametrize("seed", range(2))

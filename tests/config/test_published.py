@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from test_request import faults_of
 
 from csa.config.composer import Composer
-from csa.config.composition import spelt_out, tree
+from csa.config.composition import Tree, spelt_out
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.config.typed import build
@@ -47,10 +47,10 @@ PUBLISHED = {
 @pytest.mark.parametrize(("method", "name"), PUBLISHED.items())
 @pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
 def test_every_method_has_its_recipe(method, name, dataset):
-    with tree("config") as conf:
-        words = ["protocol=published", f"method={method}", f"dataset={dataset}", "protocol.batch_size=64"]
-        config = conf.compose([conf.parse(word) for word in words]).config
-        explicit = conf.compose([conf.parse(word) for word in (f"protocol={name}", *words[1:])]).config
+    conf = Tree("config")
+    words = ["protocol=published", f"method={method}", f"dataset={dataset}", "protocol.batch_size=64"]
+    config = conf.compose([conf.parse(word) for word in words]).config
+    explicit = conf.compose([conf.parse(word) for word in (f"protocol={name}", *words[1:])]).config
     assert config.protocol.name == name
     assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(explicit, resolve=True)
     assert build(config).protocol.batch_size == 64
@@ -83,9 +83,9 @@ def test_every_recipe_that_a_method_names_is_there():
 )
 def test_cb_focal_has_what_was_tuned_for_the_data_unless_the_user_says_otherwise(dataset, ratio, words, pair):
     words = (f"dataset={dataset}", "method=cb_focal", *words, f"dataset.imbalance_ratio={ratio}")
-    with tree("config") as conf:
-        method = build(conf.compose([conf.parse(word) for word in words]).config).method
-        quick = Composer(conf).checked([conf.parse(word) for word in words]).config
+    conf = Tree("config")
+    method = build(conf.compose([conf.parse(word) for word in words]).config).method
+    quick = Composer(conf).checked([conf.parse(word) for word in words]).config
     assert (method.beta, method.gamma) == pair
     assert quick.method == method
 

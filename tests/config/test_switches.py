@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from composed import config_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.config.composition import tree
 from csa.config.schema import ProtocolConfig
-from csa.config.typed import build
 
-with tree("config") as shipped:
-    CIFAR = build(shipped.compose([shipped.parse("dataset=cifar100_lt"), shipped.parse("method=csa")]).config)
+CIFAR = config_of("dataset=cifar100_lt", "method=csa")
 PROTOCOL, METHOD = CIFAR.protocol, CIFAR.method
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from composed import config_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_class_weights import CIFAR10, CIFAR100
-from tiny import compose_config, optimiser, small_split, take_step
+from tiny import optimiser, small_split, take_step
 
 from csa.data.loader import ResidentLoader
 from csa.methods.cam_bs import (
@@ -29,7 +30,7 @@ from csa.methods.cam_bs import (
 from csa.methods.method import Clock
 from csa.methods.stages import learning_rate
 
-CONFIG = compose_config("method=cam_bs").method
+CONFIG = config_of("method=cam_bs").method
 
 
 def moves(kind: int, angle: float = 0.5, scale: float = 0.5, down: float = 0.5, right: float = 0.5) -> Moves:
@@ -116,7 +117,7 @@ def test_rotation_by_nothing_and_about_the_middle_of_the_box():
     masks[0, 2:7, 1:4] = True  # middle: row 4, column 2
     still = matrices(moves(ROTATE), masks, CONFIG)  # 0 degrees, scale 1
     torch.testing.assert_close(still[0], torch.eye(3, dtype=torch.float64)[:2])
-    config = compose_config("method=cam_bs", "method.max_angle=90").method
+    config = config_of("method=cam_bs", "method.max_angle=90").method
     quarter = matrices(moves(ROTATE, angle=1.0), masks, config)[0]
     middle, below = torch.tensor([2.0, 4, 1]).double(), torch.tensor([2.0, 6, 1]).double()
     torch.testing.assert_close(quarter @ middle, torch.tensor([2.0, 4]).double())
@@ -160,7 +161,7 @@ def test_sources_are_of_their_class():
 def prepared(build):
     words = ("method=cam_bs", "dataset=cifar10_lt", "protocol.batch_size=4", "protocol.epochs=10")
     method = build(*words)
-    loader = ResidentLoader(small_split(), compose_config(*words).protocol, "cpu", seed=0)
+    loader = ResidentLoader(small_split(), config_of(*words).protocol, "cpu", seed=0)
     method.enter_stage(0)
     clock = Clock(0, 0, 8)
     take_step(method, clock, optimiser(method))
@@ -204,9 +205,7 @@ def test_stage_two_goes_on_where_the_schedule_is(build, epochs, lengths):
     assert (first.epochs, second.epochs) == lengths
     assert dict(first.shared)["epochs"] == lengths[0]
     rates = [first.lr(epoch) for epoch in range(first.epochs)] + [second.lr(epoch) for epoch in range(second.epochs)]
-    whole = learning_rate(
-        compose_config("dataset=cifar10_lt", "protocol=cifar_bot", f"protocol.epochs={epochs}").protocol
-    )
+    whole = learning_rate(config_of("dataset=cifar10_lt", "protocol=cifar_bot", f"protocol.epochs={epochs}").protocol)
     assert rates == [whole(epoch) for epoch in range(epochs)]
     if epochs == 200:
         assert [second.lr(epoch) for epoch in (0, 19, 20)] == pytest.approx([1e-3, 1e-3, 1e-5])

@@ -7,7 +7,8 @@ from itertools import count
 
 import pytest
 import torch
-from tiny import COUNTS, compose_config, copied, optimiser, random_batch, small_split, take_step
+from composed import config_of
+from tiny import COUNTS, copied, optimiser, random_batch, small_split, take_step
 from torch.nn import functional as F
 
 from csa.config.faults import UserError
@@ -254,8 +255,8 @@ def test_stability_is_the_mean_cosine_of_two_views():
 
 def test_an_expert_that_is_unsure_of_an_image_loses_its_share(build):
     split = small_split((1, 16, 16))
-    loader = ResidentLoader(split, compose_config("dataset=digits_lt").protocol, "cpu", seed=0)
-    config = compose_config("method=sade").method
+    loader = ResidentLoader(split, config_of("dataset=digits_lt").protocol, "cpu", seed=0)
+    config = config_of("method=sade").method
 
     def weighed() -> torch.Tensor:
         views = count()

@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from composed import config_of
 from lightning_fabric import Fabric
-from tiny import COUNTS, METHODS, clocks, compose_config, fill, random_batch, small_split, whole_step
+from tiny import COUNTS, METHODS, clocks, fill, random_batch, small_split, whole_step
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,7 +101,7 @@ def train_on_device(on_device: OnDevice, *words: str, image_shape: tuple[int, in
 
     Returns the phases.
     """
-    config = compose_config("dataset=cifar10_lt", f"protocol.batch_size={BATCH}", *words)
+    config = config_of("dataset=cifar10_lt", f"protocol.batch_size={BATCH}", *words)
     split = small_split(image_shape)
     method = build_method(config, split.image_shape, split.mean, split.std, split.counts)
     loader = ResidentLoader(split, config.protocol, META, seed=0)
@@ -175,7 +176,7 @@ def test_so_does_the_augmentation_of_imagenet(augment, channels, on_device):
     words = ("protocol=imagenet", "method=ce", "backbone=resnet10", "backbone.stem=large")
     words += (f"protocol.augment={augment}", *(["protocol.cutout=4"] if augment == "auto" else []))
     assert train_on_device(on_device, *words, image_shape=(channels, 16, 16)) == ["plain"]
-    augment = augmentation(compose_config(*words).protocol, (channels, 16, 16))
+    augment = augmentation(config_of(*words).protocol, (channels, 16, 16))
     crops = torch.zeros(BATCH, 16, 16, channels, dtype=torch.uint8, device=META)
     changes = augment.changes(BATCH, torch.Generator()).to(META)
     with on_device:
@@ -187,7 +188,7 @@ def test_so_are_images_made_whose_foreground_is_moved(on_device):
     masks = torch.zeros(BATCH, 8, 9, dtype=torch.bool, device=META)
     moves = draw_moves(BATCH, torch.Generator()).part(slice(None), META)
     with on_device:
-        made = transferred(images, masks, matrices(moves, masks, compose_config("method=cam_bs").method))
+        made = transferred(images, masks, matrices(moves, masks, config_of("method=cam_bs").method))
     assert made.shape == images.shape
 
 

@@ -4,7 +4,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from tiny import compose_config, copied, optimiser, random_batch, take_step
+from composed import config_of
+from tiny import copied, optimiser, random_batch, take_step
 
 from csa.config.faults import UserError
 from csa.methods.cross_entropy import CrossEntropy
@@ -18,7 +19,7 @@ def clock(stage: int = 0, epoch: int = 0) -> Clock:
 def test_cross_entropy_trains_on_the_sampler(build):
     method = build("method=ce", "sampler=square_root")
     assert isinstance(method, CrossEntropy)
-    assert method.streams(clock()) == {"train": compose_config("method=ce", "sampler=square_root").sampler}
+    assert method.streams(clock()) == {"train": config_of("method=ce", "sampler=square_root").sampler}
     batch = random_batch(0)
     expected = torch.nn.functional.cross_entropy(method.train().head(method.backbone(batch.images)), batch.labels)
     torch.testing.assert_close(method({"train": batch}, {}, clock()).loss, expected)
@@ -102,7 +103,7 @@ def test_stage_two_of_the_mnist_family_goes_through_half_of_its_cosine(build):
 def test_lws_has_a_length_of_its_own_on_imagenet_lt():
     shorter = "protocol.stage_two.epochs=7"
     configs = [
-        compose_config(f"dataset={dataset}", f"method={method}", shorter)
+        config_of(f"dataset={dataset}", f"method={method}", shorter)
         for dataset in ("cifar100_lt", "imagenet_lt")
         for method in ("crt", "lws", "lws_mixup")
     ]
@@ -127,7 +128,7 @@ def test_stage_two_follows_the_protocol(build):
 
 
 def test_the_uniform_stream_is_the_configured_one(build):
-    configured = compose_config("method=ce").sampler
+    configured = config_of("method=ce").sampler
     assert asdict(build("method=crt").streams(clock())["train"]) == asdict(configured)
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tiny import compose_config
+from composed import config_of
 
 from csa.methods.stages import cosine, learning_rate, training_stage
 
-CIFAR = compose_config("dataset=cifar100_lt").protocol
+CIFAR = config_of("dataset=cifar100_lt").protocol
 
 
 def rates(epochs: int, **changes) -> list[float]:
@@ -49,7 +49,7 @@ def test_cosine():
 
 
 def test_the_mnist_schedule_is_the_cosine_set_after_each_epoch():
-    lr = learning_rate(compose_config("dataset=mnist_lt").protocol)
+    lr = learning_rate(config_of("dataset=mnist_lt").protocol)
     assert [lr(epoch) for epoch in (0, 4, 7)] == pytest.approx([0.1, 0.05, 0.0038060], abs=1e-7)
 
 
@@ -62,7 +62,7 @@ def test_constant():
 
 def published(name: str, epochs: int | None = None):
     words = [] if epochs is None else [f"protocol.epochs={epochs}"]
-    protocol = compose_config("dataset=cifar10_lt", f"protocol={name}", *words).protocol
+    protocol = config_of("dataset=cifar10_lt", f"protocol={name}", *words).protocol
     return protocol, learning_rate(protocol)
 
 

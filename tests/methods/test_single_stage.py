@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from composed import config_of
 from test_class_weights import CIFAR10
-from tiny import COUNTS, METHODS, clocks, compose_config, copied, fill, optimiser, random_batch, take_step
+from tiny import COUNTS, METHODS, clocks, copied, fill, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
 from csa.config.faults import UserError
@@ -221,7 +222,7 @@ def test_a_step_trains_everything_from_the_weights_of_cross_entropy(build, name)
 
 
 def test_methods_on_the_sampler_follow_it():
-    stream = compose_config("method=focal", "sampler=class_balanced")
+    stream = config_of("method=focal", "sampler=class_balanced")
     assert (stream.method.streams, stream.sampler.q) == ("sampler", 0)
 
 
@@ -229,7 +230,7 @@ def test_methods_on_the_sampler_follow_it():
 @pytest.mark.parametrize("epochs", [200, 10])
 def test_the_lengths_of_the_stages_are_known_without_building_anything(build, name, epochs):
     words = ("dataset=cifar10_lt", f"method={name}", f"protocol.epochs={epochs}")
-    config = compose_config(*words)
+    config = config_of(*words)
     assert config.method.stage_epochs(config.protocol) == tuple(stage.epochs for stage in build(*words).stages)
 
 
@@ -250,4 +251,4 @@ def test_so_are_the_batches_that_a_step_takes_through_the_network(build, words):
             passed.clear()
             take_step(method, moment, optimiser(method, stage), image_shape=shape)
             most = max(most, sum(passed) // 6)
-    assert compose_config(*words).method.passes() == most
+    assert config_of(*words).method.passes() == most

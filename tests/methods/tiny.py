@@ -8,21 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from csa.config.composition import tree
 from csa.config.locations import conf_dir
-from csa.config.schema import Config
-from csa.config.typed import build
 from csa.data.batch import Batch
 from csa.data.split import Groups, Split
 from csa.methods.method import Clock, Method, Step
 
 METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
 COUNTS = (8, 4, 2)
-
-
-def compose_config(*words: str) -> Config:
-    with tree("config") as composer:
-        return build(composer.compose([composer.parse(word) for word in words]).config)
 
 
 def random_batch(seed: int, size: int = 6, image_shape: tuple[int, int, int] = (1, 8, 8)) -> Batch:

@@ -6,12 +6,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from composed import config_of
 from torch import nn
 
-from csa.config.composition import tree
 from csa.config.faults import UserError
 from csa.config.schema import LibraryBackbone
-from csa.config.typed import build
 from csa.methods.background_mask import background_mask, class_map, gradient_class_map
 from csa.models.backbone import build_backbone
 from csa.models.heads import linear_head
@@ -206,9 +205,7 @@ def test_a_new_last_block_is_drawn_anew_and_nothing_else(tmp_path):
 
 
 def test_of_resnet152_a_new_last_block_is_trained_as_released():
-    with tree("config") as composer:
-        words = ("backbone=resnet152_last_block", "backbone.weights=null")
-        config = build(composer.compose([composer.parse(word) for word in words]).config).backbone
+    config = config_of("backbone=resnet152_last_block", "backbone.weights=null").backbone
     backbone = build_backbone(config, (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
     trained = {name: p.numel() for name, p in backbone.network.named_parameters() if p.requires_grad}
     assert {name.rpartition(".")[0].rpartition(".")[0] for name in trained} == {"layer4.2"}

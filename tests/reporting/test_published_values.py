@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from miniature_records import compose, from_records, write
+from composed import config_of
+from miniature_records import from_records, write
 
 from csa.config.faults import UserError
 from csa.reporting.frame import frame_of
@@ -56,7 +57,7 @@ def test_the_curve_of_table_5():
     assert list(cells(5)["value"]) == [45.47, 45.37, 45.55, 44.83, 45.52, 45.59, 45.42, 45.08, 45.83, 44.93]
     assert list(cells(5)["settings"])[3] == "delta=0.3"
     # The threshold that a run has when nothing is said is written as nothing.
-    assert list(cells(5, settings="")["row"]) == [f"delta {compose('dataset=cifar100_lt').delta}"]
+    assert list(cells(5, settings="")["row"]) == [f"delta {config_of('dataset=cifar100_lt').delta}"]
 
 
 def test_of_which_epoch_each_value_is():
@@ -110,7 +111,7 @@ def test_values_of_methods_of_today_have_a_rule_a_source_and_the_recipe_that_the
         named = [word.partition("=")[2] for word in words if word.startswith("protocol=")]
         assert row.rpartition(", ")[2] == [*named, "cifar"][0]
         if "cifar_strong" not in named:  # its lines have the words of those of cifar
-            compose(f"method={method}", "dataset=cifar100_lt", *words)
+            config_of(f"method={method}", "dataset=cifar100_lt", *words)
     of_table_2 = cells(2).set_index(["method", "dataset", "imbalance_ratio", "settings"])["value"]
     for one in cells("modern", settings="", metric="all").dropna(subset="value").itertuples():
         assert one.value == of_table_2[one.method, one.dataset, one.imbalance_ratio, ""]

@@ -10,7 +10,7 @@ from tiny_words import TINY
 from whole_records import CONFIG, LINE, whole_names, whole_result, whole_split
 
 from csa.config.cells import apply, expand
-from csa.config.composition import tree
+from csa.config.composition import Tree
 from csa.config.words import SMOKE_WORDS
 from csa.data.long_tail import groups_by_rank
 from csa.sweep.plan import Plan, PlannedRun, make_plan
@@ -32,10 +32,10 @@ def plan_of(output_root: Path, *words: str, name: str = "config", tiny: tuple[st
 
 
 def _plan_of(output_root: Path, words: tuple[str, ...], name: str, tiny: tuple[str, ...]) -> Plan:
-    with tree(name) as tree_:
-        cells = expand(tree_.compose([]).cells)
-        every = [*tiny, f"output_root={output_root}", *words]
-        return make_plan(tree_, apply(cells, [tree_.parse(word) for word in every]), fetch=False)
+    tree = Tree(name)
+    cells = expand(tree.compose([]).cells)
+    every = [*tiny, f"output_root={output_root}", *words]
+    return make_plan(tree, apply(cells, [tree.parse(word) for word in every]), fetch=False)
 
 
 def begin(run: PlannedRun, epochs: int = 0) -> None:

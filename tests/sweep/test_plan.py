@@ -260,10 +260,10 @@ def test_a_first_stage_has_one_name_for_all_that_can_start_from_it(tmp_path):
 
 
 def test_the_sweeper_is_the_default(tmp_path):
-    from csa.config.composition import tree
+    from csa.config.composition import Tree
 
-    with tree("config") as tree_:
-        target = tree_.compose([]).sweeper["_target_"]
+    tree = Tree("config")
+    target = tree.compose([]).sweeper["_target_"]
     assert target == f"{CellsSweeper.__module__}.{CellsSweeper.__name__}"
 
 

@@ -13,7 +13,7 @@ from plans import SMOKE, plan_of
 from recorded_runs import start
 
 from csa.config.cells import expand
-from csa.config.composition import tree
+from csa.config.composition import Tree
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("table1", "table2", "table3", "table4", "table5")
@@ -27,8 +27,8 @@ FIRST = ("method", "dataset", "dataset.imbalance_ratio", "backbone", "seed")
 
 def planned(name: str) -> dict[tuple[str, ...], tuple[bool, list[int]]]:
     """Method, data set, ratio, backbone and further words of each cell; whether it is blank, and its seeds."""
-    with tree(name) as tree_:
-        cells = expand(tree_.compose([]).cells)
+    tree = Tree(name)
+    cells = expand(tree.compose([]).cells)
     found: dict[tuple[str, ...], tuple[bool, list[int]]] = {}
     for cell in cells:
         settings = dict(cell.settings)
@@ -67,8 +67,8 @@ def test_the_published_cells_are_the_planned_ones(name):
 def test_table_2_has_every_method_under_the_recipe_of_its_own_paper_too():
     """Wherever the paper has a number, and that recipe is not the data sets' own."""
     methods = {key[0] for key in planned("table2")}
-    with tree("config") as tree_:
-        own = {method for method in methods if set(recipes(tree_, method)) - {"cifar", "mnist"}}
+    tree = Tree("config")
+    own = {method for method in methods if set(recipes(tree, method)) - {"cifar", "mnist"}}
     numbers = {key for key, dash in published("table2").items() if not dash and key[0] in own}
     cells = {key: cell for key, cell in planned("table2").items() if key[-1] == OWN_RECIPE}
     assert {key[:-1] for key in cells} == {key[:-1] for key in numbers}
@@ -76,8 +76,8 @@ def test_table_2_has_every_method_under_the_recipe_of_its_own_paper_too():
     assert all(cell == (False, [0, 1, 2]) for cell in cells.values())
 
 
-def recipes(tree_, method: str) -> list[str]:
-    return list(tree_.compose([tree_.parse(f"method={method}")]).config.method.published)
+def recipes(tree, method: str) -> list[str]:
+    return list(tree.compose([tree.parse(f"method={method}")]).config.method.published)
 
 
 def test_what_the_data_sets_choose(tmp_path):
@@ -116,8 +116,8 @@ def test_every_cell_is_planned_on_tiny_data(name, tmp_path):
 
 def ablations() -> list[tuple[str, ...]]:
     """What the cells of table 4 say of csa, as words."""
-    with tree("table4") as tree_:
-        cells = expand(tree_.compose([]).cells)
+    tree = Tree("table4")
+    cells = expand(tree.compose([]).cells)
     words = [[f"{key}={value}" for key, value in cell.settings if key not in FIRST] for cell in cells]
     return sorted({("method=csa", *sorted(of_cell)) for of_cell in words})
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from composed import config_of
 from lightning_fabric import Fabric
 from recorded_runs import start
 from torch.nn import functional as F
 
-from csa.config.composition import tree
 from csa.config.faults import UserError
-from csa.config.typed import build, resolve_and_check
 from csa.data.batch import Batch
 from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
@@ -26,8 +25,7 @@ FINE = ("protocol.optimizer=adamw", "protocol.layer_decay=0.5", "protocol.clip_n
 
 
 def method_of(*words: str, side: int = 8):
-    with tree("config") as composer:
-        config = build(composer.compose([composer.parse(word) for word in ("method=ce", *words)]).config)
+    config = config_of("method=ce", *words)
     return build_method(config, (1, side, side), (0.5,), (0.5,), (8, 4, 2)), config
 
 
@@ -172,7 +170,7 @@ def test_a_loss_that_is_no_cross_entropy_refuses():
 
 
 def test_nesterov_is_sgd_s():
-    with tree("config") as composer:
-        words = ("protocol.nesterov=true", "protocol.optimizer=adamw")
-        _, (fault,) = resolve_and_check(composer.compose([composer.parse(word) for word in words]).config)
+    with pytest.raises(UserError) as raised:
+        config_of("protocol.nesterov=true", "protocol.optimizer=adamw")
+    (fault,) = raised.value.faults
     assert str(fault) == "protocol.nesterov=true: is not of adamw; allowed: false, or protocol.optimizer=sgd"
