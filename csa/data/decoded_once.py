@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from csa.data.cache_folder import alone
-from csa.data.decoding import Ask, Decoder, refuse, refuse_none
+from csa.data.decoding import Ask, Decoder, as_it_is, refuse, refuse_none
 from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError
 from csa.data.split import HOLDOUT, TEST, TRAIN
@@ -104,7 +104,7 @@ def _decode_rest(
     starts = range(len(done) * CHUNK, len(files), CHUNK)
     asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
     decoder = Decoder({part: replace(files, side=files.cover)}, labels)
-    chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=lambda chunk: chunk)
+    chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=as_it_is)
     sums = path.with_suffix(".sums")
     sums.write_text("".join(_line(told) for told in done))
     for start, group, (images, damaged) in zip(starts, asks, chunks, strict=True):

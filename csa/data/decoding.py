@@ -182,7 +182,7 @@ class Decoding:
             Decoder(files, labels.get(TRAIN, np.zeros(0, np.int64))),
             batch_sampler=self._asked,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             prefetch_factor=max(2, -(-ahead // CHUNK // workers)) if workers else None,
@@ -278,7 +278,8 @@ def _groups(items: list[T], size: int) -> Iterator[list[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _as_it_is(chunk: Any) -> Any:
+def as_it_is(chunk: Any) -> Any:
+    """What a DataLoader need not collate; by name, since worker processes may have to be sent it."""
     return chunk
 
 

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -79,6 +79,53 @@ class Loader(Protocol):
         """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
 
 
+class Draws(NamedTuple):
+    """Of one stream in an epoch: positions [draws], how these images are augmented, and the generator of that."""
+
+    positions: np.ndarray
+    augmentation: Augmentation
+    generator: torch.Generator
+
+
+class DrawingLoader:
+    """What is drawn for an epoch, the same whether images are in memory or in files.
+
+    epoch_images: draws of an epoch, where the sampler does not decide; sim: SimAugment, for views that ask for it.
+    """
+
+    def __init__(
+        self, split: Split, protocol: ProtocolConfig, seed: int, shard: Shard, image_shape: tuple[int, int, int]
+    ) -> None:
+        self.seed, self.shard, self.counts = seed, shard, split.counts
+        self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
+        self.epoch_images: int | None = None
+        self.augmentation, self.sim = augmentation(protocol, image_shape), sim_view(protocol, image_shape)
+        self._host_labels = split.train_labels
+
+    def draws(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> tuple[dict[str, Draws], list[int]]:
+        """Of each stream, and the sizes of the steps over all processes.
+
+        The first stream decides the steps; the others are cut to its length, or continued with
+        fresh epochs of their own. Unless the protocol drops it, the last batch may be smaller, down to
+        one image, which batch-norm takes only where the feature map has more than one pixel.
+        """
+        drawn: dict[str, Draws] = {}
+        length = self.epoch_images
+        for name, sampler in streams.items():
+            if isinstance(sampler, View):
+                positions = drawn[sampler.of].positions
+            else:
+                address = (self.seed, name, stage, epoch)
+                positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
+            length = len(positions)
+            sim = isinstance(sampler, View) and sampler.augment == "sim"
+            generator = torch_generator(self.seed, "augment", name, stage, epoch)
+            drawn[name] = Draws(positions, self.sim if sim else self.augmentation, generator)
+        if length is None:
+            raise ValueError("an epoch needs at least one stream")
+        return drawn, batch_sizes(length, self.batch_size, self.drop_last)
+
+
 @dataclass(frozen=True)
 class Stream:
     """What one stream draws in an epoch: positions [draws], kept beside the images, and those of the augmentation.
@@ -97,7 +144,7 @@ SMALL_BYTES = 2**30
 """Images up to here are not asked whether they fit: that would start the device early."""
 
 
-class ResidentLoader:
+class ResidentLoader(DrawingLoader):
     """A data set that fits on the device lives there as uint8 and is augmented there, batch-wise.
 
     One that does not stays with the host (which may have it in a file), and batches are moved. image_shape:
@@ -115,44 +162,21 @@ class ResidentLoader:
         image_shape: tuple[int, int, int] | None = None,
         damaged: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.seed, self.shard, self.damaged = seed, shard, damaged
-        self.device = torch.device(device)
-        self.batch_size = protocol.batch_size
-        self.counts = split.counts
-        self.drop_last = protocol.drop_last
-        self.epoch_images: int | None = None  # draws of an epoch, where the sampler does not decide
-        self.augmentation = augmentation(protocol, image_shape or split.image_shape)
-        self.sim = sim_view(protocol, image_shape or split.image_shape)
-        self._host_labels = split.train_labels
+        super().__init__(split, protocol, seed, shard, image_shape or split.image_shape)
+        self.device, self.damaged = torch.device(device), damaged
         self._images = self.augmentation.prepare(self._resident(split.train_images))
         self._labels = self._resident(split.train_labels)
         self._test = self._plain(split.test_images), self._resident(split.test_labels)
         self._holdout = self._plain(split.holdout_images), self._resident(split.holdout_labels)
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
-        """All random numbers of an epoch, moved to the device at once.
-
-        The first stream decides the steps; the others are cut to its length, or continued with
-        fresh epochs of their own. Unless the protocol drops it, the last batch may be smaller, down to
-        one image, which batch-norm takes only where the feature map has more than one pixel.
-        """
-        drawn: dict[str, Stream] = {}
-        length = self.epoch_images
-        for name, sampler in streams.items():
-            if isinstance(sampler, View):
-                kept = drawn[sampler.of].positions
-            else:
-                address = (self.seed, name, stage, epoch)
-                positions = epoch_positions(sampler, self._host_labels, self.counts, address, length)
-                kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
-            length = len(kept)
-            sim = isinstance(sampler, View) and sampler.augment == "sim"
-            generator = torch_generator(self.seed, "augment", name, stage, epoch)
-            crops = (self.sim if sim else self.augmentation).draw(length, generator)
-            drawn[name] = Stream(kept, crops.to(self.device), sim)
-        if length is None:
-            raise ValueError("an epoch needs at least one stream")
-        sizes = batch_sizes(length, self.batch_size, self.drop_last)
+        """All random numbers of an epoch, moved to the device at once."""
+        draws, sizes = self.draws(streams, stage, epoch)
+        drawn = {}
+        for name, (positions, augmented, generator) in draws.items():
+            kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
+            crops = augmented.draw(len(positions), generator).to(self.device)
+            drawn[name] = Stream(kept, crops, sim=augmented is self.sim)
         return ResidentEpoch(self.shard, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:

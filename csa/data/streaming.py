@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from csa.config.faults import Fault, UserError
-from csa.data.augmentation import CropFlip, sim_view
+from csa.data.augmentation import CropFlip
 from csa.data.batch import ALONE, Batch, Shard, ShardedSteps
 from csa.data.decoded_once import decoded_split
 from csa.data.decoding import STEPS_AHEAD, Ask, Decoding, Reading, chunks
 from csa.data.image_files import ImageFiles
-from csa.data.loader import ResidentLoader, augmentation, batch_sizes, epoch_positions, in_order
-from csa.data.samplers import View
+from csa.data.loader import DrawingLoader, ResidentLoader, in_order
 from csa.data.split import HOLDOUT, TEST, TRAIN
-from csa.randomness import torch_generator
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from csa.data.strong_augmentation import Changed
 
 
-class StreamingLoader:
+class StreamingLoader(DrawingLoader):
     """Answers as a loader in memory does, with the same index streams."""
 
     def __init__(
@@ -48,42 +46,22 @@ class StreamingLoader:
         workers: int,
         shard: Shard = ALONE,
     ) -> None:
-        self.seed, self.shard, self.counts = seed, shard, split.counts
-        self.batch_size, self.drop_last = protocol.batch_size, protocol.drop_last
-        of_files = augmentation(protocol, split.image_shape)
-        assert not isinstance(of_files, CropFlip)
-        self.augmentation, self.sim = of_files, sim_view(protocol, split.image_shape)
+        super().__init__(split, protocol, seed, shard, split.image_shape)
         self.decoding = Decoding(
             split.files, split.labels,
             device=torch.device(device), workers=workers,
             ahead=STEPS_AHEAD * self.batch_size // shard.processes, classes=split.classes,
         )  # fmt: skip
-
-    @property
-    def damaged(self) -> dict[str, str]:
-        """Files passed over so far, and why they could not be read."""
-        return self.decoding.damaged
+        self.damaged = self.decoding.damaged
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> StreamedEpoch:
-        """As of a loader in memory: the first stream decides the steps and their sizes."""
-        drawn: dict[str, FileStream] = {}
-        length: int | None = None
-        for name, sampler in streams.items():
-            if isinstance(sampler, View):
-                positions = drawn[sampler.of].positions
-            else:
-                address = (self.seed, name, stage, epoch)
-                positions = epoch_positions(sampler, self.decoding.labels[TRAIN], self.counts, address, length)
-            length = len(positions)
-            generator = torch_generator(self.seed, "augment", name, stage, epoch)
-            sim = isinstance(sampler, View) and sampler.augment == "sim"
-            augmented = self.sim if sim else self.augmentation
-            wishes = augmented.wishes(length, generator)
-            changes = augmented.changes(length, generator).to(self.decoding.device)
+        draws, sizes = self.draws(streams, stage, epoch)
+        drawn = {}
+        for name, (positions, augmented, generator) in draws.items():
+            assert not isinstance(augmented, CropFlip)  # a rule of the configuration: files are of all sizes
+            wishes = augmented.wishes(len(positions), generator)
+            changes = augmented.changes(len(positions), generator).to(self.decoding.device)
             drawn[name] = FileStream(positions, wishes, changes, augmented)
-        if length is None:
-            raise ValueError("an epoch needs at least one stream")
-        sizes = batch_sizes(length, self.batch_size, self.drop_last)
         return StreamedEpoch(self.shard, self.batch_size, sizes, self, drawn)
 
     def training_batches(self, batch_size: int) -> Iterator[Batch]:
