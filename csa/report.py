@@ -274,8 +274,8 @@ def _draw(order: Order, frame: pd.DataFrame) -> None:
 
 def _send(order: Order, figures: Sequence[Drawn]) -> None:
     """Figures into MLflow, where it has their runs; a report from the repository alone asks no store."""
-    from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.mlflow.store import send, uri_of
+    from csa.tracking.mlflow.artifacts import send
+    from csa.tracking.mlflow.store import MlflowTracking, uri_of
 
     tracking = order.config.tracking
     if not isinstance(tracking, MlflowTracking) or order.own["source"] in ("runs", "records"):

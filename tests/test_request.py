@@ -16,7 +16,7 @@ from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
 from csa.request import KEYS, configure, preflight
-from csa.tracking.mlflow.settings import DEFAULT_URI, how_to_browse
+from csa.tracking.mlflow.store import DEFAULT_URI, how_to_browse
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ from csa.sweep.estimate import estimate
 from csa.sweep.plan import PlannedRun
 from csa.sweep.slots import slots, where
 from csa.tracking.files import try_lock
-from csa.tracking.mlflow.settings import sqlite_file
+from csa.tracking.mlflow.store import sqlite_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

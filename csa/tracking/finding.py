@@ -186,8 +186,7 @@ def collect(source: str, output_root: Path, records: Path, tracking: TrackingCon
 
 
 def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None:
-    from csa.tracking.mlflow.settings import MlflowTracking
-    from csa.tracking.mlflow.store import uri_of
+    from csa.tracking.mlflow.store import MlflowTracking, uri_of
 
     uri = uri_of(tracking)
     if uri is None or not isinstance(tracking, MlflowTracking):
@@ -213,7 +212,7 @@ def load(fingerprint: str, *places: str | Path) -> Run:
 
 def there() -> list[str]:
     """The usual places, without a store that does not exist."""
-    from csa.tracking.mlflow.settings import sqlite_file
+    from csa.tracking.mlflow.store import sqlite_file
 
     return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
 

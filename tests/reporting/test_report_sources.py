@@ -17,7 +17,8 @@ from csa.config.faults import UserError
 from csa.config.schema import BackboneConfig, DatasetConfig, MethodConfig, ProtocolConfig, SamplerConfig, StageTwoConfig
 from csa.tracking import exported
 from csa.tracking.finding import Found, from_folders, from_mlflow, from_records
-from csa.tracking.mlflow.store import run_ids, send, uri_of
+from csa.tracking.mlflow.artifacts import send
+from csa.tracking.mlflow.store import run_ids, uri_of
 from csa.tracking.tracker import tracker_of
 from csa.tracking.watched import sync
 

@@ -13,7 +13,7 @@ from torch import nn
 from whole_records import IDENTITY, evaluation, whole_names, whole_result, whole_split
 
 from csa.config.identity import fingerprint
-from csa.tracking.mlflow.settings import MlflowTracking
+from csa.tracking.mlflow.store import MlflowTracking
 from csa.tracking.record import Record
 
 WHO = IDENTITY | {"method": {"name": "csa"}}
@@ -26,7 +26,7 @@ CONFIG = whole_records.CONFIG.replace(
 
 def mlflow_at(uri: str) -> MlflowTracking:
     target = "csa.tracking.mlflow.tracker.MlflowTracker"
-    schema = "csa.tracking.mlflow.settings.MlflowTracking"
+    schema = "csa.tracking.mlflow.store.MlflowTracking"
     return MlflowTracking(name="mlflow", schema=schema, target=target, uri=uri, experiment="csa", model=None)
 
 
@@ -77,8 +77,8 @@ def result(epochs: int = 3, **more: Any) -> dict[str, Any]:
 
 
 def finish(record: Record, **more: Any) -> None:
-    confusion = np.array([[3, 1, 0], [0, 4, 0], [1, 1, 2]])
-    arrays = {"labels": np.array([0, 1, 2]), "confusion_uniform": confusion, "confusion_balanced": confusion}
+    predicted = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0, 1, 2, 2])
+    arrays = {"labels": np.repeat([0, 1, 2], 4), "predictions_uniform": predicted, "predictions_balanced": predicted}
     record.checkpoint.write_bytes(b"weights")
     record.finish(result(**more), arrays)
 

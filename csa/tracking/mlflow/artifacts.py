@@ -1,10 +1,15 @@
-"""What MLflow shows of a run beside its numbers: tags, a description; at the end files, pictures, a table, a model."""
+"""What MLflow shows of a run beside its numbers: tags, a description; at the end files, pictures, a table, a model.
+
+And later the figures of a report that it is part of.
+"""
 
 from __future__ import annotations
 
 import getpass
 import socket
+import tempfile
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +17,17 @@ import numpy as np
 
 from csa.config.faults import without_passwords
 from csa.console import two_decimals
+from csa.tracking.mlflow.store import reaching, run_ids
 from csa.tracking.record import software
 from csa.tracking.snapshot import in_a_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.mlflow.store import MlflowTracking
     from csa.tracking.snapshot import Snapshot
 
 FILES = ("result.json", "metrics.jsonl", "test_outputs.npz", "checkpoint.pt")
@@ -122,13 +127,9 @@ def _send_table(now: Snapshot, client: MlflowClient, run_id: str) -> None:
 
 
 def _send_picture(now: Snapshot, client: MlflowClient, run_id: str, head: str) -> None:
-    split, scores = now.result["split"], now.result["heads"][head]["last"]
-    order = np.argsort(-np.array(split["counts"]), kind="stable")
-    with np.load(now.folder / "test_outputs.npz") as outputs:
-        confusion = outputs[f"confusion_{head}"][np.ix_(order, order)]
-    title = f"{now.name}\n{head}: {scores['all']:.2f} % of the test images are right"
-    figure = confusion_picture(confusion, [split["classes"][index] for index in order], title)
-    client.log_figure(run_id, figure, f"confusion/{head}.png")
+    shown = now.confusion(head)
+    title = f"{now.name}\n{head}: {now.scores(head=head)['all']:.2f} % of the test images are right"
+    client.log_figure(run_id, confusion_picture(shown.to_numpy(), list(shown.index), title), f"confusion/{head}.png")
 
 
 def _send_model(now: Snapshot, client: MlflowClient, run_id: str, uri: str) -> None:
@@ -213,3 +214,26 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str], title: str)
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set(title=title, xlabel="predicted class", ylabel="class, most training images first")
     return figure
+
+
+# --- figures of a report --------------------------------------------------------------------
+
+FIGURES = "figures"
+
+
+def send(figures: Mapping[str, Mapping[str, bytes]], uri: str, experiment: str) -> int:
+    """Log files, by their names, to the runs that MLflow has of these fingerprints; the number of such runs.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    client, known = run_ids(uri, experiment)
+    there = sorted(figures.keys() & known.keys())
+    with tempfile.TemporaryDirectory(prefix="csa-figures-") as folder:
+        for fingerprint in there:
+            for name, content in figures[fingerprint].items():
+                path = Path(folder) / name
+                path.write_bytes(content)
+                with reaching(uri):
+                    client.log_artifact(known[fingerprint], str(path), FIGURES)
+    return len(there)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-    from csa.tracking.mlflow.settings import MlflowTracking
+    from csa.tracking.mlflow.store import MlflowTracking
     from csa.tracking.snapshot import Snapshot
 
 STATE_NAME = "mlflow.json"

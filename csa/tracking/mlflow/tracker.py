@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from csa.tracking.mlflow.settings import MlflowTracking, how_to_browse, tracking_fault
+from csa.tracking.mlflow import store
 from csa.tracking.tracker import Tracker, lacking
 
 if TYPE_CHECKING:
@@ -25,21 +25,18 @@ NOT_OF_A_METRIC = re.compile(r"[^\w .:/-]")
 MEANS = "means.json"
 
 
-class MlflowTracker(Tracker[MlflowTracking]):
-    def __init__(self, settings: MlflowTracking) -> None:
+class MlflowTracker(Tracker[store.MlflowTracking]):
+    def __init__(self, settings: store.MlflowTracking) -> None:
         super().__init__(settings)
         self._mirrors: dict[Path, Mirror] = {}
 
     def faults(self) -> list[Fault]:
-        fault = tracking_fault(self.settings.uri)
-        return lacking(self.settings, "mlflow") or ([fault] if fault else [])
+        return lacking(self.settings, "mlflow") or store.address_faults(self.settings.uri)
 
     def browse(self, folder: Path) -> str:
-        return how_to_browse(self.settings.address)
+        return store.how_to_browse(self.settings.address)
 
     def reach(self) -> None:
-        from csa.tracking.mlflow import store
-
         with store.reaching(self.settings.address):
             store.connect(self.settings)
 
@@ -55,7 +52,6 @@ class MlflowTracker(Tracker[MlflowTracking]):
 
     def push_sweep(self, sweep: Sweep) -> str:
         """The parent's run id; of a sweep that was started again since, from another folder, nothing is changed."""
-        from csa.tracking.mlflow import store
         from csa.tracking.mlflow.mirror import STATUS
 
         client, experiment_id = store.connect(self.settings)
