@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +32,14 @@ PLAIN = ("protocol.precision=fp32", "runtime.checkpoint_seconds=0")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
-def csa(output_root: Path, *words: str) -> list[str | Path]:
-    """Two processes, which tell of their threads."""
-    return [sys.executable, *TORCHRUN, HERE / "ending.py", *TINY, *PLAIN, f"output_root={output_root}", *words]
+def csa(output_root: Path, *words: str, ending: str = "") -> subprocess.CompletedProcess[str]:
+    """Two processes, which tell of their threads. ending: a signal, and the step after which the second gets it."""
+    command = [sys.executable, *TORCHRUN, "-m", "ending", ending, *TINY, *PLAIN, f"output_root={output_root}", *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def done(output_root: Path, *words: str) -> Record:
-    ended = subprocess.run(csa(output_root, *words), check=False, capture_output=True, text=True, env=ENVIRONMENT)
+    ended = csa(output_root, *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("threads left: []") == 2, ended.stdout
     return only_record(output_root)
@@ -99,21 +99,16 @@ def confusion(record: Record) -> list[list[int]]:
         return outputs["confusion_classifier"].tolist()
 
 
-def ended_early(folder: Path, number: signal.Signals, *words: str) -> tuple[Record, str]:
-    """The second process is sent a signal after the first epoch: what is left, and what both told."""
-    with subprocess.Popen(
-        csa(folder, *words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as running:
-        wait_for(folder, "metrics.jsonl", running)
-        os.kill(second_process(running.pid), number)
-        told = running.communicate()[0].decode()
-    assert running.returncode != 0, told
-    return only_record(folder), told
+def ended_early(folder: Path, ending: str, *words: str) -> tuple[Record, str]:
+    """What is left, and what both told."""
+    ended = csa(folder, *words, ending=ending)
+    assert ended.returncode != 0, ended.stdout
+    return only_record(folder), ended.stdout + ended.stderr
 
 
 def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path):
-    words = ("method=csa", *EAGER["csa"], "backbone=lenet", "protocol.epochs=20")
-    record, told = ended_early(tmp_path / "killed", signal.SIGKILL, *words)
+    words = ("method=csa", *EAGER["csa"], "backbone=lenet", "protocol.epochs=3")
+    record, told = ended_early(tmp_path / "killed", "SIGKILL 6", *words)
     assert record.state == "failed", told
     assert "another process of this run has ended" in json.loads((record.folder / "failure.json").read_text())["reason"]
     assert_same(contents(done(tmp_path / "killed", *words)), contents(done(tmp_path / "calm", *words)))
@@ -121,8 +116,8 @@ def test_one_process_killed_ends_the_other_and_the_run_is_continued(tmp_path):
 
 def test_one_process_stopped_stops_both_and_no_thread_of_gloo_is_left(tmp_path):
     """One that lets go of a tensor when Python ends aborts the process: a run that is to be continued would fail."""
-    words = ("method=crt", "backbone=lenet", "protocol.epochs=20")
-    record, told = ended_early(tmp_path, signal.SIGTERM, *words)
+    words = ("method=crt", "backbone=lenet", "protocol.epochs=3")
+    record, told = ended_early(tmp_path, "SIGTERM 6", *words)
     assert record.state == "interrupted", told
     assert (told.count("threads there: ['"), told.count("threads left: []")) == (2, 2), told
     record = done(tmp_path, *words)
@@ -149,22 +144,6 @@ def test_a_process_that_stops_with_others_is_not_ended_by_the_launcher(monkeypat
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
-
-
-def wait_for(root: Path, name: str, running: subprocess.Popen[bytes]) -> Path:
-    """The first non-empty file of that name: the end of the first epoch."""
-    while running.poll() is None:
-        found = [path for path in root.glob(f"*/*/*/{name}") if path.stat().st_size]
-        if found:
-            return found[0]
-        time.sleep(0.02)
-    raise AssertionError(running.communicate()[0].decode())
-
-
-def second_process(launcher: int) -> int:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    ranks = {child: Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children}
-    return next(int(child) for child, environ in ranks.items() if b"RANK=1" in environ)
 
 
 def test_a_sweep_refuses_several_processes():
