@@ -16,11 +16,11 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import open_dict
 
 from csa.cli import end_with_sweep, reporting_faults, say
+from csa.config.composer import build
 from csa.config.composition import CompositionError, left_to_cells, register_sweep_files
 from csa.config.faults import Fault, UserError, hidden
 from csa.config.host import process_world
 from csa.config.locations import conf_dir
-from csa.config.typed import build
 from csa.request import preflight
 
 if TYPE_CHECKING:

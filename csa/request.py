@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from csa.config.blocks import build_block
 from csa.config.cells import apply, expand
-from csa.config.composer import Checked, Composer
+from csa.config.composer import Checked, Composer, unresolved
 from csa.config.composition import SETTINGS, CompositionError, Tree
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.host import device_fault, output_fault, weights_fault
@@ -27,7 +27,6 @@ from csa.config.schema import (
     RuntimeConfig,
     TrackingConfig,
 )
-from csa.config.typed import unresolved
 from csa.config.words import SMOKE, Word, read, with_smoke
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from tiny_words import TINY
 
 import csa
 from csa import evaluate, export, records, report
+from csa.config.composer import build
 from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.identity import fingerprint, identity, run_folder
-from csa.config.typed import build
 from csa.console import PlainConsole
 from csa.data import __main__ as data
 from csa.data.dataset import load_split

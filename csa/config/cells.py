@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical
-from csa.config.words import DOTS, fill, has_dots
+from csa.config.words import ELLIPSIS, discrete_values, has_ellipsis, progression
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,23 +129,23 @@ def _zipped(at: str, group: Any) -> list[list[tuple[str, str]]]:
 
 
 def _listed(at: str, values: Any) -> list[str]:
-    if isinstance(values, str) and has_dots(values):
-        return fill(at, values.split(","))
-    if isinstance(values, list) and DOTS in values:
-        return fill(at, [str(value) for value in values])
+    if isinstance(values, str) and has_ellipsis(values):
+        return progression(at, values.split(","))
+    if isinstance(values, list) and ELLIPSIS in values:
+        return progression(at, [str(value) for value in values])
     if isinstance(values, list) and not values:
         raise UserError(Fault(at, "[]", "has no value", "one or more values"))
-    return [shown(value) for value in (values if isinstance(values, list) else [values])]
+    return [quoted(value) for value in (values if isinstance(values, list) else [values])]
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A YAML value as Hydra reads it on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(quoted, value))}]"
     if isinstance(value, str) and (not NAME.fullmatch(value) or value.lower() in NO_NAMES):
         return QuotedString(value, Quote.single).with_quotes()
     return str(value)
@@ -184,14 +184,13 @@ def _with(cell: Cell, key: str, values: list[str]) -> list[Cell]:
 
 def _values(word: Override) -> list[str]:
     """The values of a word, as they are written in cells."""
-    spelling = {"True": "true", "False": "false", "None": "null"}
     if not word.is_sweep_override():
         value = word.get_value_element_as_str()
-        return [spelling.get(value, value)]
+        return [value.lower() if isinstance(word.value(), bool) else value]
     if not word.is_discrete_sweep():
         allowed = "values, or a range; -cn search searches in intervals"
         raise UserError(Fault(word.key_or_group, _typed(word), "is an interval", allowed))
-    return [spelling.get(value, value) for value in word.sweep_string_iterator()]
+    return discrete_values(word)
 
 
 def _typed(word: Override) -> str:

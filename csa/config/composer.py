@@ -1,25 +1,31 @@
-"""From words to checked values: what many share is composed once; where Hydra stops at a fault, we go on."""
+"""From words to checked values: what many share is composed once; where Hydra stops at a fault, we go on.
+
+Values are checked against the typed schema, all faults at once, and become frozen dataclasses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
-from csa.config.blocks import WIRING, build_block
+from csa.config.blocks import WIRING, block_faults, build_block, flat, join
 from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError, composition_errors
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.rules import broken_rules
 from csa.config.schema import Config
-from csa.config.typed import resolve_and_check
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig
 
     from csa.config.composition import Composed, Tree
+
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class _Base:
                 if not error.unknown_key:
                     faults.append(Fault(word.key_or_group, word.get_value_string(), str(error)))
                 elif word.key_or_group.split(".")[0] not in self.doubtful:
-                    faults.append(_unknown_key(self.config, word))
+                    faults.append(_unknown_key(self._raw, word))
         return faults
 
     def _restore(self) -> None:
@@ -199,16 +205,16 @@ def _broken_primary(tree: Tree, error: Exception) -> Fault:
     )
 
 
-def _unknown_key(config: DictConfig, word: Override) -> Fault:
+def _unknown_key(values: dict[str, Any], word: Override) -> Fault:
     """With the nearest key of its block (without such a block: of all), else one of that name elsewhere."""
-    blocks = _blocks(config, "")
-    everywhere = [f"{block}.{name}".strip(".") for block, names in blocks.items() for name in names]
+    blocks = _blocks(values, "")
+    everywhere = [join(block, name) for block, names in blocks.items() for name in names]
     key = word.key_or_group
     block, _, name = key.rpartition(".")
     siblings = blocks.get(block, [])
     near = nearest(name, siblings)
     if near:
-        meant = f"{block}.{near}".strip(".")
+        meant = join(block, near)
     else:
         meant = "" if siblings else nearest(key, everywhere)
         meant = meant or next((other for other in everywhere if other.rpartition(".")[2] == name), "")
@@ -216,11 +222,97 @@ def _unknown_key(config: DictConfig, word: Override) -> Fault:
     return Fault(key, word.get_value_string(), "unknown key", allowed, meant)
 
 
-def _blocks(config: Any, at: str) -> dict[str, list[str]]:
+def _blocks(values: dict[str, Any], at: str) -> dict[str, list[str]]:
     """The keys of each block by the block's dotted key."""
-    names = {str(name): config._get_node(name) for name in config}
-    blocks = {at: list(names)}
-    for name, node in names.items():
-        if hasattr(node, "keys") and not node._is_none() and not node._is_missing():
-            blocks |= _blocks(node, f"{at}.{name}".strip("."))
+    blocks = {at: [str(name) for name in values]}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            blocks |= _blocks(value, join(at, name))
     return blocks
+
+
+# --- against the schema ---------------------------------------------------------------------
+
+
+def resolve_and_check(
+    config: DictConfig | dict[str, Any], doubtful: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Fault]]:
+    """The plain values of a composed configuration, and every fault: unknown and missing keys, types, ranges, rules.
+
+    doubtful: groups whose option could not be made out; nothing is said about their keys.
+    """
+    config = config if isinstance(config, DictConfig) else OmegaConf.create(config)
+    values, found = _resolve(config)
+    unresolved = {fault.key for fault in found}
+    found += [fault for fault in block_faults(Config, values) if fault.key not in unresolved]
+    found = [fault for fault in found if fault.key.split(".")[0] not in doubtful]
+    faulty = {fault.key for fault in found}
+    if found:
+        raw = dict(flat(OmegaConf.to_container(config, resolve=False), ""))
+        # A value that is copied from another key is told once, at the key that the user can set.
+        sources = _sources(raw)
+        found = [fault for fault in found if faulty.isdisjoint(_chain(fault.key, sources))]
+        found = [_without_secrets(fault, raw.get(fault.key)) for fault in found]
+    known = {key: value for key, value in flat(values, "") if key.split(".")[0] not in doubtful}
+    return values, found + broken_rules(known, faulty)
+
+
+def build(config: DictConfig | dict[str, Any]) -> Config:
+    """The frozen configuration of one run. Raises UserError with every fault."""
+    return Checked(*resolve_and_check(config), doubtful=set()).config
+
+
+def _without_secrets(fault: Fault, raw: Any) -> Fault:
+    """What the environment holds is not printed: told is the word that refers to it."""
+    return replace(fault, value=raw) if isinstance(raw, str) and "${oc.env:" in raw else fault
+
+
+def _sources(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Keys whose value is another key's: ``method.delta`` is ``delta``."""
+    matches = {key: REFERENCE.fullmatch(value) for key, value in raw.items() if isinstance(value, str)}
+    return {key: match[1] for key, match in matches.items() if match}
+
+
+def _chain(key: str, sources: Mapping[str, str]) -> list[str]:
+    """The keys that a value comes from, each from the next; none where they lead in a circle."""
+    chain = [key]
+    while chain[-1] in sources:
+        if sources[chain[-1]] in chain:
+            return []
+        chain.append(sources[chain[-1]])
+    return chain[1:]
+
+
+def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[Fault]]:
+    """Plain values, and a fault for each reference that leads nowhere (its value is then the raw text)."""
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except Exception:  # whatever a resolver raises
+        return _resolve_one_by_one(config, OmegaConf.to_container(config, resolve=False), "")
+    return values, []  # type: ignore[return-value]
+
+
+def unresolved(config: DictConfig, block: str) -> list[Fault]:
+    """A fault for each reference in one block that leads nowhere."""
+    raw = OmegaConf.to_container(OmegaConf.select(config, block), resolve=False)
+    return _resolve_one_by_one(config, raw, block)[1]
+
+
+def _resolve_one_by_one(config: DictConfig, raw: Any, at: str) -> tuple[dict[str, Any], list[Fault]]:
+    values: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for key, value in raw.items():
+        path = join(at, key)
+        if isinstance(value, dict):
+            values[key], more = _resolve_one_by_one(config, value, path)
+            faults += more
+            continue
+        try:
+            found = OmegaConf.select(config, path)
+            values[key] = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        except InterpolationToMissingValueError:
+            values[key] = "???"
+        except Exception as error:
+            values[key] = value
+            faults.append(Fault(path, value, (str(error) or type(error).__name__).splitlines()[0]))
+    return values, faults

@@ -218,32 +218,32 @@ class OltrConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FsaConfig(MethodConfig):
-    """The lower case Greek letters of the paper are named by what they choose."""
+class TunedConfig(MethodConfig):
+    """A finished ce, tuned for some epochs more."""
 
     starts_from: ClassVar[str | None] = "ce"
     epochs: int = number(at_least=1, at_most=EPOCHS)
     lr: float = number(above=0)
-    head_share: float = number(above=0, at_most=1)
-    confusing: int = number(at_least=1)
-    specific: float = number(at_least=0, at_most=1)
-    generic: float = number(at_least=0, at_most=1)
 
     def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
         return protocol.epochs, self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightBalancingConfig(MethodConfig):
-    starts_from: ClassVar[str | None] = "ce"
-    epochs: int = number(at_least=1, at_most=EPOCHS)
-    lr: float = number(above=0)
+class FsaConfig(TunedConfig):
+    """The lower case Greek letters of the paper are named by what they choose."""
+
+    head_share: float = number(above=0, at_most=1)
+    confusing: int = number(at_least=1)
+    specific: float = number(at_least=0, at_most=1)
+    generic: float = number(at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightBalancingConfig(TunedConfig):
     weight_decay: float = number(at_least=0)
     max_norm: float = number(at_least=0, at_most=FACTOR)
     beta: float = number(at_least=0, at_most=BETA_MOST)
-
-    def stage_epochs(self, protocol: ProtocolConfig) -> tuple[int, ...]:
-        return protocol.epochs, self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ def read_recorded(path: Path) -> Config:
     """
     from omegaconf import DictConfig, OmegaConf
 
+    from csa.config.composer import build
     from csa.config.composition import Tree
-    from csa.config.typed import build
 
     recorded = OmegaConf.create({key: value for key, value in recorded_values(path).items() if key != "tracking"})
     if missing := [group for group in GROUPS if not OmegaConf.select(recorded, f"{group}.name")]:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 from hydra.errors import HydraException
@@ -17,13 +17,14 @@ from csa.config.composition import CompositionError
 from csa.config.faults import Fault, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from hydra.core.override_parser.types import Override
 
     from csa.config.composition import Tree
 
-DOTS = "..."
+T = TypeVar("T")
+ELLIPSIS = "..."
 MOST = 10_000
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 ALLOWED = "two or more values in equal steps, dots, the last value: 0,0.1,...,0.9"
@@ -56,36 +57,34 @@ class Word:
 
 
 def read(tree: Tree, words: Iterable[str]) -> tuple[list[Word], list[Fault]]:
-    """The words of a command that can be read, dots filled in, and a fault for each that cannot."""
-    read_words = []
-    words, faults = filled(words)
-    for text in words:
-        try:
-            word = _read(tree, text)
-            if (block := word.values[0].key_or_group.split(".")[0]) in ("cells", "search"):
-                allowed = f"{block}: in a file, as in those of sweeps/; -m key=a,b varies a key"
-                faults.append(Fault(block, word.text.partition("=")[2], "is no word of a command", allowed))
-            else:
-                read_words.append(word)
-        except (CompositionError, ValueError) as error:
-            faults.append(_unreadable(text, error))
-    return read_words, faults
+    """The words of a command, and a fault for each that cannot be read."""
+    return _each(words, lambda word: _word(tree, word))
 
 
 def parsed(tree: Tree, words: Iterable[str]) -> tuple[list[Override], list[Fault]]:
-    """The words that can be parsed, dots filled in, and a fault for each that cannot."""
-    overrides = []
-    words, faults = filled(words)
-    for text in words:
+    """As Hydra has them, whatever they mean, and a fault for each that cannot be parsed."""
+    return _each(words, tree.parse)
+
+
+def _each(words: Iterable[str], understood: Callable[[str], T]) -> tuple[list[T], list[Fault]]:
+    """What the words are understood as, progressions written out."""
+    found: list[T] = []
+    faults: list[Fault] = []
+    for word in words:
         try:
-            overrides.append(tree.parse(text))
-        except CompositionError as error:
-            faults.append(_unreadable(text, error))
-    return overrides, faults
+            found.append(understood(written_out(word)))
+        except UserError as error:
+            faults += error.faults
+        except (CompositionError, ValueError) as error:
+            faults.append(_unreadable(word, error))
+    return found, faults
 
 
-def _read(tree: Tree, text: str) -> Word:
+def _word(tree: Tree, text: str) -> Word:
     override = tree.parse(text)
+    if (block := override.key_or_group.split(".")[0]) in ("cells", "search"):
+        allowed = f"{block}: in a file, as in those of sweeps/; -m key=a,b varies a key"
+        raise UserError(Fault(block, text.partition("=")[2], "is no word of a command", allowed))
     if override.is_hydra_override() and override.is_sweep_override():
         raise ValueError("Hydra's own settings are the same for the whole sweep")
     if not override.is_sweep_override():
@@ -101,10 +100,13 @@ def _swept_values(override: Override) -> list[str]:
     sweep: Any = override.value()
     if isinstance(sweep, IntervalSweep):
         return [str(sweep.start), str(sweep.end)]
-    values = [{"True": "true", "False": "false"}.get(value, value) for value in override.sweep_string_iterator()]
-    if isinstance(sweep, RangeSweep) and values:
-        return list(dict.fromkeys([values[0], values[-1]]))
-    return values
+    values = discrete_values(override)
+    return list(dict.fromkeys([values[0], values[-1]])) if isinstance(sweep, RangeSweep) and values else values
+
+
+def discrete_values(sweep: Override) -> list[str]:
+    """All values of a sweep that can be enumerated, as they are written in words."""
+    return [{"True": "true", "False": "false"}.get(value, value) for value in sweep.sweep_string_iterator()]
 
 
 def _unreadable(text: str, error: Exception) -> Fault:
@@ -130,38 +132,31 @@ def with_smoke(words: Sequence[str]) -> list[str]:
     return [*words, *(SMOKE_WORDS if f"{SMOKE}=true" in map(str.lower, words) else ())]
 
 
-def filled(words: Iterable[str]) -> tuple[list[str], list[Fault]]:
-    """Every ``key=value`` word with its dots filled in, others as they are; a fault for each whose dots make no row."""
-    whole: list[str] = []
-    faults: list[Fault] = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        try:
-            whole.append(f"{key}={','.join(fill(key, value.split(',')))}" if equals and has_dots(value) else word)
-        except UserError as error:
-            faults += error.faults
-    return whole, faults
+def written_out(word: str) -> str:
+    """The word with its progression written out, if it has one. Raises UserError as ``progression`` does."""
+    key, _, value = word.partition("=")
+    return f"{key}={','.join(progression(key, value.split(',')))}" if has_ellipsis(value) else word
 
 
-def has_dots(value: str) -> bool:
-    """Whether dots stand for values that are left out: not in text such as ``../data``."""
-    return DOTS in (part.strip() for part in value.split(","))
+def has_ellipsis(value: str) -> bool:
+    """Whether an ellipsis stands for values that are left out: not in text such as ``../data``."""
+    return ELLIPSIS in (part.strip() for part in value.split(","))
 
 
-def fill(key: str, values: Sequence[str]) -> list[str]:
-    """The values of ``key`` with those that the dots stand for.
+def progression(key: str, values: Sequence[str]) -> list[str]:
+    """The values of ``key`` with those that the ellipsis among them stands for: an arithmetic progression.
 
     Raises:
-        UserError: the dots do not stand between two values and the last, or the row is not
-            arithmetic, or it does not reach its end.
+        UserError: the ellipsis does not stand between two values and the last, the steps are not equal, or they do
+            not reach the end.
     """
     parts = [value.strip() for value in values]
-    if parts.count(DOTS) > 1 or parts.index(DOTS) < 2 or parts.index(DOTS) != len(parts) - 2:
+    if parts.count(ELLIPSIS) > 1 or parts.index(ELLIPSIS) < 2 or parts.index(ELLIPSIS) != len(parts) - 2:
         raise _fault(key, values, "dots stand between the first two or more values and the last")
-    wrong = [part for part in parts if part != DOTS and not NUMBER.fullmatch(part)]
+    wrong = [part for part in parts if part != ELLIPSIS and not NUMBER.fullmatch(part)]
     if wrong:
         raise _fault(key, values, f"{wrong[0]!r} is not a number")
-    *start, last = [_number(key, values, part) for part in parts if part != DOTS]
+    *start, last = [_number(key, values, part) for part in parts if part != ELLIPSIS]
     step = start[1] - start[0]
     if step == 0 or any(later - earlier != step for earlier, later in pairwise(start)):
         raise _fault(key, values, "is not a row of equal steps")
@@ -169,11 +164,11 @@ def fill(key: str, values: Sequence[str]) -> list[str]:
         raise _fault(key, values, f"is more than {MOST:,} values")
     steps, rest = divmod(last - start[0], step)
     if rest != 0 or steps < len(start):
-        raise _fault(key, values, f"in steps of {text(step)} from {text(start[0])}, {text(last)} is not reached")
-    return [text(start[0] + step * place) for place in range(int(steps) + 1)]
+        raise _fault(key, values, f"in steps of {_text(step)} from {_text(start[0])}, {_text(last)} is not reached")
+    return [_text(start[0] + step * term) for term in range(int(steps) + 1)]
 
 
-def text(value: Decimal) -> str:
+def _text(value: Decimal) -> str:
     """As a person would write it: 0.3, 10, never 1E+1."""
     plain = format(value.normalize(), "f")
     return "0" if plain == "-0" else plain

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from csa.config.blocks import flat
+from csa.config.composer import build
 from csa.config.composition import CompositionError, Tree
 from csa.config.faults import UserError
 from csa.config.identity import canonical, identity
-from csa.config.typed import build
 
 if TYPE_CHECKING:
     from csa.tracking.run import Run

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from csa.cli import FAILED_STATUS, reporting_faults, say
-from csa.config.cells import Cell, is_of_sweep, shown
+from csa.config.cells import Cell, is_of_sweep, quoted
 from csa.config.faults import Fault, UserError
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
@@ -173,12 +173,12 @@ def prepare(request: Request) -> Search:
     added = [
         *(f"{key}={ranges}" for key, ranges in request.composed.searched.items() if key not in named),
         f"hydra.sweeper._target_={SWEEPER}",
-        f"hydra.sweeper.study_name={shown(name)}",
+        f"hydra.sweeper.study_name={quoted(name)}",
         f"hydra.sweeper.n_trials={max(left, 0)}",
         f"hydra.sweeper.n_jobs={len(places)}",
     ]
     if storage != sweeper["storage"]:
-        added.append(f"hydra.sweeper.storage={shown(storage)}")
+        added.append(f"hydra.sweeper.storage={quoted(storage)}")
     seed = sweeper["sampler"].get("seed")
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not

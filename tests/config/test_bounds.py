@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from test_identity import OPTIONS, WORDS, leaves
 
 from csa.config.blocks import BOUNDS, build_block
+from csa.config.composer import build, resolve_and_check
 from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.identity import identity, run_folder
 from csa.config.schema import Config
-from csa.config.typed import build, resolve_and_check
 from csa.data import dataset
 from csa.data.dataset import least_memory, memory_fault
 from csa.data.sources import Preview

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csa.config.cells import Cell, apply, expand, shown, swept_keys
+from csa.config.cells import Cell, apply, expand, quoted, swept_keys
 from csa.config.composition import Tree
 from csa.config.faults import UserError
 
@@ -75,7 +75,7 @@ PLAIN = st.one_of(
 @given(st.one_of(PLAIN, st.lists(PLAIN, max_size=3)))
 def test_a_value_is_written_so_that_hydra_reads_it_back(value):
     tree = Tree("config")
-    assert tree.parse(f"variant={shown(value)}").value() == value
+    assert tree.parse(f"variant={quoted(value)}").value() == value
 
 
 # --- words of the command line --------------------------------------------------------------

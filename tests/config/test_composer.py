@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csa.config.composer import Composer
+from csa.config.composer import Composer, build
 from csa.config.composition import Tree
 from csa.config.faults import UserError
-from csa.config.typed import build
 
 WORDS = (
     "method=ce", "method=csa", "method=crt", "dataset=mnist_lt", "dataset=cifar100_lt", "protocol=cifar",

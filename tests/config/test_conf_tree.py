@@ -6,13 +6,12 @@ import re
 
 import pytest
 
-from csa.config.composer import Composer
+from csa.config.composer import Composer, build, resolve_and_check
 from csa.config.composition import Tree
 from csa.config.dataset_schema import TorchvisionDataset
 from csa.config.locations import conf_dir, sweeps_dir
 from csa.config.method_schema import ContextShiftConfig
 from csa.config.schema import Config
-from csa.config.typed import build, resolve_and_check
 
 FILES = sorted(conf_dir().glob("*/*.yaml"))
 

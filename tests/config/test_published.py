@@ -9,11 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 from test_request import faults_of
 
-from csa.config.composer import Composer
+from csa.config.composer import Composer, build
 from csa.config.composition import Tree, spelt_out
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
-from csa.config.typed import build
 from csa.request import preflight
 
 PUBLISHED = {

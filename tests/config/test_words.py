@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from csa.config.words import filled
+from csa.config.faults import UserError
+from csa.config.words import written_out
 
 
 @pytest.mark.parametrize(
@@ -18,12 +19,13 @@ from csa.config.words import filled
     ],
 )
 def test_rows(word, whole):
-    assert filled([word]) == ([whole], [])
+    assert written_out(word) == whole
 
 
 @pytest.mark.parametrize(
     "word", ["delta=0,0.2,...,0.9", "delta=0,0.1,0.3,...,0.9", "delta=0,...,0.9", "delta=a,b,...,c"]
 )
 def test_what_is_no_row_is_a_fault(word):
-    kept, (fault,) = filled(["seed=1", word])
-    assert (kept, fault.key) == (["seed=1"], "delta")
+    with pytest.raises(UserError) as caught:
+        written_out(word)
+    assert [fault.key for fault in caught.value.faults] == ["delta"]
