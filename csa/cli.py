@@ -11,10 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from csa.config.faults import Fault, UserError, missing_extra, without_passwords
 from csa.config.host import process_world
@@ -145,6 +146,18 @@ def queue_again_on_sigterm() -> None:
 def _stopped(*_: object) -> NoReturn:
     say("csa: stopped; the same command starts it again", aside=True)
     raise SystemExit(REQUEUE_STATUS)
+
+
+@contextmanager
+def handling(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Signals go to ``handler`` for a while (in the main thread, elsewhere they are left alone)."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if main else {}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def end_with_sweep() -> bool:

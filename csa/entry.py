@@ -86,8 +86,7 @@ def _sweep(task: Callable[[Config], float | None], options: Namespace, request: 
 
 def _register_plugins() -> None:
     """Make our sweeper and launcher known to Hydra, before it looks for them."""
-    from csa.sweep.launcher import LocalLauncher
-    from csa.sweep.sweeper import CellsSweeper
+    from csa.sweep.sweeper import CellsSweeper, LocalLauncher
 
     for kind, plugin in ((Sweeper, CellsSweeper), (Launcher, LocalLauncher)):
         if plugin not in Plugins.instance().discover(kind):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
@@ -25,8 +26,6 @@ from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir, shipped, sweeps_dir
 
 if TYPE_CHECKING:
-    from hydra._internal.hydra import Hydra
-
     from csa.config.schema import Config
 
 PUBLISHED = "published"
@@ -141,14 +140,13 @@ class Composed:
 
 
 def _hydra(config_dir: str | None) -> Hydra:
-    """It composes when it is asked, wherever Hydra's global state is by then."""
+    """It composes when it is asked, whatever Hydra's global state is: its own command line may be at work."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(Fault("--config-dir", config_dir, "there is no such folder"))
     register_sweep_files()
     added = _added_dir.set(config_dir)
     try:
-        with initialize_config_dir(str(conf_dir()), job_name="csa"):
-            return GlobalHydra.instance().hydra
+        return Hydra("csa", ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
     finally:
         _added_dir.reset(added)
 

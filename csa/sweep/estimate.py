@@ -20,7 +20,7 @@ from csa.console import PlainConsole, counting
 from csa.sweep.calibration import calibrate
 from csa.sweep.plan import draws_plainly, stage_key
 from csa.sweep.processes import WALL_NAME
-from csa.sweep.splits import question
+from csa.sweep.splits import data_key
 from csa.tracking.files import read_json, write_json
 from csa.tracking.record import Record
 
@@ -99,7 +99,7 @@ def estimate(runs: Sequence[PlannedRun], threads: int, *, measure: bool) -> Esti
         shared = _shared_stage(run)
         cost = costs.get(kinds[run.fingerprint])
         if cost is not None:
-            data = question(run.config).key
+            data = data_key(run.config)
             if data not in images:
                 images[data] = _images(run)
             seconds[run.fingerprint] = cost.seconds(_epochs(run, shared in taken), images[data] or cost.total)

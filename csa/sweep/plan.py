@@ -25,7 +25,7 @@ from csa.config.words import parsed
 from csa.data.dataset import inspect
 from csa.request import Feasibility
 from csa.summary import keep_shown_settings
-from csa.sweep.splits import question, split_hashes
+from csa.sweep.splits import data_key, split_hashes
 from csa.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
     hashes = _hashes([config for _, config in configs], fetch, plan.absent_data)
     runs: dict[str, PlannedRun] = {}
     for cell, config in configs:
-        who = identity(config, hashes[question(config).key])
+        who = identity(config, hashes[data_key(config)])
         name = fingerprint(who)
         if name in runs:
             runs[name].cells.append(cell)
@@ -191,13 +191,13 @@ def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:
 
 
 def _hashes(configs: list[Config], fetch: bool, absent: set[str]) -> dict[str, str]:
-    """Of each data set, by ``question(config).key``; data that is not here and is not fetched has one made up."""
+    """Of each data set, by ``data_key``; data that is not here and is not fetched has one made up."""
     known: dict[str, str] = {}
     here = []
-    for config in {question(config).key: config for config in configs}.values():
+    for key, config in {data_key(config): config for config in configs}.items():
         if not fetch and inspect(config.dataset, config.data_dir, download=False):
             absent.add(config.dataset.name)
-            known[question(config).key] = hashlib.sha256(question(config).key.encode()).hexdigest()
+            known[key] = hashlib.sha256(key.encode()).hexdigest()
         else:
             here.append(config)
     faults: list[Fault] = []

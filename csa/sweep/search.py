@@ -29,7 +29,7 @@ from csa.console import PLUS_MINUS, FoldedTable, PlainConsole, duration
 from csa.data.dataset import has_validation, preview, validation_images
 from csa.sweep.estimate import estimate
 from csa.sweep.plan import PlannedRun
-from csa.sweep.slots import slots, where
+from csa.sweep.processes import slots, where
 from csa.tracking.files import try_lock
 from csa.tracking.mlflow.store import sqlite_file
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.request import Request
-    from csa.sweep.slots import Slot
+    from csa.sweep.processes import Slot
 
 SMOKE_TRIALS, MOST_TRIALS, MOST_SHOWN = 3, 100_000, 20
 SEARCH = "search"

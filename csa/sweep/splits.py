@@ -11,7 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,27 +66,18 @@ def _memory(cache_dir: str | Path) -> Path:
     return Path(cache_dir).expanduser() / "splits.json"
 
 
+Question = tuple["DatasetConfig", str, bool, str]
+"""As ``split_hash`` takes it."""
 Answer = str | tuple[Fault, ...]
 
 
-@dataclass(frozen=True)
-class Question:
-    dataset: DatasetConfig
-    data_dir: str
-    download: bool
-    cache_dir: str
-
-    @property
-    def key(self) -> str:
-        return repr((self.dataset, self.data_dir))
-
-
-def question(config: Config) -> Question:
-    return Question(config.dataset, config.data_dir, config.download, config.output_root)
+def data_key(config: Config) -> str:
+    """The same for configurations of the same data."""
+    return repr((config.dataset, config.data_dir))
 
 
 def split_hashes(configs: Iterable[Config]) -> dict[str, Answer]:
-    """By ``question(config).key``, the hash of the split, or the faults that keep it from being read.
+    """By ``data_key``, the hash of the split, or the faults that keep it from being read.
 
     Data that may be downloaded is. Reading may take heavy imports, which the planning process is kept free of.
 
@@ -94,17 +85,18 @@ def split_hashes(configs: Iterable[Config]) -> dict[str, Answer]:
         UserError: the process that reads was killed.
         OSError: the disk takes or gives nothing more.
     """
-    asked = {one.key: one for one in map(question, configs)}
     known: dict[str, Answer] = {}
-    for key, one in asked.items():
-        found = remembered(one.dataset, one.data_dir, one.cache_dir)
-        if found is not None:
+    missing: dict[str, Question] = {}
+    for config in configs:
+        key, found = data_key(config), remembered(config.dataset, config.data_dir, config.output_root)
+        if found is None:
+            missing[key] = (config.dataset, config.data_dir, config.download, config.output_root)
+        else:
             known[key] = found
-    missing = [one for key, one in asked.items() if key not in known]
     return known | _ask(missing) if missing else known
 
 
-def _ask(questions: list[Question]) -> dict[str, Answer]:
+def _ask(questions: dict[str, Question]) -> dict[str, Answer]:
     done = subprocess.run(
         [sys.executable, "-m", "csa.sweep.splits"], input=pickle.dumps(questions), stdout=subprocess.PIPE,
         start_new_session=True, check=False,
@@ -113,15 +105,15 @@ def _ask(questions: list[Question]) -> dict[str, Answer]:
         problem = f"the process that reads the data was killed by {signal.Signals(-done.returncode).name}"
         raise UserError(Fault("dataset", None, problem, "data that memory has room for"))
     done.check_returncode()  # what else may end it has told its traceback
-    answers: list[Answer] | OSError = pickle.loads(done.stdout)  # noqa: S301 (our own process)
+    answers: dict[str, Answer] | OSError = pickle.loads(done.stdout)  # noqa: S301 (our own process)
     if isinstance(answers, OSError):
         raise answers
-    return {one.key: answer for one, answer in zip(questions, answers, strict=True)}
+    return answers
 
 
-def _answer(one: Question) -> Answer:
+def _answer(question: Question) -> Answer:
     try:
-        return split_hash(one.dataset, one.data_dir, one.download, one.cache_dir)
+        return split_hash(*question)
     except UserError as error:
         return error.faults
 
@@ -136,10 +128,10 @@ def question_of_parent() -> Any:
 
 def main() -> None:
     stdout, sys.stdout = sys.stdout, sys.stderr  # a download tells its progress
-    questions: list[Question] = question_of_parent()
-    answers: list[Answer] | OSError
+    questions: dict[str, Question] = question_of_parent()
+    answers: dict[str, Answer] | OSError
     try:
-        answers = [_answer(one) for one in questions]
+        answers = {key: _answer(question) for key, question in questions.items()}
     except OSError as error:
         answers = error
     stdout.buffer.write(pickle.dumps(answers))

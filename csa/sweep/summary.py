@@ -14,8 +14,7 @@ from csa.config.cells import swept_keys
 from csa.console import PLUS_MINUS, FoldedTable, counting, duration, two_decimals
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.plan import STATES
-from csa.sweep.processes import reason
-from csa.sweep.slots import slots, where
+from csa.sweep.processes import reason, slots, where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.console import PlainConsole
     from csa.sweep.plan import Plan, PlannedRun, Settings
-    from csa.sweep.processes import Ending
-    from csa.sweep.slots import Slot
+    from csa.sweep.processes import Ending, Slot
 
 GROUPS = ("all", "many", "medium", "few")
 SEED = "seed"

@@ -16,11 +16,10 @@ from whole_records import LINE
 from csa.config.faults import UserError
 from csa.config.schema import SweepConfig
 from csa.console import PlainConsole
-from csa.sweep import slots as slots_module
+from csa.sweep import processes
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
 from csa.sweep.plan import Settings
-from csa.sweep.processes import WALL_NAME, is_held_here
-from csa.sweep.slots import Slot, slots
+from csa.sweep.processes import WALL_NAME, Slot, is_held_here, slots
 from csa.sweep.summary import means, print_plan
 from csa.sweep.sweeper import CellsSweeper
 from csa.tracking.files import write_json
@@ -220,8 +219,8 @@ def test_slots_share_cores_gpus_and_memory(tmp_path, monkeypatch):
     on_gpus = replace(config, runtime=replace(config.runtime, device="auto", threads=None, jobs_per_gpu=2))
     here = replace(on_gpus, runtime=replace(on_gpus.runtime, device="cpu"))
     many, one_slot_a_core = [here] * 30, replace(SWEEP, slots=None)
-    monkeypatch.setattr(slots_module, "cores", lambda: 8)
-    monkeypatch.setattr(slots_module, "free_memory", lambda: 1e12)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "free_memory", lambda: 1e12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert slots(one_slot_a_core, [on_gpus]) == [
         Slot(0, 2, "3"), Slot(1, 2, "5"), Slot(2, 2, "3"), Slot(3, 2, "5"),
@@ -232,17 +231,17 @@ def test_slots_share_cores_gpus_and_memory(tmp_path, monkeypatch):
     assert slots(one_slot_a_core, [five_threads] * 30) == [Slot(0, 5, None)]
     assert slots(replace(SWEEP, slots=3), many) == [Slot(n, 2, None) for n in range(3)]
     assert [slot.threads for slot in slots(replace(SWEEP, slots=20), many)] == [1] * 20
-    monkeypatch.setattr(slots_module, "free_memory", lambda: 2.5e9)
-    assert 0.75e9 < slots_module.memory_of_a_run(many) < 0.85e9
+    monkeypatch.setattr(processes, "free_memory", lambda: 2.5e9)
+    assert 0.75e9 < processes.memory_of_a_run(many) < 0.85e9
     assert slots(one_slot_a_core, many) == [Slot(n, 2, None) for n in range(3)]
     four_passes = replace(
         here, method=plan_of(tmp_path, "method=csa", "method.loss=bcl", "seed=0").runs[0].config.method
     )
-    fixed = slots_module.PROCESS_BYTES
-    assert slots_module.memory_of_a_run([four_passes]) - fixed > 1.9 * (slots_module.memory_of_a_run([here]) - fixed)
+    fixed = processes.PROCESS_BYTES
+    assert processes.memory_of_a_run([four_passes]) - fixed > 1.9 * (processes.memory_of_a_run([here]) - fixed)
     large = replace(here, protocol=replace(here.protocol, batch_size=8192))
     assert slots(one_slot_a_core, [*many, large]) == [Slot(0, 8, None)]  # the largest decides, and one always runs
-    assert slots_module.where([Slot(0, 8, None)], [large]) == (
+    assert processes.where([Slot(0, 8, None)], [large]) == (
         "one at a time, 8 threads, about 13.3 GB of memory each; 2.5 GB are free"
     )
 

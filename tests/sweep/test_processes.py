@@ -19,8 +19,7 @@ from plans import begin, plan_of
 
 from csa.config.faults import UserError
 from csa.sweep import processes, splits
-from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, SweepStopped, command_of
-from csa.sweep.slots import Slot
+from csa.sweep.processes import OUTPUT_NAME, Ending, Processes, Slot, SweepStopped, command_of
 from csa.tracking.lease import Lease
 from csa.tracking.record import Record
 
