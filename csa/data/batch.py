@@ -1,13 +1,17 @@
-"""What a step receives from one stream, how it reaches the device, and this process's shard of it."""
+"""What a step receives from one stream and how it gets to the device; steps of an epoch, and one process of several."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Batch(NamedTuple):
@@ -54,8 +58,8 @@ ALONE = Shard()
 
 
 @dataclass
-class ShardedSteps:
-    """The steps of an epoch, ``batch_size`` draws apart, and this process's part of each.
+class Epoch(ABC):
+    """The steps of one epoch, in any order and as often as wanted, ``batch_size`` draws apart.
 
     global_sizes: images of each step over all processes.
     """
@@ -66,12 +70,13 @@ class ShardedSteps:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Images of each step that fall to this process."""
+        """Images of each step that fall to this process; of one stream, and the same for all."""
         parts = map(self.shard.of_batch, self.global_sizes)
         return [part.stop - part.start for part in parts]
 
     @cached_property
     def weights(self) -> list[float]:
+        """Of this process's mean loss in each step, in the mean over the processes; 1 for a process alone."""
         return [self.shard.weight(size) for size in self.global_sizes]
 
     @property
@@ -82,3 +87,15 @@ class ShardedSteps:
         """This process's draws of a step, among those of the epoch."""
         start, part = step * self.batch_size, self.shard.of_batch(self.global_sizes[step])
         return slice(start + part.start, start + part.stop)
+
+    @abstractmethod
+    def batches(self, step: int) -> dict[str, Batch]:
+        """One batch of each stream."""
+
+    def inputs(self, step: int) -> dict[str, Tensor] | None:
+        """What the batches of a step are made of, on the device; None where the host takes part in making them."""
+        return None
+
+    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
+        """The batches that such inputs make; neither waits for the device nor depends on the step otherwise."""
+        raise NotImplementedError

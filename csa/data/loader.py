@@ -6,18 +6,19 @@ the global batch at addresses of their own, so an epoch can be replayed without 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from csa.data.augmentation import CropFlip, ResizedCrop, as_floats, sim_view
-from csa.data.batch import ALONE, Batch, Shard, ShardedSteps, to_device
+from csa.data.batch import ALONE, Batch, Epoch, Shard, to_device
 from csa.data.samplers import View, epoch_indices
 from csa.randomness import numpy_generator, torch_generator
 
@@ -29,56 +30,6 @@ if TYPE_CHECKING:
     from csa.data.strong_augmentation import Augmentation
 
 
-class Epoch(Protocol):
-    """The steps of one epoch, in any order and as often as wanted."""
-
-    @property
-    def sizes(self) -> list[int]:
-        """Images of each step that fall to this process; of one stream, and the same for all."""
-
-    @property
-    def global_sizes(self) -> list[int]:
-        """Images of each step over all processes."""
-
-    @property
-    def weights(self) -> list[float]:
-        """Of this process's mean loss in each step, in the mean over the processes; 1 for a process alone."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def batches(self, step: int) -> dict[str, Batch]:
-        """One batch of each stream."""
-
-    def inputs(self, step: int) -> dict[str, Tensor] | None:
-        """What the batches of a step are made of, on the device; None where the host takes part in making them."""
-
-    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
-        """The batches that such inputs make; neither waits for the device nor depends on the step otherwise."""
-
-
-class Loader(Protocol):
-    """Whatever holds or streams the images answers to this."""
-
-    @property
-    def damaged(self) -> Mapping[str, str]:
-        """Files that were passed over so far, and why they could not be read."""
-
-    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> Epoch: ...
-
-    def training_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The training set in its order, not augmented."""
-
-    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
-        """This process's part of the test set in its order, not augmented; or all of it."""
-
-    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
-        """This process's part of the validation images, as the test set, or all; none without a holdout."""
-
-    def with_images(self, images: Tensor, labels: Tensor) -> Loader:
-        """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
-
-
 class Draws(NamedTuple):
     """Of one stream in an epoch: positions [draws], how these images are augmented, and the generator of that."""
 
@@ -87,11 +38,14 @@ class Draws(NamedTuple):
     generator: torch.Generator
 
 
-class DrawingLoader:
-    """What is drawn for an epoch, the same whether images are in memory or in files.
+class Loader(ABC):
+    """Holds or streams the images of a split; what it draws for an epoch is the same either way.
 
-    epoch_images: draws of an epoch, where the sampler does not decide; sim: SimAugment, for views that ask for it.
+    epoch_images: draws of an epoch, where the sampler does not decide. sim: SimAugment, for views that ask for it.
+    damaged: files that were passed over so far, and why they could not be read.
     """
+
+    damaged: Mapping[str, str]
 
     def __init__(
         self, split: Split, protocol: ProtocolConfig, seed: int, shard: Shard, image_shape: tuple[int, int, int]
@@ -102,7 +56,9 @@ class DrawingLoader:
         self.augmentation, self.sim = augmentation(protocol, image_shape), sim_view(protocol, image_shape)
         self._host_labels = split.train_labels
 
-    def draws(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> tuple[dict[str, Draws], list[int]]:
+    def _draws(
+        self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int
+    ) -> tuple[dict[str, Draws], list[int]]:
         """Of each stream, and the sizes of the steps over all processes.
 
         The first stream decides the steps; the others are cut to its length, or continued with
@@ -125,6 +81,25 @@ class DrawingLoader:
             raise ValueError("an epoch needs at least one stream")
         return drawn, batch_sizes(length, self.batch_size, self.drop_last)
 
+    @abstractmethod
+    def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> Epoch: ...
+
+    @abstractmethod
+    def training_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The training set in its order, not augmented."""
+
+    @abstractmethod
+    def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        """This process's part of the test set in its order, not augmented; or all of it."""
+
+    @abstractmethod
+    def holdout_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
+        """This process's part of the validation images, as the test set, or all; none without a holdout."""
+
+    @abstractmethod
+    def with_images(self, images: Tensor, labels: Tensor) -> Loader:
+        """A loader that trains on these too, uint8 [M, H, W, C] and [M]; its epochs are no longer for it."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -144,7 +119,7 @@ SMALL_BYTES = 2**30
 """Images up to here are not asked whether they fit: that would start the device early."""
 
 
-class ResidentLoader(DrawingLoader):
+class ResidentLoader(Loader):
     """A data set that fits on the device lives there as uint8 and is augmented there, batch-wise.
 
     One that does not stays with the host (which may have it in a file), and batches are moved. image_shape:
@@ -171,7 +146,7 @@ class ResidentLoader(DrawingLoader):
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> ResidentEpoch:
         """All random numbers of an epoch, moved to the device at once."""
-        draws, sizes = self.draws(streams, stage, epoch)
+        draws, sizes = self._draws(streams, stage, epoch)
         drawn = {}
         for name, (positions, augmented, generator) in draws.items():
             kept = self._resident(positions) if self.on_device else torch.from_numpy(positions)
@@ -227,7 +202,7 @@ class ResidentLoader(DrawingLoader):
 
 
 @dataclass
-class ResidentEpoch(ShardedSteps):
+class ResidentEpoch(Epoch):
     """An epoch of a ``ResidentLoader``."""
 
     loader: ResidentLoader

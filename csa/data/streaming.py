@@ -18,22 +18,21 @@ from torch import Tensor
 
 from csa.config.faults import Fault, UserError
 from csa.data.augmentation import CropFlip
-from csa.data.batch import ALONE, Batch, Shard, ShardedSteps
+from csa.data.batch import ALONE, Batch, Epoch, Shard
 from csa.data.decoded_once import decoded_split
 from csa.data.decoding import STEPS_AHEAD, Ask, Decoding, Reading, chunks
 from csa.data.image_files import ImageFiles
-from csa.data.loader import DrawingLoader, ResidentLoader, in_order
+from csa.data.loader import Loader, ResidentLoader, in_order
 from csa.data.split import HOLDOUT, TEST, TRAIN
 
 if TYPE_CHECKING:
     from csa.config.schema import ProtocolConfig, SamplerConfig
     from csa.data.augmentation import ResizedCrop
-    from csa.data.loader import Loader
     from csa.data.split import Images, Split
     from csa.data.strong_augmentation import Changed
 
 
-class StreamingLoader(DrawingLoader):
+class StreamingLoader(Loader):
     """Answers as a loader in memory does, with the same index streams."""
 
     def __init__(
@@ -55,7 +54,7 @@ class StreamingLoader(DrawingLoader):
         self.damaged = self.decoding.damaged
 
     def epoch(self, streams: Mapping[str, SamplerConfig], stage: int, epoch: int) -> StreamedEpoch:
-        draws, sizes = self.draws(streams, stage, epoch)
+        draws, sizes = self._draws(streams, stage, epoch)
         drawn = {}
         for name, (positions, augmented, generator) in draws.items():
             assert not isinstance(augmented, CropFlip)  # a rule of the configuration: files are of all sizes
@@ -89,7 +88,7 @@ class FileStream:
 
 
 @dataclass
-class StreamedEpoch(ShardedSteps):
+class StreamedEpoch(Epoch):
     """An epoch of a ``StreamingLoader``; steps in a row are decoded ahead, any other step starts anew from there."""
 
     loader: StreamingLoader
@@ -110,12 +109,6 @@ class StreamedEpoch(ShardedSteps):
             batches[name] = Batch(images, decoding.labels_of(TRAIN, asks))
         self._next = step + 1
         return batches
-
-    def inputs(self, step: int) -> None:
-        """The host decodes."""
-
-    def batches_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Batch]:
-        raise NotImplementedError
 
     def asks(self, stream: FileStream, step: int) -> list[Ask]:
         """The images of this process in one step of a stream."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from csa.config.schema import Config, SamplerConfig
-    from csa.data.batch import Batch
-    from csa.data.loader import Epoch, Loader
+    from csa.data.batch import Batch, Epoch
+    from csa.data.loader import Loader
     from csa.data.split import Split
     from csa.methods.method import Clock, Method
     from csa.training.loop import Training
@@ -105,7 +105,7 @@ class ShortLoader:
         sizes = whole.global_sizes
         self.epoch_images = sum(sizes)
         few = [*sizes[:WARM_STEPS], sizes[-1]] if self.warming else sizes[: self.steps]
-        return replace(whole, global_sizes=few)  # type: ignore[type-var]
+        return replace(whole, global_sizes=few)
 
     def test_batches(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
         return islice(self._loader.test_batches(batch_size, whole=whole), self.test_steps)

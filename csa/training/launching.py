@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from csa.data.batch import Batch
-    from csa.data.loader import Epoch
+    from csa.data.batch import Batch, Epoch
     from csa.methods.method import Clock, Step
     from csa.training.state import TrainState
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from csa.config.schema import Config
-    from csa.data.loader import Epoch, Loader
+    from csa.data.batch import Epoch
+    from csa.data.loader import Loader
     from csa.data.split import Split
     from csa.methods.method import Method
     from csa.tracking.record import Record
