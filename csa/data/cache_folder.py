@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time; the operating system lets go when it ends. Raises OSError where files have no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
@@ -38,7 +38,7 @@ def alone(path: Path) -> Iterator[None]:
 def room_faults(folder: Path, needed: int) -> list[Fault]:
     """Whether a folder, which need not be there yet, takes files of ``needed`` bytes."""
     try:
-        with alone(folder / "room.lock"):
+        with locked(folder / "room.lock"):
             free = shutil.disk_usage(folder).free
     except OSError as error:
         return [Fault("dataset.cache_dir", folder, f"cannot be written ({error.strerror})", "a folder of your own")]
@@ -48,8 +48,8 @@ def room_faults(folder: Path, needed: int) -> list[Fault]:
     return [Fault("dataset.cache", "memmap", problem, "none, a smaller dataset.resize, or another dataset.cache_dir")]
 
 
-def read_memory(path: Path) -> dict[str, Any]:
-    """What ``write_memory`` has written there; a damaged file is as good as none."""
+def read_cache(path: Path) -> dict[str, Any]:
+    """What ``write_cache`` has written there; a damaged file is as good as none."""
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -57,7 +57,7 @@ def read_memory(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def write_memory(path: Path, known: dict[str, Any], **layout: Any) -> None:
+def write_cache(path: Path, known: dict[str, Any], **layout: Any) -> None:
     """Whole or not at all. Of two writers at once the last wins, and what the other knew is computed again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid4().hex}")
@@ -81,15 +81,15 @@ def content_hashes(root: Path, names: Sequence[str], stamps: np.ndarray, cache: 
     told = dict(zip(names, stamps.tolist(), strict=True))
     with ExitStack() as held:
         with suppress(OSError):
-            held.enter_context(alone(memory.with_suffix(".lock")))
-        known = read_memory(memory)  # of each name [hash, *stamp]
+            held.enter_context(locked(memory.with_suffix(".lock")))
+        known = read_cache(memory)  # of each name [hash, *stamp]
         missing = [name for name, stamp in told.items() if _stamp(known.get(name)) != stamp]
         if missing:
             now = time.time_ns()
             fresh = _hashes(root, missing, sum(told[name][0] for name in missing))
             known |= {name: [value, *told[name]] for name, value in zip(missing, fresh, strict=True)}
             with suppress(OSError):
-                write_memory(memory, {name: entry for name, entry in known.items() if _settled(entry, now)})
+                write_cache(memory, {name: entry for name, entry in known.items() if _settled(entry, now)})
     return [known[name][0] for name in names]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from csa.data.cache_folder import alone
+from csa.data.cache_folder import locked
 from csa.data.decoding import Ask, Decoder, as_it_is, refuse, refuse_none
 from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError
@@ -74,7 +74,7 @@ def decoded(
         OSError: the folder has no room; the file is then gone again.
     """
     path = files.decoded_file(part)
-    with alone(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         done = _whole_chunks(path, files.decoded_shape)
         if len(done) * CHUNK < len(files):
             try:

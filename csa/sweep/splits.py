@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csa.config.faults import Fault, UserError
-from csa.data.cache_folder import read_memory, write_memory
+from csa.data.cache_folder import read_cache, write_cache
 from csa.data.dataset import load_split, source_of
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def split_hash(config: DatasetConfig, data_dir: str | Path, download: bool, cach
     if known is None:
         known = load_split(config, data_dir, download).hash
         key = fingerprint(config, data_dir)  # a download may have brought the files only now
-        write_memory(_memory(cache_dir), {**read_memory(_memory(cache_dir)), key: known}, indent=1, sort_keys=True)
+        write_cache(_memory(cache_dir), {**read_cache(_memory(cache_dir)), key: known}, indent=1, sort_keys=True)
     return known
 
 
 def remembered(config: DatasetConfig, data_dir: str | Path, cache_dir: str | Path) -> str | None:
     """What ``split_hash`` has found before, without reading the data."""
     try:
-        return read_memory(_memory(cache_dir)).get(fingerprint(config, data_dir))
+        return read_cache(_memory(cache_dir)).get(fingerprint(config, data_dir))
     except OSError:  # of files that cannot be reached nothing is known
         return None
 
