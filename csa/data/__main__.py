@@ -111,8 +111,7 @@ def _beyond_skipping(split: Split, part: str, damaged: list[int]) -> list[Fault]
 
 def duplicates(split: Split) -> dict[tuple[str, str], list[int]]:
     """By two parts, positions in the second of images that the first has too, pixel by pixel or byte by byte."""
-    images = {TRAIN: split.train_images, HOLDOUT: split.holdout_images, TEST: split.test_images}
-    hashes = {part: _hashes(of_part) for part, of_part in images.items()}
+    hashes = {part: _hashes(images) for part, images in split.images.items()}
     found = {}
     for first, second in combinations(PARTS, 2):
         known = set(hashes[first]) - {UNREADABLE}

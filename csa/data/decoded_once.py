@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from csa.data.cache_folder import locked
 from csa.data.decoding import Ask, Decoder, as_it_is, refuse, refuse_none
-from csa.data.image_files import ImageFiles
 from csa.data.pictures import UnreadableImageError
 from csa.data.split import HOLDOUT, TEST, TRAIN
 
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from csa.data.split import Images, Split
+    from csa.data.image_files import ImageFiles
+    from csa.data.split import Split
 
 CHUNK = 256
 
@@ -37,9 +37,9 @@ def decoded_split(split: Split, workers: int) -> tuple[Split, dict[str, str]]:
     Damaged test and validation images are left out.
     """
     damaged: dict[str, str] = {}
-    train, _ = _decoded(split.train_images, split.train_labels, split.classes, workers, TRAIN, damaged)
-    test, test_whole = _decoded(split.test_images, split.test_labels, split.classes, workers, TEST, damaged)
-    held, held_whole = _decoded(split.holdout_images, split.holdout_labels, split.classes, workers, HOLDOUT, damaged)
+    (train, _), (test, test_whole), (held, held_whole) = (
+        _decoded(split, part, workers, damaged) for part in (TRAIN, TEST, HOLDOUT)
+    )
     whole = replace(
         split, train_images=train,
         test_images=test[test_whole], test_labels=split.test_labels[test_whole],
@@ -48,14 +48,12 @@ def decoded_split(split: Split, workers: int) -> tuple[Split, dict[str, str]]:
     return whole, damaged
 
 
-def _decoded(
-    images: Images, labels: np.ndarray, classes: Sequence[str], workers: int, part: str, damaged: dict[str, str]
-) -> tuple[np.ndarray, slice | np.ndarray]:
+def _decoded(split: Split, part: str, workers: int, damaged: dict[str, str]) -> tuple[np.ndarray, slice | np.ndarray]:
     """Squares [N, S, S, 3] of a part, and which are whole: all, as a slice that copies nothing, or positions."""
-    assert isinstance(images, ImageFiles)
+    images = split.files[part]
     if not len(images):
         return np.zeros(images.decoded_shape, np.uint8), slice(None)
-    pixels, unread = decoded(images, labels, classes, workers=workers, part=part)
+    pixels, unread = decoded(images, split.labels[part], split.classes, workers=workers, part=part)
     refuse_none(part, len(images) - len(unread), len(images))
     damaged |= {str(images.path(place)): why for place, why in unread.items()}
     return pixels, np.delete(np.arange(len(pixels)), list(unread)) if unread else slice(None)

@@ -80,10 +80,14 @@ class Split:
         return channels, height, width
 
     @property
+    def images(self) -> dict[str, Images]:
+        """Of each part."""
+        return {TRAIN: self.train_images, TEST: self.test_images, HOLDOUT: self.holdout_images}
+
+    @property
     def files(self) -> dict[str, ImageFiles]:
         """The parts whose images lie in files."""
-        parts = {TRAIN: self.train_images, TEST: self.test_images, HOLDOUT: self.holdout_images}
-        return {name: images for name, images in parts.items() if isinstance(images, ImageFiles)}
+        return {name: images for name, images in self.images.items() if isinstance(images, ImageFiles)}
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
