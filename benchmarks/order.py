@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.host import cores, output_fault
+from csa.config.host import cores, output_faults
 from csa.request import configure
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def _target(value: str, faults: list[Fault]) -> Path | None:
     path = Path(value).expanduser()
     if path.suffix != ".json":
         faults.append(Fault("to", value, "is no file of that kind", "a file name that ends in .json"))
-    elif (fault := output_fault(str(path.parent))) is not None:
-        faults.append(Fault("to", value, fault.problem, fault.allowed))
+    else:
+        faults += [Fault("to", value, fault.problem, fault.allowed) for fault in output_faults(str(path.parent))]
     return path
 
 

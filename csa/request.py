@@ -12,21 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from csa.config.blocks import build_block
 from csa.config.cells import apply, expand
 from csa.config.composer import Checked, Composer, unresolved
 from csa.config.composition import SETTINGS, CompositionError, Tree
 from csa.config.faults import Fault, UserError, nearest
-from csa.config.host import device_fault, output_fault, weights_fault
+from csa.config.host import device_faults, output_faults, weights_faults
 from csa.config.rules import validation_faults
-from csa.config.schema import (
-    BackboneConfig,
-    Config,
-    DatasetConfig,
-    ProtocolConfig,
-    RuntimeConfig,
-    TrackingConfig,
-)
+from csa.config.schema import Config
 from csa.config.words import SMOKE, Word, read, with_smoke
 
 if TYPE_CHECKING:
@@ -34,7 +26,8 @@ if TYPE_CHECKING:
 
     from hydra.core.override_parser.types import Override
 
-    from csa.config.composition import Composed, Tree
+    from csa.config.composition import Composed
+    from csa.config.schema import BackboneConfig, DatasetConfig, TrackingConfig
     from csa.data.sources.source import Preview
 
     T = TypeVar("T")
@@ -79,11 +72,11 @@ def preflight(
     Raises:
         UserError: with every fault of the command.
     """
-    feasibility = Feasibility()
     tree = Tree(config_name, config_dir)
-    composer = Composer(tree)
+    composer, feasibility = Composer(tree), Feasibility()
     command, faults = read(tree, with_smoke(words))
-    composed = composer.composed([word.values[0] for word in command])
+    values = [word.values[0] for word in command]
+    composed = composer.composed(values)
     sweeps, varied = multirun or composed.multirun, list[Word]()
     if sweeps:
         varied, more = _varied(tree, composed, command)
@@ -91,20 +84,19 @@ def preflight(
     else:
         faults += _sweeps_without_multirun(command)
     every = list(_first_and_alternatives(composer, [*command, *varied]))
-    first = next(_first_and_alternatives(composer, command)) if varied else every[0]
+    own = composer.checked(values) if varied else every[0]
     for checked in every:
         faults += checked.faults + (feasibility.faults(checked) if to_run else [])
     if sweeps and not faults:
         faults += [fault for part in SETTINGS for fault in unresolved(composed.whole, f"hydra.{part}")]
     if faults:
         raise UserError(*faults)
-    return Request([word.text for word in command], composed, first, sweeps)
+    return Request([word.text for word in command], composed, own, sweeps)
 
 
 def configure(
     words: Sequence[str],
     *,
-    config_name: str = "config",
     extra: Mapping[str, tuple[str, ...]] | None = None,
     takes: Sequence[str] = KEYS,
     passes_over: Sequence[str] = (),
@@ -118,11 +110,11 @@ def configure(
     Raises UserError with every fault of the configuration and of the data.
     """
     extra = extra or {}
-    config_dir, words = added_folder(words)
+    config_dir, words = _added_folder(words)
     own_words = [word for word in words if word.partition("=")[0] in extra]
     own, faults = _own_words(own_words, extra)
     others = [word for word in words if word not in own_words]
-    tree = Tree(config_name, config_dir)
+    tree = Tree("config", config_dir)
     command, more = read(tree, with_smoke(others) if SMOKE in (*takes, *passes_over) else others)
     taken, foreign = _taken(command, [*extra, *takes], passes_over)
     checked = Composer(tree).checked([word.values[0] for word in taken])
@@ -177,18 +169,18 @@ class Feasibility:
     def faults(self, checked: Checked) -> list[Fault]:
         faults, preview = self.of_the_data(checked)
         whole = not (faults or checked.faults)
-        if preview is not None and checked.is_sound("backbone"):
-            faults += _size_faults(checked.values["backbone"], preview)
-        for keys, look in ON_THIS_MACHINE:
-            if checked.is_sound(*keys):
-                faults += self._once(look, *(checked.values[key] for key in keys))
+        if preview is not None and (sound := checked.sound("backbone")):
+            faults += _size_faults(*sound, preview)
+        for look, keys in ON_THIS_MACHINE.items():
+            if sound := checked.sound(*keys):
+                faults += self._once(look, *sound)
         return faults + (_whole_faults(checked.config, preview) if whole else [])
 
     def of_the_data(self, checked: Checked) -> tuple[list[Fault], Preview | None]:
         """Faults of the data set once its settings are sound, and its sizes where they are known beforehand."""
-        if not checked.is_sound(*OF_THE_DATA):
+        if not (sound := checked.sound(*OF_THE_DATA)):
             return [], None
-        faults, preview = self._once(_look_at_data, *(checked.values[key] for key in OF_THE_DATA))
+        faults, preview = self._once(_look_at_data, *sound)
         return list(faults), preview
 
     def _once(self, look: Callable[..., T], *at: Any) -> T:
@@ -198,58 +190,42 @@ class Feasibility:
         return self._known[key]  # type: ignore[no-any-return]
 
 
-def _look_at_data(values: Mapping[str, Any], data_dir: str, download: bool) -> tuple[list[Fault], Preview | None]:
+def _look_at_data(dataset: DatasetConfig, data_dir: str, download: bool) -> tuple[list[Fault], Preview | None]:
     from csa.data.dataset import inspect, preview
 
-    dataset = build_block(DatasetConfig, values)
     try:
-        faults = inspect(dataset, str(data_dir), download)
-        return faults, None if faults else preview(dataset, str(data_dir))
+        faults = inspect(dataset, data_dir, download)
+        return faults, None if faults else preview(dataset, data_dir)
     except UserError as error:
         return list(error.faults), None
 
 
-def _device_faults(runtime: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[Fault]:
-    fault = device_fault(build_block(RuntimeConfig, runtime), build_block(ProtocolConfig, protocol))
-    return [fault] if fault else []
-
-
-def _output_faults(output_root: Any) -> list[Fault]:
-    fault = output_fault(str(output_root))
-    return [fault] if fault else []
-
-
-def _weights_faults(values: Mapping[str, Any]) -> list[Fault]:
-    fault = weights_fault(getattr(build_block(BackboneConfig, values), "weights", None))
-    return [fault] if fault else []
-
-
-def _tracking_faults(values: Mapping[str, Any]) -> list[Fault]:
+def _tracking_faults(settings: TrackingConfig) -> list[Fault]:
     from csa.tracking.tracker import tracker_of
 
     try:
-        tracker = tracker_of(build_block(TrackingConfig, values))
+        tracker = tracker_of(settings)
     except UserError as error:
         return list(error.faults)
     return [] if tracker is None else tracker.faults()
 
 
-ON_THIS_MACHINE: tuple[tuple[tuple[str, ...], Callable[..., list[Fault]]], ...] = (
-    (("runtime", "protocol"), _device_faults),
-    (("output_root",), _output_faults),
-    (("backbone",), _weights_faults),
-    (("tracking",), _tracking_faults),
-)
-"""Blocks of a configuration, and what is asked of them."""
+ON_THIS_MACHINE: dict[Callable[..., list[Fault]], tuple[str, ...]] = {
+    device_faults: ("runtime", "protocol"),
+    output_faults: ("output_root",),
+    weights_faults: ("backbone",),
+    _tracking_faults: ("tracking",),
+}
+"""What is asked of which keys of a configuration."""
 
 
-def _size_faults(backbone: Mapping[str, Any], preview: Preview) -> list[Fault]:
+def _size_faults(backbone: BackboneConfig, preview: Preview) -> list[Fault]:
     """Whether a backbone can take the images of a data set."""
     height, width = preview.image_shape[1:]
-    if min(height, width) >= backbone["min_size"]:
+    if min(height, width) >= backbone.min_size:
         return []
     problem = f"cannot take images of {height}x{width} pixels"
-    return [Fault("backbone", backbone["name"], problem, f"sides of at least {backbone['min_size']} pixels")]
+    return [Fault("backbone", backbone.name, problem, f"sides of at least {backbone.min_size} pixels")]
 
 
 def _whole_faults(config: Config, preview: Preview | None) -> list[Fault]:
@@ -264,7 +240,7 @@ def _whole_faults(config: Config, preview: Preview | None) -> list[Fault]:
 # --- words of an entry's own ----------------------------------------------------------------
 
 
-def added_folder(words: Sequence[str]) -> tuple[str | None, list[str]]:
+def _added_folder(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The folder that ``--config-dir`` names, written as Hydra takes it, and the other words."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(CONFIG_DIR, "-cd", dest="folder")

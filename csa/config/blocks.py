@@ -43,9 +43,12 @@ def recorded_faults(schema: type, values: Any, at: str = "", lacking: Collection
 def build_block(schema: type, values: Mapping[str, Any]) -> Any:
     """One block, sound by ``check``, as its frozen dataclass."""
     schema = schema_of(schema, values)
-    hints = _hints(schema)
-    given = [field.name for field in fields(schema) if field.name in values]
-    return schema(**{name: _build(hints[name], values[name]) for name in given})
+    return schema(**build_fields(schema, values))
+
+
+def build_fields(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a dataclass whose values are there, as ``build_block`` builds them."""
+    return {name: _build(hint, values[name]) for name, hint in _hints(schema).items() if name in values}
 
 
 def _build(hint: Any, value: Any) -> Any:

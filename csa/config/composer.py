@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from csa.config.blocks import WIRING, block_faults, build_block, flat, join
+from csa.config.blocks import WIRING, block_faults, build_block, build_fields, flat, join
 from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError, composition_errors
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.rules import broken_rules
@@ -36,9 +36,12 @@ class Checked:
     faults: list[Fault]
     doubtful: set[str]
 
-    def is_sound(self, *keys: str) -> bool:
-        """Whether nothing is wrong with these keys of the top level, or below them."""
-        return self._faulty.isdisjoint(keys)
+    def sound(self, *keys: str) -> list[Any]:
+        """The values of keys of the top level, groups of keys as dataclasses; none where one of them is faulty."""
+        if not self._faulty.isdisjoint(keys):
+            return []
+        built = build_fields(Config, {key: self.values[key] for key in keys})
+        return [built[key] for key in keys]
 
     @cached_property
     def _faulty(self) -> set[str]:

@@ -17,7 +17,7 @@ from csa.config.locations import weights_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from csa.config.schema import ProtocolConfig, RuntimeConfig
+    from csa.config.schema import BackboneConfig, ProtocolConfig, RuntimeConfig
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 SLOT_THREADS = "CSA_SLOT_THREADS"
@@ -31,15 +31,15 @@ SYSTEM = Path("/")
 """Where Linux tells of itself; macOS tells nothing there."""
 
 
-def weights_fault(weights: str | None) -> Fault | None:
+def weights_faults(backbone: BackboneConfig) -> list[Fault]:
     """Whether a file of weights is there."""
+    weights = getattr(backbone, "weights", None)
     file = weights_file(weights)
     if file is None or file.is_file():
-        return None
+        return []
     problem = "is a folder" if file.is_dir() else "there is no such file"
-    return Fault(
-        "backbone.weights", weights, problem, "a file of weights, a name that the library has for some, or null"
-    )
+    allowed = "a file of weights, a name that the library has for some, or null"
+    return [Fault("backbone.weights", weights, problem, allowed)]
 
 
 def cores() -> int:
@@ -165,38 +165,39 @@ def _numbers(path: str) -> dict[str, int]:
     return {}
 
 
-def device_fault(runtime: RuntimeConfig, protocol: ProtocolConfig) -> Fault | None:
+def device_faults(runtime: RuntimeConfig, protocol: ProtocolConfig) -> list[Fault]:
     """Imports torch only where a GPU is asked for."""
     device, step_mode = runtime.device, runtime.step_mode
     if step_mode == "graph" and device in ("cpu", "mps"):
-        return Fault("runtime.step_mode", step_mode, f"runtime.device={device} has no graphs", "auto, eager, compiled")
+        problem = f"runtime.device={device} has no graphs"
+        return [Fault("runtime.step_mode", step_mode, problem, "auto, eager, compiled")]
     if device == "mps":
-        return _apple_fault(protocol)
+        return _apple_faults(protocol)
     if device != "cuda" and step_mode != "graph":
-        return None
+        return []
     import torch
 
     if torch.cuda.is_available():
-        return None
+        return []
     problem = "this machine has no CUDA device that torch can use"
     if device == "cuda":
-        return Fault("runtime.device", device, problem, "auto, cpu")
-    return Fault("runtime.step_mode", step_mode, problem, "auto, eager, compiled")
+        return [Fault("runtime.device", device, problem, "auto, cpu")]
+    return [Fault("runtime.step_mode", step_mode, problem, "auto, eager, compiled")]
 
 
-def _apple_fault(protocol: ProtocolConfig) -> Fault | None:
+def _apple_faults(protocol: ProtocolConfig) -> list[Fault]:
     if protocol.precision == "bf16":
-        return Fault("protocol.precision", "bf16", "runtime.device=mps computes in fp32", "auto, fp32")
+        return [Fault("protocol.precision", "bf16", "runtime.device=mps computes in fp32", "auto, fp32")]
     import torch
 
     there = torch.backends.mps.is_available()
-    return None if there else Fault("runtime.device", "mps", "torch sees no Apple GPU here", "auto, cpu")
+    return [] if there else [Fault("runtime.device", "mps", "torch sees no Apple GPU here", "auto, cpu")]
 
 
-def output_fault(output_root: str) -> Fault | None:
+def output_faults(output_root: str) -> list[Fault]:
     """Of the folder, or of the nearest existing one above it: nothing is created to find out."""
     problem = unwritable(Path(output_root).expanduser().absolute())
-    return Fault("output_root", output_root, problem, "a folder that can be written") if problem else None
+    return [Fault("output_root", output_root, problem, "a folder that can be written")] if problem else []
 
 
 def unwritable(folder: Path) -> str:

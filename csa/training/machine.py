@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from csa.config.faults import Fault, UserError
-from csa.config.host import World, cores, device_fault, idle_cores, process_world, slot_threads
+from csa.config.host import World, cores, device_faults, idle_cores, process_world, slot_threads
 from csa.data.batch import Shard
 from csa.training.distributed import ProcessGroup, meet
 
@@ -76,9 +76,8 @@ def choose(runtime: RuntimeConfig, protocol: ProtocolConfig, kept_threads: int |
     Raises:
         UserError: a GPU is asked for and there is none.
     """
-    fault = device_fault(runtime, protocol)
-    if fault is not None:
-        raise UserError(fault)
+    if faults := device_faults(runtime, protocol):
+        raise UserError(*faults)
     world = process_world()
     device = _device(runtime, world)
     threads = runtime.threads or kept_threads or _threads(device, world)
