@@ -31,20 +31,29 @@ SYSTEM = Path("/")
 """Where Linux tells of itself; macOS tells nothing there."""
 
 
-def weights_faults(backbone: BackboneConfig) -> list[Fault]:
-    """Whether a file of weights is there."""
-    weights = getattr(backbone, "weights", None)
-    file = weights_file(weights)
-    if file is None or file.is_file():
-        return []
-    problem = "is a folder" if file.is_dir() else "there is no such file"
-    allowed = "a file of weights, a name that the library has for some, or null"
-    return [Fault("backbone.weights", weights, problem, allowed)]
+# --- processor cores and GPUs ---------------------------------------------------------------
 
 
 def cores() -> int:
     """Processor cores that this process may use, within the quota of its container."""
     return max(1, math.floor(min(len(_permitted()), _quota())))
+
+
+def _permitted() -> set[int]:
+    """Numbers of the cores that this process may run on; macOS knows no such bounds."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _quota() -> float:
+    """Cores that the container grants, as either version of control groups says it."""
+    groups = SYSTEM / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):  # there is none, or its limit is called "max"
+        granted, period = map(int, (groups / "cpu.max").read_text().split())
+        return granted / period
+    with suppress(OSError, ValueError):
+        granted = int((groups / "cpu/cpu.cfs_quota_us").read_text())
+        return granted / int((groups / "cpu/cpu.cfs_period_us").read_text()) if granted > 0 else math.inf
+    return math.inf
 
 
 def idle_cores(seconds: float = LOOK_SECONDS) -> int:
@@ -57,6 +66,18 @@ def idle_cores(seconds: float = LOOK_SECONDS) -> int:
         if core in before
     ]
     return max(1, min(cores(), math.floor(sum(shares) + SLACK))) if shares else cores()
+
+
+def _processor_times() -> dict[int, tuple[int, int]]:
+    """Of each core that this process may use, ticks so far: idle and all."""
+    times, permitted = {}, _permitted()
+    with suppress(OSError):
+        for line in (SYSTEM / "proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in permitted:
+                user, nice, system, idle, waiting, *others = map(int, ticks[:8])
+                times[int(name[3:])] = idle + waiting, user + nice + system + idle + waiting + sum(others)
+    return times
 
 
 def visible_gpus() -> list[str]:
@@ -128,41 +149,15 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
             yield allowed, _numbers(f"sys/fs/cgroup/{use}").get(used, 0)
 
 
-def _permitted() -> set[int]:
-    """Numbers of the cores that this process may run on; macOS knows no such bounds."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
-def _quota() -> float:
-    """Cores that the container grants, as either version of control groups says it."""
-    groups = SYSTEM / "sys/fs/cgroup"
-    with suppress(OSError, ValueError):  # there is none, or its limit is called "max"
-        granted, period = map(int, (groups / "cpu.max").read_text().split())
-        return granted / period
-    with suppress(OSError, ValueError):
-        granted = int((groups / "cpu/cpu.cfs_quota_us").read_text())
-        return granted / int((groups / "cpu/cpu.cfs_period_us").read_text()) if granted > 0 else math.inf
-    return math.inf
-
-
-def _processor_times() -> dict[int, tuple[int, int]]:
-    """Of each core that this process may use, ticks so far: idle and all."""
-    times, permitted = {}, _permitted()
-    with suppress(OSError):
-        for line in (SYSTEM / "proc/stat").read_text().splitlines():
-            name, *ticks = line.split()
-            if name.startswith("cpu") and name != "cpu" and int(name[3:]) in permitted:
-                user, nice, system, idle, waiting, *others = map(int, ticks[:8])
-                times[int(name[3:])] = idle + waiting, user + nice + system + idle + waiting + sum(others)
-    return times
-
-
 def _numbers(path: str) -> dict[str, int]:
     """Of a file of the system with lines ``name: number`` or ``name number``."""
     with suppress(OSError):
         rows = (line.replace(":", " ").split() for line in (SYSTEM / path).read_text().splitlines())
         return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
     return {}
+
+
+# --- what it cannot do ----------------------------------------------------------------------
 
 
 def device_faults(runtime: RuntimeConfig, protocol: ProtocolConfig) -> list[Fault]:
@@ -192,6 +187,17 @@ def _apple_faults(protocol: ProtocolConfig) -> list[Fault]:
 
     there = torch.backends.mps.is_available()
     return [] if there else [Fault("runtime.device", "mps", "torch sees no Apple GPU here", "auto, cpu")]
+
+
+def weights_faults(backbone: BackboneConfig) -> list[Fault]:
+    """Whether a file of weights is there."""
+    weights = getattr(backbone, "weights", None)
+    file = weights_file(weights)
+    if file is None or file.is_file():
+        return []
+    problem = "is a folder" if file.is_dir() else "there is no such file"
+    allowed = "a file of weights, a name that the library has for some, or null"
+    return [Fault("backbone.weights", weights, problem, allowed)]
 
 
 def output_faults(output_root: str) -> list[Fault]:
