@@ -9,10 +9,12 @@ from pathlib import Path
 
 import preloaded
 import pytest
-from composed import config_of
+from composed import composer_of, config_of, tree_of
 from hypothesis import settings
 from tiny_words import TINY
 
+from csa import request
+from csa.config.composition import Tree
 from csa.config.schema import Config
 
 # The workers of pytest-xdist share the processor; two threads each would wait for one another.
@@ -37,6 +39,13 @@ def configuration(tmp_path) -> Callable[..., Config]:
         return config_of(*tiny, f"output_root={tmp_path / 'outputs'}", *words)
 
     return compose
+
+
+@pytest.fixture
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are judged here, one after the other, share what they compose, as the cells of a sweep do."""
+    monkeypatch.setattr(request, "Tree", lambda name, folder=None: Tree(name, folder) if folder else tree_of(name))
+    monkeypatch.setattr(request, "Composer", composer_of)
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from csa import evaluate, records, report
+from csa import evaluate, records, report, request
+from csa.config.composer import Composer
 from csa.config.composition import Tree
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.data import __main__ as data
 from csa.request import KEYS, configure, preflight
 from csa.tracking.mlflow.store import DEFAULT_URI, how_to_browse
+
+pytestmark = pytest.mark.usefixtures("_composed_once")
 
 
 @pytest.fixture(autouse=True)
@@ -285,6 +288,7 @@ def test_a_sweep_over_methods_is_judged_from_its_first_cell():
 
 def test_a_thousand_cells_cost_as_many_compositions_as_there_are_group_choices(monkeypatch):
     composed, compose = [], Tree.compose
+    monkeypatch.setattr(request, "Composer", Composer)  # that knows nothing yet
     monkeypatch.setattr(Tree, "compose", lambda tree, words: composed.append(words) or compose(tree, words))
     values = ",".join(str(number / 20) for number in range(20))
     assert (

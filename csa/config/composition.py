@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +50,8 @@ def _tuned(default: float, known: Mapping[str, Mapping[float, float]], *, _root_
 def _recipe(with_weights: str, without: str, key: str, *, _root_: DictConfig) -> Any:
     """``${recipe:finetune,small,lr}``: a key of the one protocol where the backbone has weights, else of the other."""
     pretrained = _root_.backbone.get("weights") is not None
-    block = shipped("protocol", with_weights if pretrained else without)
-    return OmegaConf.select(OmegaConf.create(dict(block or {})), key)
+    block: Any = shipped("protocol", with_weights if pretrained else without)
+    return reduce(getitem, key.split("."), block)
 
 
 OmegaConf.register_resolver("tuned", _tuned, replace=True)

@@ -131,13 +131,13 @@ def _other_code(group: str, block: MethodConfig | BackboneConfig) -> dict[str, s
 def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:
     """The named keys of a block that have an effect."""
     counted = {}
-    for field in fields(block):
+    for field in (field for field in fields(block) if field.name in names):
         value = canonical(field.metadata.get("counted_as", canonical)(getattr(block, field.name)))
         neighbour, test = field.metadata.get("used_when", ("", None))
         used = test is None or test(getattr(block, neighbour)) or field.metadata.get("otherwise", value) != value
         neutral = "neutral" in field.metadata and canonical(field.metadata["neutral"]) == value
         ignored = neutral or not used or "shown_only" in field.metadata
-        if field.name in names and not ignored:
+        if not ignored:
             counted[field.name] = value
     return counted
 

@@ -6,15 +6,12 @@ from dataclasses import replace
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
-from omegaconf import OmegaConf
-from test_identity import OPTIONS, WORDS, leaves
+from composed import composer, config_of, of_every_option
+from test_identity import leaves
 
-from csa.config.blocks import BOUNDS, build_block
-from csa.config.composer import build, resolve_and_check
-from csa.config.composition import Tree
+from csa.config.blocks import BOUNDS
 from csa.config.faults import UserError
 from csa.config.identity import identity, run_folder
-from csa.config.schema import Config
 from csa.data import dataset
 from csa.data.dataset import least_memory, memory_fault
 from csa.data.sources import Preview
@@ -37,39 +34,33 @@ def number_of(block, field):
 
 def test_extreme_values_of_every_number():
     told, seen = 0, set()
-    composer = Tree("config")
-    for group, option in OPTIONS:
-        words = [*([] if group == "method" or option == "none" else ["method=ce"]), f"{group}={option}"]
-        words += WORDS.get(option, [])
-        usual = composer.compose([composer.parse(word) for word in words]).config
-        for key, block, field, _ in leaves(build(usual)):
+    for words in of_every_option():
+        for key, block, field, _ in leaves(config_of(*words)):
             kind, listed = number_of(block, field)
             if kind is None or (type(block), field.name) in seen:
                 continue
             seen.add((type(block), field.name))
             for extreme in EXTREMES[kind]:
-                told += refused(usual, key, kind, [extreme] if listed else extreme, field.metadata)
+                told += refused(words, key, kind, [extreme] if listed else extreme, field.metadata)
     assert len(seen) > 90
     assert told > 3 * len(seen)
 
 
-def refused(usual, key, kind, extreme, metadata) -> bool:
+def refused(words, key, kind, extreme, metadata) -> bool:
     """Whether a value is a fault; what is none is a whole configuration within the bounds."""
-    config = usual.copy()
-    OmegaConf.update(config, key, extreme)
-    values, faults = resolve_and_check(config)
     number = extreme[0] if isinstance(extreme, list) else extreme
     at_most = metadata.get("at_most")
-    if faults:
-        assert any(key.rpartition(".")[2] in str(fault) for fault in faults), (key, extreme, faults)
-        assert all(len(str(fault)) < 2000 for fault in faults)
+    checked = composer().checked([composer().tree.parse(word) for word in (*words, f"{key}={extreme}")])
+    if checked.faults:
+        assert any(key.rpartition(".")[2] in str(fault) for fault in checked.faults), (key, extreme, checked.faults)
+        assert all(len(str(fault)) < 2000 for fault in checked.faults)
         return True
+    config = checked.config
     assert abs(number) <= BOUNDS[kind], key
     assert at_most is None or number <= at_most, key
-    typed = build_block(Config, values)
-    assert run_folder(typed, "ab").parts
-    assert identity(typed, "ab")
-    fault = memory_fault(typed, DATA)
+    assert run_folder(config, "ab").parts
+    assert identity(config, "ab")
+    fault = memory_fault(config, DATA)
     return fault is not None and bool(str(fault))
 
 

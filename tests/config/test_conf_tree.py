@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import cycle
 
 import pytest
+from composed import LIES_AT, config_of, of_every_option, options
 
-from csa.config.composer import Composer, build, resolve_and_check
+from csa.config.composer import build, resolve_and_check
 from csa.config.composition import Tree
 from csa.config.dataset_schema import TorchvisionDataset
 from csa.config.locations import conf_dir, sweeps_dir
@@ -14,10 +16,7 @@ from csa.config.method_schema import ContextShiftConfig
 from csa.config.schema import Config
 
 FILES = sorted(conf_dir().glob("*/*.yaml"))
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("[!_]*.yaml"))
+GROUPS = ("dataset", "method", "backbone", "protocol", "sampler", "tracking")
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +28,35 @@ def composed(conf, *words):
     return conf.compose([conf.parse(word) for word in words]).config
 
 
-@pytest.mark.parametrize("dataset", options("dataset"))
-def test_every_method_on_every_data_set(conf, dataset):
-    path = {"npz": ["dataset.path=x"], "image_folder": ["dataset.path=x"], "list_files": ["dataset.root=x"]}.get(
-        dataset, []
-    )
-    for method in options("method"):
-        config = composed(conf, f"dataset={dataset}", f"method={method}", *path)
-        assert resolve_and_check(config)[1] == []
-        assert (config.dataset.name, config.method.name) == (dataset, method)
+def test_every_option(conf):
+    seen = set()
+    for words in of_every_option():
+        config = composed(conf, *words)
+        assert resolve_and_check(config)[1] == [], words
+        chosen = {(group, config[group].name) for group in GROUPS}
+        assert {tuple(word.split("=")) for word in words if "." not in word} <= chosen
+        seen |= chosen
+    assert seen == {(group, option) for group in GROUPS for option in options(group)}
 
 
-@pytest.mark.parametrize("group", ["sampler", "backbone", "protocol", "tracking", "runtime"])
-def test_every_other_option(conf, group):
-    for option in options(group):
-        method = "csa" if option == "none" else "ce"
-        config = composed(conf, f"{group}={option}", f"method={method}")
-        assert resolve_and_check(config)[1] == []
-        assert group == "runtime" or config[group].name == option
+def test_every_method_on_every_data_set(conf):
+    """What the one chooses and what the other does stand side by side: of each method one composition is enough."""
+    datasets, methods = options("dataset"), options("method")
+    composed_ = [(*pair, of_both(conf, *pair)) for pair in zip(cycle(datasets), methods, strict=False)]
+    of_dataset = {dataset: config for dataset, _, config in reversed(composed_)}
+    of_method = {method: config for _, method, config in composed_}
+    for place, dataset in enumerate(datasets):
+        config = of_dataset[dataset].copy()
+        for method in methods:
+            config.method, config.sampler = of_method[method].method, of_method[method].sampler
+            values, faults = resolve_and_check(config)
+            assert faults == [], (dataset, method)
+            if (place % 3, method) == (0, methods[-place - 1]):
+                assert values == resolve_and_check(of_both(conf, dataset, method))[0]
+
+
+def of_both(conf, dataset, method):
+    return composed(conf, f"dataset={dataset}", f"method={method}", *LIES_AT.get(dataset, []))
 
 
 def test_build_gives_frozen_dataclasses_of_the_named_schema(conf):
@@ -74,15 +84,14 @@ OWN = {"image_folder": "path", "npz": "path", "list_files": "root"}
 def test_own_images_are_fine_tuned_where_the_backbone_has_weights(conf, dataset, key):
     words = (f"dataset={dataset}", f"dataset.{key}=x", "method=ce")
     pretrained = (*words, "backbone=torchvision", "backbone.weights=IMAGENET1K_V1")
-    finetune, others = (build(composed(conf, f"protocol={name}")).protocol for name in ("finetune", "small"))
-    if dataset == "list_files":
-        others = build(composed(conf, "protocol=imagenet")).protocol
-    assert build(composed(conf, *words)).protocol == others
-    assert build(composed(conf, *words, "backbone=torchvision")).protocol == others
+    finetune = config_of("protocol=finetune").protocol
+    others = config_of("protocol=imagenet" if dataset == "list_files" else "protocol=small").protocol
+    assert config_of(*words).protocol == others
+    assert config_of(*words, "backbone=torchvision").protocol == others
+    assert config_of(*pretrained).protocol == finetune
     assert build(composed(conf, *pretrained)).protocol == finetune
-    assert build(composed(conf, *pretrained, "protocol.lr=0.3")).protocol.lr == 0.3
+    assert config_of(*pretrained, "protocol.lr=0.3").protocol.lr == 0.3
     assert composed(conf, *pretrained, "protocol=cifar").protocol.name == "cifar"
-    assert Composer(conf).checked([conf.parse(word) for word in pretrained]).config.protocol == finetune
 
 
 def test_a_schema_from_another_package(conf, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from composed import config_of
+from composed import config_of, of_every_option
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,23 +204,14 @@ def is_ignored(block, field):
     return test is not None and "otherwise" not in field.metadata and not test(getattr(block, neighbour))
 
 
-WORDS = {"npz": ["dataset.path=x"], "image_folder": ["dataset.path=x"], "list_files": ["dataset.root=x"]}
-OPTIONS = [
-    (group, path.stem)
-    for group in ("dataset", "method", "backbone", "protocol", "sampler", "tracking")
-    for path in sorted((conf_dir() / group).glob("[!_]*.yaml"))
-]
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_key_counts_or_is_known_not_to(group, option):
+@pytest.mark.parametrize("words", list(of_every_option()), ids=" ".join)
+def test_every_key_counts_or_is_known_not_to(words):
     """A key that is new is counted, or says above why not; a method's own settings always count."""
-    words = [] if group == "method" or option == "none" else ["method=ce"]
-    config = config_of(*words, f"{group}={option}", *WORDS.get(option, []))
+    config = config_of(*words)
+    who = fingerprint_of(config)
     for key, block, field, value in leaves(config):
         if key.startswith("sampler.") and config.method.streams == "own":
             continue  # the method brings its own
-        who = fingerprint_of(config)
         counts = any(fingerprint_of(with_value(config, key, other)) != who for other in others(block, field, value))
         if key == "method.streams" or (reason_of(key) == BY_METHOD and counts):
             continue  # says whether the sampler counts; by a null of the method that stands for it

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
+from composed import tree_of
 
 from csa.config.cells import apply, expand
-from csa.config.composition import Tree, left_to_cells
+from csa.config.composition import left_to_cells
 from csa.config.faults import UserError
 from csa.request import configure, preflight
 from csa.sweep.plan import make_plan
+
+pytestmark = pytest.mark.usefixtures("_composed_once")
 
 KEYS = (
     *("method", "protocol", "seed", "protocol.lr", "variant", "dataset.groups", "dataset.profile", "download"),
@@ -50,14 +53,14 @@ def sweep(words: list[str]) -> None:
     """As ``-m`` reads them: judged, then every cell composed."""
     request = preflight(words, multirun=True)
     assert request.composed.sweeper
-    tree = Tree("config")
+    tree = tree_of("config")
     every = [tree.parse(word) for word in left_to_cells(request.words)]
     make_plan(tree, apply(expand(request.composed.cells), every)[:3], fetch=False)
 
 
 def run(words: list[str]) -> None:
     request = preflight(words)
-    tree = Tree("config")
+    tree = tree_of("config")
     tree.compose([tree.parse(word) for word in request.composed.words])
 
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from composed import composer, config_of
 from omegaconf import OmegaConf
 from test_request import faults_of
 
-from csa.config.composer import Composer, build
+from csa.config.composer import build
 from csa.config.composition import Tree, spelt_out
 from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.request import preflight
+
+pytestmark = pytest.mark.usefixtures("_composed_once")
 
 PUBLISHED = {
     "ce": "cifar_ldam",
@@ -44,16 +47,22 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("method", "name"), PUBLISHED.items())
-@pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
-def test_every_method_has_its_recipe(method, name, dataset):
-    conf = Tree("config")
+def test_every_method_has_its_recipe(method, name):
+    dataset = ("cifar10_lt", "cifar100_lt")[list(PUBLISHED).index(method) % 2]
     words = ["protocol=published", f"method={method}", f"dataset={dataset}", "protocol.batch_size=64"]
-    config = conf.compose([conf.parse(word) for word in words]).config
-    explicit = conf.compose([conf.parse(word) for word in (f"protocol={name}", *words[1:])]).config
-    assert config.protocol.name == name
-    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(explicit, resolve=True)
-    assert build(config).protocol.batch_size == 64
+    config = config_of(*words)
+    assert (config.protocol.name, config.protocol.batch_size) == (name, 64)
     assert spelt_out(words, config)[0] == f"protocol={name}"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
+def test_it_is_the_recipe_by_its_name(dataset):
+    conf = Tree("config")
+    words = ["protocol=published", "method=ldam_drw", f"dataset={dataset}", "protocol.batch_size=64"]
+    config = conf.compose([conf.parse(word) for word in words]).config
+    explicit = conf.compose([conf.parse(word) for word in ("protocol=cifar_ldam", *words[1:])]).config
+    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(explicit, resolve=True)
+    assert build(config) == config_of(*words)
 
 
 def test_every_recipe_that_a_method_names_is_there():
@@ -82,11 +91,11 @@ def test_every_recipe_that_a_method_names_is_there():
 )
 def test_cb_focal_has_what_was_tuned_for_the_data_unless_the_user_says_otherwise(dataset, ratio, words, pair):
     words = (f"dataset={dataset}", "method=cb_focal", *words, f"dataset.imbalance_ratio={ratio}")
-    conf = Tree("config")
-    method = build(conf.compose([conf.parse(word) for word in words]).config).method
-    quick = Composer(conf).checked([conf.parse(word) for word in words]).config
+    method = config_of(*words).method
     assert (method.beta, method.gamma) == pair
-    assert quick.method == method
+    if ratio == "50":
+        whole = composer().tree.compose([composer().tree.parse(word) for word in words])
+        assert build(whole.config).method == method
 
 
 @pytest.mark.parametrize("order", [1, -1])
