@@ -26,7 +26,7 @@ from csa.data.dataset import load_split
 from csa.data.loader import ResidentLoader
 from csa.methods.background_mask import background_mask, linear_class_map
 from csa.methods.mixing import blend_context
-from csa.models.resnet_cifar import ResNet32
+from csa.models.networks import ResNet32
 from csa.sweep.calibration import ShortLoader
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from csa.config import dataset_schema, method_schema
 from csa.config import schema as common_schema
 from csa.config.faults import Fault, UserError, nearest
+from csa.config.locations import MOVED
 
 BOUNDS = {int: 2**63 - 1, float: 1e38}
 """Largest numbers of either sign: what torch's integers and its 32-bit floats hold."""
@@ -236,14 +237,14 @@ def _present_path(path: str) -> str:
 
 
 def named_class(key: str, path: str, base: type[T]) -> type[T]:
-    """The class at ``path``, derived from ``base``; it is imported, not called.
+    """The class at ``path``, or that lay there (``MOVED``), derived from ``base``; it is imported, not called.
 
     Raises:
         UserError: there is no such class; ``key`` is the configuration key to blame.
     """
     allowed = f"package.module.Class, derived from {base.__name__}"
     try:
-        named = resolve_name(path)
+        named = resolve_name(MOVED.get(path, path))
     except (Exception, SystemExit) as error:  # whatever a module raises while it is imported
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(Fault(key, path, f"cannot be imported ({reason})", allowed)) from error

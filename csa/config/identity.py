@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from csa.config.blocks import METHOD_WIRING
 from csa.config.dataset_schema import ColouredDataset
-from csa.config.locations import shipped
+from csa.config.locations import MOVED, shipped
 from csa.config.method_schema import (
     BalancedContrastiveConfig,
     ContextShiftConfig,
@@ -74,6 +74,7 @@ PROTOCOL = (
     *("optimizer", "layer_decay", "clip_norm", "ema", "label_smoothing", "choose"),
 )
 RUNTIME = ("sync_batch_norm",)
+FIRST_PATHS = {now: first for first, now in MOVED.items()}
 
 
 def identity(config: Config, split_hash: str) -> dict[str, Any]:
@@ -123,9 +124,11 @@ def fingerprint(identity: dict[str, Any]) -> str:
 
 
 def _other_code(group: str, block: MethodConfig | BackboneConfig) -> dict[str, str]:
-    """The class, where it is not the one that our option of this name has."""
-    ours = shipped(group, block.name)
-    return {} if ours is not None and ours["target"] == block.target else {"target": block.target}
+    """The class, where it is not the one that our option of this name has: by the path that it had first."""
+    ours, target = shipped(group, block.name), MOVED.get(block.target, block.target)
+    if ours is not None and ours["target"] == target:
+        return {}
+    return {"target": FIRST_PATHS.get(target, target)}
 
 
 def _counted(block: Any, names: Collection[str]) -> dict[str, Any]:

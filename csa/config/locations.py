@@ -1,4 +1,4 @@
-"""Where the configuration tree and the sweep files lie, what is shipped in it, and what a named file holds."""
+"""Where the configuration tree, sweep files and classes of ours lie, what is shipped, and what a named file holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
+
+MOVED = {
+    "csa.methods.balanced_contrastive.BalancedContrastive": "csa.methods.contrastive.BalancedContrastive",
+    "csa.methods.bilateral_branch.BilateralBranch": "csa.methods.cumulative_learning.BilateralBranch",
+    "csa.methods.classifier_retraining.ClassifierRetraining": "csa.methods.decoupled.ClassifierRetraining",
+    "csa.methods.classifier_retraining.MixupRetraining": "csa.methods.decoupled.MixupRetraining",
+    "csa.methods.cmo.CutMixOversampling": "csa.methods.mixing.CutMixOversampling",
+    "csa.methods.cross_entropy.CrossEntropy": "csa.methods.classifier.CrossEntropy",
+    "csa.methods.deferred.DeferredResampling": "csa.methods.classifier.DeferredResampling",
+    "csa.methods.deferred.DeferredReweighting": "csa.methods.classifier.DeferredReweighting",
+    "csa.methods.deferred.LdamDeferredReweighting": "csa.methods.classifier.LdamDeferredReweighting",
+    "csa.methods.focal.Focal": "csa.methods.classifier.Focal",
+    "csa.methods.global_local_mixture.GlobalLocalMixture": "csa.methods.cumulative_learning.GlobalLocalMixture",
+    "csa.methods.logit_adjustment.LogitAdjustment": "csa.methods.classifier.LogitAdjustment",
+    "csa.methods.mixup.Mixup": "csa.methods.mixing.Mixup",
+    "csa.methods.mixup.Remix": "csa.methods.mixing.Remix",
+    "csa.methods.parametric_contrastive.ParametricContrastive": "csa.methods.contrastive.ParametricContrastive",
+    "csa.methods.post_hoc.PostHocCorrection": "csa.methods.decoupled.PostHocCorrection",
+    "csa.methods.weight_balancing.WeightBalancing": "csa.methods.decoupled.WeightBalancing",
+    "csa.models.lenet.LeNet": "csa.models.networks.LeNet",
+    "csa.models.resnet.ResNet10": "csa.models.networks.ResNet10",
+    "csa.models.resnet.ResNet18": "csa.models.networks.ResNet18",
+    "csa.models.resnet.ResNet50": "csa.models.networks.ResNet50",
+    "csa.models.resnet_cifar.ResNet32": "csa.models.networks.ResNet32",
+}
+"""Classes of ours by the path that records, identities and files of others name them by, and where they lie now."""
 
 
 def conf_dir() -> Path:

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from csa.config.method_schema import ForegroundTransferConfig
 from csa.methods.background_mask import class_map
-from csa.methods.classifier import Classifier
-from csa.methods.cross_entropy import trained_by_cross_entropy
+from csa.methods.classifier import Classifier, trained_by_cross_entropy
 from csa.methods.method import Stage
 from csa.methods.stages import UNIFORM, class_balanced, learning_rate
 from csa.randomness import torch_generator

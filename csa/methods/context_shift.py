@@ -13,8 +13,8 @@ import torch
 
 from csa.config.method_schema import ContextShiftConfig
 from csa.methods.background_mask import background_mask, gradient_class_map, linear_class_map
-from csa.methods.balanced_contrastive import VIEWS, Contrast, views_of
 from csa.methods.context_bank import ContextBank
+from csa.methods.contrastive import VIEWS, Contrast, views_of
 from csa.methods.losses import cross_entropy, log_prior
 from csa.methods.method import WITHIN, Clock, Context, Method, Step, evaluating
 from csa.methods.mixing import blend_context, mixup, mixup_draws

@@ -12,8 +12,7 @@ from csa.config.faults import Fault, UserError
 from csa.config.method_schema import FsaConfig
 from csa.data.samplers import ClassSequence
 from csa.methods.background_mask import linear_class_map
-from csa.methods.classifier import Classifier
-from csa.methods.cross_entropy import trained_by_cross_entropy
+from csa.methods.classifier import Classifier, trained_by_cross_entropy
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Stage, Step
 from csa.methods.oltr import class_sums

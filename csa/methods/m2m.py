@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from csa.config.method_schema import TranslationConfig
-from csa.methods.classifier import Classifier
-from csa.methods.cross_entropy import trained_by_cross_entropy
+from csa.methods.classifier import Classifier, trained_by_cross_entropy
 from csa.methods.losses import cross_entropy
 from csa.methods.method import Stage, Step, evaluating
 from csa.methods.stages import UNIFORM, class_balanced, learning_rate, training_stage

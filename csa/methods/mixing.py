@@ -1,18 +1,25 @@
-"""Rules that make a training image out of two; their random numbers are drawn by the caller."""
+"""Training images made of two: the rules, whose random numbers the caller draws; the methods mixup, Remix and CMO."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from csa.config.method_schema import CmoConfig, MixupConfig, MixupRetrainingConfig, RemixConfig
+from csa.config.schema import ProtocolConfig, SamplerConfig
+from csa.methods.classifier import Classifier
+from csa.methods.losses import Criterion, Targets, deferred_reweighting, ldam_drw, logit_adjustment
+from csa.methods.method import Clock, Context, Step
+from csa.methods.stages import UNIFORM, power, training_stage
+from csa.models.heads import linear_head, normalized_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from csa.methods.losses import Targets
+    from csa.data.batch import Batch
 
 
 def mixup(images: Tensor, labels: Tensor, share: Tensor, order: Tensor) -> tuple[Tensor, Targets]:
@@ -106,3 +113,133 @@ def paste(background: Tensor, foreground: Tensor, box: Tensor) -> Tensor:
     top, bottom, left, right = box.unbind()
     inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
     return torch.where(inside, foreground, background)
+
+
+# --- the methods mixup and Remix ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MixupWindow:
+    """mixup with shares ~ Beta(alpha, alpha), off in the last epochs."""
+
+    alpha: float
+    off_epochs: int
+
+    def is_open(self, clock: Clock) -> bool:
+        return clock.epoch < clock.epochs - self.off_epochs
+
+    def phase(self, clock: Clock) -> str:
+        return "mixup" if self.is_open(clock) else "plain"
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """``mixup_share`` [steps] and ``mixup_order`` [steps, B]."""
+        if not self.is_open(clock):
+            return {}
+        share, order = mixup_draws(self.alpha, sizes, generator)
+        return {"mixup_share": share, "mixup_order": order}
+
+    def mixed(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        if not self.is_open(clock):
+            return batch.images, [(batch.labels, 1.0)]
+        return mixup(batch.images, batch.labels, draws["mixup_share"], draws["mixup_order"][: len(batch.labels)])
+
+    def trained(self, sampler: SamplerConfig) -> dict[str, Any]:
+        """What a stage with it trains, so that other methods may start from a finished one (``Stage.shared``)."""
+        return {"loss": "mixup", **asdict(self), "sampler": asdict(sampler)}
+
+
+def mixup_window(config: MixupConfig | MixupRetrainingConfig, protocol: ProtocolConfig) -> MixupWindow:
+    config = config.resolved(protocol)
+    assert config.mixup_off_epochs is not None
+    return MixupWindow(config.mixup_alpha, config.mixup_off_epochs)
+
+
+class Mixup(Classifier):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert isinstance(context.config, MixupConfig)
+        self.window = mixup_window(context.config, context.protocol)
+        self.stages = (training_stage(context.protocol, self.window.trained(self.sampler)),)
+
+    def phase(self, clock: Clock) -> str:
+        return self.window.phase(clock)
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        return self.window.draws(clock, sizes, generator)
+
+    def mixed(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        return self.window.mixed(batch, draws, clock)
+
+
+class Remix(Mixup):
+    """A mixed image may have the minority's label alone (Chou et al. 2020)."""
+
+    counts: Tensor
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert isinstance(context.config, RemixConfig)
+        self.kappa, self.tau = context.config.kappa, context.config.tau
+        self.register_buffer("counts", torch.tensor(context.counts, dtype=torch.float32), persistent=False)
+        self.stages = (training_stage(context.protocol),)
+
+    def mixed(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
+        images, targets = super().mixed(batch, draws, clock)
+        if not self.window.is_open(clock):
+            return images, targets
+        (own, _), (partner, _) = targets
+        share = remix_share(draws["mixup_share"], self.counts[own], self.counts[partner], self.kappa, self.tau)
+        return images, [(own, share), (partner, 1 - share)]
+
+
+# --- the method CMO -------------------------------------------------------------------------
+
+
+class CutMixOversampling(Classifier):
+    """CMO (Park et al. 2022): a patch of a minority-weighted image on the background of a natural one."""
+
+    def __init__(self, context: Context) -> None:
+        assert isinstance(context.config, CmoConfig)
+        config = self.config = context.config.resolved(context.protocol)
+        head = normalized_head if config.loss == "ldam_drw" else linear_head
+        super().__init__(context, base_criterion(config, context.counts), head)
+        _, height, width = context.image_shape
+        self.image_size = height, width
+
+    def pastes(self, clock: Clock) -> bool:
+        """As released neither in the first epochs nor in the last ones."""
+        assert self.config.first_epoch is not None
+        assert self.config.off_epochs is not None
+        return self.config.first_epoch <= clock.epoch < clock.epochs - self.config.off_epochs
+
+    def phase(self, clock: Clock) -> str:
+        return self.criterion.phase(clock) + ("+paste" if self.pastes(clock) else "")
+
+    def streams(self, clock: Clock) -> dict[str, SamplerConfig]:
+        if not self.pastes(clock):
+            return {"train": UNIFORM}
+        # An image's weight is 1 / n^a, its class's then n^(1 - a).
+        return {"train": UNIFORM, "foreground": power(1 - self.config.foreground_power)}
+
+    def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """``box`` [steps, 4], one for the whole batch, and ``share`` [steps], what the background keeps."""
+        if not self.pastes(clock):
+            return {}
+        box, share = box_draws(len(sizes), self.image_size, self.config.probability, generator)
+        return {"box": box, "share": share}
+
+    def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
+        if not self.pastes(clock):
+            return super().forward(batches, draws, clock)
+        back, front, share = batches["train"], batches["foreground"], draws["share"]
+        logits = self.outputs(paste(back.images, front.images, draws["box"]))
+        return Step(self.criterion(logits, [(back.labels, share), (front.labels, 1 - share)], clock), {})
+
+
+def base_criterion(config: CmoConfig, counts: Sequence[int]) -> Criterion:
+    """The loss that the pasted images are trained with."""
+    if config.loss == "ce_drw":
+        return deferred_reweighting(config, counts)
+    if config.loss == "ldam_drw":
+        return ldam_drw(config, counts)
+    return logit_adjustment(counts, tau=1.0) if config.loss == "balanced_softmax" else Criterion()

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from csa.config.method_schema import OltrConfig
+from csa.methods.classifier import Classifier
 from csa.methods.losses import cross_entropy
-from csa.methods.method import Method, Stage, Step
+from csa.methods.method import Stage, Step
 from csa.methods.stages import UNIFORM, class_aware, learning_rate
 from csa.models.backbone import places_of_map
-from csa.models.heads import linear_head
 from csa.randomness import initialised_at
 
 if TYPE_CHECKING:
@@ -27,18 +27,11 @@ PLAIN, MEMORY = 0, 1
 PREPARATION_BATCH = 250
 
 
-class Oltr(Method):
-    heads = ("classifier",)
-    primary_head = "classifier"
-
+class Oltr(Classifier):
     def __init__(self, context: Context) -> None:
-        super().__init__()
+        super().__init__(context)
         assert isinstance(context.config, OltrConfig)
         self.config = context.config.resolved(context.protocol)
-        with initialised_at(context.seed, "init", "backbone"):
-            self.backbone = context.build_backbone()
-        with initialised_at(context.seed, "init", "head"):
-            self.head = linear_head(self.backbone, context.num_classes)
         self.backbone.need_map("OLTR's attention")
         features = self.backbone.feature_dim
         channels, places = places_of_map(self.backbone, context.image_shape)

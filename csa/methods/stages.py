@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from csa.config.schema import SamplerConfig
 from csa.methods.method import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from csa.config.schema import ProtocolConfig
 
@@ -19,51 +18,38 @@ if TYPE_CHECKING:
 def learning_rate(protocol: ProtocolConfig) -> Callable[[float], float]:
     """The protocol's schedule at its length: warm-up and milestones are scaled from the reference length.
 
-    A shortened run keeps an epoch of warm-up, at half of the rate where that rises to all of it within the warm-up.
-    Within the warm-up the epoch may be a fraction (``warmup_each_step``); behind it whole epochs count.
+    A warm-up rises to all of ``lr`` in its last epoch, or, from the share ``warmup_from`` of it, in the epoch behind
+    it. Within it the epoch may be a fraction (``warmup_each_step``); behind it whole epochs count. A shortened run
+    keeps an epoch of warm-up, at half of the rate where that would already be all of it.
     """
-    warmup = protocol.window(protocol.warmup_epochs)
+    lr, start, warmup = protocol.lr, protocol.warmup_from, protocol.window(protocol.warmup_epochs)
+    after = _after_warm_up(protocol)
+
+    def rate(epoch: float) -> float:
+        if epoch >= warmup:
+            return after(math.floor(epoch))
+        return lr * (epoch + 1) / max(warmup, 2) if start is None else lr * (start + (1 - start) * epoch / warmup)
+
+    return rate
+
+
+def _after_warm_up(protocol: ProtocolConfig) -> Callable[[float], float]:
     if protocol.schedule == "cosine":
-        after = cosine(protocol.lr, protocol.epochs)
-    elif protocol.schedule == "multistep":
-        milestones = [protocol.scaled(milestone) for milestone in protocol.milestones]
-        after = partial(_multistep, protocol.lr, milestones, protocol.factors)
-    else:
-        after = partial(_constant, protocol.lr)
-    return partial(_warmed_up, protocol.lr, warmup, protocol.warmup_from, after)
+        return cosine(protocol.lr, protocol.epochs)
+    if protocol.schedule == "constant":
+        return lambda _: protocol.lr
+    milestones = [protocol.scaled(milestone) for milestone in protocol.milestones]  # ascending, each with its factor
+    return lambda epoch: protocol.lr * (1.0, *protocol.factors)[bisect_right(milestones, epoch)]
+
+
+def cosine(lr: float, epochs: float) -> Callable[[float], float]:
+    """From ``lr`` in epoch 0 towards 0, which it would reach in epoch ``epochs``."""
+    return lambda epoch: 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def training_stage(protocol: ProtocolConfig, shared: Mapping[str, Any] | None = None) -> Stage:
     """The stage that most methods consist of: as long as the protocol says, at its learning rate."""
     return Stage("train", protocol.epochs, learning_rate(protocol), shared, protocol.warmup_each_step)
-
-
-def cosine(lr: float, epochs: float) -> Callable[[float], float]:
-    """From ``lr`` in epoch 0 towards 0, which it would reach in epoch ``epochs``."""
-    return partial(_cosine, lr, epochs)
-
-
-def _constant(lr: float, _epoch: float) -> float:
-    return lr
-
-
-def _cosine(lr: float, epochs: float, epoch: float) -> float:
-    return 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
-
-
-def _multistep(lr: float, milestones: Sequence[int], factors: Sequence[float], epoch: float) -> float:
-    """``lr`` times the factor of the last milestone reached; milestones ascend."""
-    return lr * (1.0, *factors)[bisect_right(milestones, epoch)]
-
-
-def _warmed_up(lr: float, warmup: int, start: float | None, after: Callable[[float], float], epoch: float) -> float:
-    """Up to ``lr`` in epoch ``warmup - 1``, or, from the share ``start`` of it, in epoch ``warmup``.
-
-    Without a share a warm-up of a single epoch would already have all of ``lr``: it has half.
-    """
-    if epoch >= warmup:
-        return after(math.floor(epoch))
-    return lr * (epoch + 1) / max(warmup, 2) if start is None else lr * (start + (1 - start) * epoch / warmup)
 
 
 # --- samplers ----------------------------------------------------------------------------------

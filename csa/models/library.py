@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Frozen = Literal["nothing", "trunk", "all"]
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -32,16 +32,39 @@ class LibraryBackbone(Backbone):
     channels_last = False
     """Whether the network's own map is [B, h, w, F]."""
 
-    def __init__(self, model: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        stem: str | None,
+        *,
+        model: str,
+        weights: str | None,
+        frozen: Literal["nothing", "trunk", "all"],
+        new_last_block: bool,
+        drop_path: float | None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.normalize = Normalize(mean, std)
         self.end: int | None = None
-        self.frozen: Frozen = "nothing"
+        self.frozen = "nothing"
+        self.network = self.built(weights, (channels, height, width), drop_path)
+        self.look((channels, height, width), new_last_block=new_last_block)
+        self.frozen = frozen
+        self.requires_grad_(requires_grad=True)
+        self.train()
+
+    @abstractmethod
+    def built(self, weights: str | None, image_shape: tuple[int, int, int], drop_path: float | None) -> nn.Module:
+        """The library's ``model`` without its classifier. Raises UserError where the library has no such."""
 
     @torch.no_grad()
-    def look(self, image_shape: tuple[int, int, int], frozen: Frozen, *, new_last_block: bool) -> None:
-        """Find out by images, with the network in its place, what it is made of; then freeze.
+    def look(self, image_shape: tuple[int, int, int], *, new_last_block: bool) -> None:
+        """Find out by images what the network is made of.
 
         Raises:
             UserError: it cannot take such images, or has no last block where that is spoken of.
@@ -60,13 +83,10 @@ class LibraryBackbone(Backbone):
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
         self.random = any(_chance(module) > 0 for module in self.network.modules())
-        self.frozen = frozen
-        self.requires_grad_(requires_grad=True)
-        self.train()
 
+    @abstractmethod
     def find_map(self, images: Tensor) -> bool:
         """Whether there is a feature map; sets ``end``, and ``channels_last``."""
-        raise NotImplementedError
 
     def pools(self, feature_map: Tensor) -> bool:
         """Whether ``embed`` gives the mean of whatever map of this shape."""

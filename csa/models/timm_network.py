@@ -22,33 +22,32 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from csa.models.library import Frozen
-
 
 class TimmNetwork(LibraryBackbone):
     """Its feature map is what timm pools, where that is one; a network of tokens has none."""
 
     network: Any  # with timm's own methods
 
-    def __init__(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        stem: str | None,
-        *,
-        model: str,
-        weights: str | None,
-        frozen: Frozen,
-        new_last_block: bool,
-        drop_path: float | None,
-    ) -> None:
-        super().__init__(model, mean, std)
-        image_shape = channels, height, width
-        self.network = _built(model, weights, image_shape, drop_path)
-        self.look(image_shape, frozen, new_last_block=new_last_block)
+    def built(self, weights: str | None, image_shape: tuple[int, int, int], drop_path: float | None) -> nn.Module:
+        timm, model = _timm(), self.model
+        if not timm.is_model(model):
+            problem, near = "timm has no such network", nearest(model, timm.list_models())
+            raise UserError(Fault("backbone.model", model, problem, "what timm.list_models() lists", near))
+        channels, *size = image_shape
+        known = timm.get_pretrained_cfg(model)
+        options: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
+        options |= {} if drop_path is None else {"drop_path_rate": drop_path}
+        options |= {"img_size": size} if known is not None and known.fixed_input_size else {}
+        try:
+            if weights is None:
+                network: nn.Module = timm.create_model(model, **options)
+                return network
+            file = weights_file(weights)
+            return _published(timm, model, weights, options) if file is None else _of_file(timm, model, file, options)
+        except TypeError as error:
+            if drop_path is None:
+                raise
+            raise UserError(Fault("backbone.drop_path", drop_path, f"{model} has none in timm", "null")) from error
 
     def find_map(self, images: Tensor) -> bool:
         x = self.normalize(images)
@@ -77,28 +76,6 @@ class TimmNetwork(LibraryBackbone):
         own = feature_map.permute(TO_CHANNELS_LAST) if self.channels_last else feature_map
         feature: Tensor = self.network.forward_head(own)
         return feature
-
-
-def _built(model: str, weights: str | None, image_shape: tuple[int, int, int], drop_path: float | None) -> nn.Module:
-    timm = _timm()
-    if not timm.is_model(model):
-        problem, near = "timm has no such network", nearest(model, timm.list_models())
-        raise UserError(Fault("backbone.model", model, problem, "what timm.list_models() lists", near))
-    channels, *size = image_shape
-    known = timm.get_pretrained_cfg(model)
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
-    options |= {} if drop_path is None else {"drop_path_rate": drop_path}
-    options |= {"img_size": size} if known is not None and known.fixed_input_size else {}
-    try:
-        if weights is None:
-            network: nn.Module = timm.create_model(model, **options)
-            return network
-        file = weights_file(weights)
-        return _published(timm, model, weights, options) if file is None else _of_file(timm, model, file, options)
-    except TypeError as error:
-        if drop_path is None:
-            raise
-        raise UserError(Fault("backbone.drop_path", drop_path, f"{model} has none in timm", "null")) from error
 
 
 def _timm() -> ModuleType:

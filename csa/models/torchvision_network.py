@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from torchvision import models
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.locations import weights_file
 from csa.models.library import LibraryBackbone, does_not_suit, not_at_hand, read_weights
-
-if TYPE_CHECKING:
-    from csa.models.library import Frozen
 
 BEHIND_THE_MAP = nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Linear, nn.Identity
 CLASSES = 1000
@@ -28,29 +25,15 @@ class TorchvisionNetwork(LibraryBackbone):
     Its feature map is what its pooling to a fixed size reads, or its classifier, which pools by itself then.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        stem: str | None,
-        *,
-        model: str,
-        weights: str | None,
-        frozen: Frozen,
-        new_last_block: bool,
-        drop_path: float | None,
-    ) -> None:
-        super().__init__(model, mean, std)
+    def built(self, weights: str | None, image_shape: tuple[int, int, int], drop_path: float | None) -> nn.Module:
+        channels, height, _ = image_shape
         if channels not in (1, 3):
             raise UserError(Fault("backbone", "torchvision", f"cannot take images of {channels} channels", "1 or 3"))
-        self.network = _built(model, height, drop_path)
-        head = _take_off_head(self.network, model)
+        network = _built(self.model, height, drop_path)
+        head = _take_off_head(network, self.model)
         if weights is not None:
-            _load(self.network, model, weights, head)
-        self.look((channels, height, width), frozen, new_last_block=new_last_block)
+            _load(network, self.model, weights, head)
+        return network
 
     def find_map(self, images: Tensor) -> bool:
         pieces = self.pieces

@@ -7,8 +7,13 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
+from csa.config.blocks import named_class
 from csa.config.faults import UserError
+from csa.config.identity import identity
+from csa.config.locations import MOVED, conf_dir, shipped
 from csa.config.recorded import read_recorded
+from csa.methods.method import Method
+from csa.models.backbone import Backbone
 
 
 def write(config, path, *without: str) -> None:
@@ -35,6 +40,27 @@ def test_a_schema_of_ours_is_found_whichever_module_a_record_says(configuration,
     )
     write(old, tmp_path / "config.yaml")
     assert read_recorded(tmp_path / "config.yaml") == old
+
+
+@pytest.mark.parametrize("first", MOVED)
+def test_a_class_that_has_moved_is_found_by_its_first_path_and_keeps_its_identity(configuration, tmp_path, first):
+    """In records, and in an option of another folder, whichever of the paths its file names."""
+    group = "method" if ".methods." in first else "backbone"
+    option = next(name for name in options(group) if shipped(group, name)["target"] == MOVED[first])
+    config = configuration(f"{group}={option}")
+    block = getattr(config, group)
+    write(replace(config, **{group: replace(block, target=first)}), tmp_path / "config.yaml")
+    read = read_recorded(tmp_path / "config.yaml")
+    assert identity(read, "ab") == identity(config, "ab")
+    for path in (first, block.target):
+        theirs = replace(config, **{group: replace(block, target=path, name="of_another_folder")})
+        assert identity(theirs, "ab")[group]["target"] == first
+    base = Method if group == "method" else Backbone
+    assert named_class("", getattr(read, group).target, base) is named_class("", MOVED[first], base)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def test_keys_added_later_have_the_value_that_the_tree_gives_them(configuration, tmp_path):

@@ -7,7 +7,7 @@ from tiny import copied, optimiser, random_batch, take_step
 from torch.nn import functional as F
 
 from csa.data.samplers import class_probabilities
-from csa.methods.bilateral_branch import emphasis
+from csa.methods.cumulative_learning import emphasis
 from csa.methods.method import Clock
 
 

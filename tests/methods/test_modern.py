@@ -15,13 +15,12 @@ from csa.config.faults import UserError
 from csa.data.batch import Batch
 from csa.data.loader import ResidentLoader
 from csa.data.samplers import View
-from csa.methods.balanced_contrastive import balanced_contrast
+from csa.methods.contrastive import balanced_contrast, parametric_contrast
+from csa.methods.decoupled import balanced_binary, within
 from csa.methods.experts import aggregation_weights, distance_from_mean, reversed_prior, stability
 from csa.methods.losses import class_weights, log_prior, normalized_weights
 from csa.methods.method import Clock
 from csa.methods.mixing import clipped_boxes
-from csa.methods.parametric_contrastive import parametric_contrast
-from csa.methods.weight_balancing import balanced_binary, within
 from csa.request import preflight
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny import random_batch
 
 from csa.data.batch import Batch
-from csa.methods.post_hoc import tau_normalized
+from csa.methods.decoupled import tau_normalized
 
 WEIGHT = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
 

@@ -8,7 +8,7 @@ from composed import config_of
 from tiny import copied, optimiser, random_batch, take_step
 
 from csa.config.faults import UserError
-from csa.methods.cross_entropy import CrossEntropy
+from csa.methods.classifier import CrossEntropy
 from csa.methods.method import Clock
 
 

@@ -14,11 +14,11 @@ from csa.models.backbone import Backbone, build_backbone
 from csa.models.heads import linear_head
 
 TARGETS = {
-    "lenet": ("csa.models.lenet.LeNet", None, 12),
-    "resnet32": ("csa.models.resnet_cifar.ResNet32", None, 8),
-    "resnet10": ("csa.models.resnet.ResNet10", "auto", 16),
-    "resnet18": ("csa.models.resnet.ResNet18", "auto", 16),
-    "resnet50": ("csa.models.resnet.ResNet50", "auto", 16),
+    "lenet": ("csa.models.networks.LeNet", None, 12),
+    "resnet32": ("csa.models.networks.ResNet32", None, 8),
+    "resnet10": ("csa.models.networks.ResNet10", "auto", 16),
+    "resnet18": ("csa.models.networks.ResNet18", "auto", 16),
+    "resnet50": ("csa.models.networks.ResNet50", "auto", 16),
 }
 
 
@@ -167,7 +167,9 @@ def test_images_too_small_are_a_fault(shape: tuple[int, int, int]):
     assert info.value.faults[0].allowed == "sides of at least 12 pixels"
 
 
-@pytest.mark.parametrize("target", ["csa.models.nothing.Net", "csa.models.lenet.Lenet", "no dots", "csa.models.lenet"])
+@pytest.mark.parametrize(
+    "target", ["csa.models.nothing.Net", "csa.models.networks.Lenet", "no dots", "csa.models.networks"]
+)
 def test_a_target_that_is_no_class_is_a_fault(target: str):
     config = BackboneConfig(name="mine", target=target, stem=None, min_size=8)
     with pytest.raises(UserError, match=r"backbone\.target="):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from csa.methods.cross_entropy import CrossEntropy
+from csa.methods.classifier import CrossEntropy
 
 if TYPE_CHECKING:
     from torch import Tensor
