@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from csa.config.schema import Config
     from csa.tracking.run import Run
-    from csa.training.portable import Form
+    from csa.training.recorded import Form
 
 FORMATS = ("pt2", "onnx")
 WORDS: dict[str, tuple[str, ...]] = {"run": (), "to": (), "format": ("", *FORMATS), "head": ()}
@@ -74,8 +74,7 @@ def export(run: Run, config: Config, head: str, to: str, form: Form) -> None:
     """
     from csa.reporting.model_card import contract, model_card
     from csa.tracking.files import write_bytes, write_text
-    from csa.training.portable import opened, packed
-    from csa.training.recorded import answers, recorded_split
+    from csa.training.recorded import answers, opened, packed, recorded_split
 
     run.checked()
     network = run.model(head)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from recorded_runs import train
 from csa import evaluate, export
 from csa.config.recorded import read_recorded
 from csa.data.dataset import load_split
-from csa.training.portable import contract_of, opened
+from csa.training.recorded import CONTRACT, opened
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,18 @@ def call(run, tmp_path, monkeypatch):
     return lambda *words: export.main(
         [f"run={run.result['fingerprint']}", f"output_root={run.folder.parents[2]}", *words]
     )
+
+
+def contract_of(content: bytes, form: str) -> dict:
+    """What the file says of itself."""
+    if form == "pt2":
+        files = {CONTRACT: ""}
+        torch.export.load(BytesIO(content), extra_files=files)
+        return dict(json.loads(files[CONTRACT]))
+    from onnxruntime import InferenceSession
+
+    metadata = InferenceSession(content, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    return dict(json.loads(metadata[CONTRACT]))
 
 
 def as_batch(images: np.ndarray) -> torch.Tensor:

@@ -127,7 +127,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Summary):
-    """``csa.training.result``, and what the machine and its software were."""
+    """``csa.training.evaluation``, and what the machine and its software were."""
 
     schema: int
     status: Literal["done"]

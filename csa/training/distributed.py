@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from csa.data.batch import ALONE, Shard
@@ -61,13 +60,6 @@ def _part() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
     gc.collect()
-
-
-def batch_statistics(method: nn.Module) -> list[Tensor]:
-    """Batch-norm's running means and variances."""
-    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
-    found = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
-    return [statistic for statistic in found if statistic is not None]
 
 
 class ProcessGroup:

@@ -36,17 +36,12 @@ MOST_VARIANTS = 64
 WARM_UPS = 3
 
 
-class Given(Protocol):
+class Given(NamedTuple):
     """What a step computes with: batches, rows of the method's draws; its loss's weight in the mean over processes."""
 
-    @property
-    def batches(self) -> dict[str, Batch]: ...
-
-    @property
-    def rows(self) -> Tensors: ...
-
-    @property
-    def weight(self) -> float: ...
+    batches: dict[str, Batch]
+    rows: Tensors
+    weight: float = 1.0
 
 
 @dataclass
@@ -62,21 +57,9 @@ class StepInputs:
         return self.epoch.sizes[self.number]
 
     @cached_property
-    def batches(self) -> dict[str, Batch]:
-        return self.epoch.batches(self.number)
-
-    @property
-    def weight(self) -> float:
-        return self.epoch.weights[self.number]
-
-
-@dataclass
-class PlacedInputs:
-    """In the places that a graph reads."""
-
-    batches: dict[str, Batch]
-    rows: Tensors
-    weight: float = 1.0
+    def given(self) -> Given:
+        """Made when it is first asked for: a graph reads its own places."""
+        return Given(self.epoch.batches(self.number), self.rows, self.epoch.weights[self.number])
 
 
 class Launcher:
@@ -115,16 +98,16 @@ class Launcher:
             return self._compiled_forward(batches, rows, self._first_clock(clock))
         return self._forward(batches, rows, clock)
 
-    def launch(self, given: StepInputs, clock: Clock, *parts: Part) -> Tensors:
+    def launch(self, step: StepInputs, clock: Clock, *parts: Part) -> Tensors:
         """Parts of a step, as one graph where they can be. What they return is overwritten by the next step."""
         capturable = self._graphs is not None and clock.decision != WITHIN
-        inputs = given.epoch.inputs(given.number) if capturable else None
+        inputs = step.epoch.inputs(step.number) if capturable else None
         if inputs is not None:
             try:
-                return self._replayed(inputs, given, clock, parts)
+                return self._replayed(inputs, step, clock, parts)
             except NotCapturedError as error:
                 self._give_up(error)
-        return self._computed(given, clock, parts)
+        return self._computed(step.given, clock, parts)
 
     def _computed(self, given: Given, clock: Clock, parts: Sequence[Part]) -> Tensors:
         outputs: Tensors = {}
@@ -145,17 +128,17 @@ class Launcher:
             return self._plain_logits(images)
         return {head: value.clone() for head, value in outputs.items()}
 
-    def _replayed(self, inputs: Tensors, given: StepInputs, clock: Clock, parts: Sequence[Part]) -> Tensors:
-        batches_of, names, state = given.epoch.batches_of, given.rows.keys(), self._state
+    def _replayed(self, inputs: Tensors, step: StepInputs, clock: Clock, parts: Sequence[Part]) -> Tensors:
+        batches_of, names, state = step.epoch.batches_of, step.rows.keys(), self._state
 
         def compute(places: Tensors) -> Tensors:
             state.optimiser.zero_grad(set_to_none=True)  # a graph has gradients of its own, and adds to none
-            placed = PlacedInputs(batches_of(places), {name: places[name] for name in names})
+            placed = Given(batches_of(places), {name: places[name] for name in names})
             return self._computed(placed, clock, parts)
 
         assert self._graphs is not None
         key = tuple(part.__name__ for part in parts), *self._variant(clock)
-        outputs = self._graphs.run(key, {**inputs, **given.rows}, compute, state.tensors)
+        outputs = self._graphs.run(key, {**inputs, **step.rows}, compute, state.tensors)
         self.mode = "graph"
         return dict(outputs)
 

@@ -17,12 +17,10 @@ import torch
 from csa.methods.method import Clock, Step
 from csa.randomness import seed_at, torch_generator
 from csa.training import checkpoint
-from csa.training.distributed import batch_statistics
-from csa.training.evaluation import EVALUATION_BATCH, evaluate
+from csa.training.batch_norm import batch_statistics, refuse_single_images
+from csa.training.evaluation import EVALUATION_BATCH, evaluate, outcome
 from csa.training.launching import StepInputs
 from csa.training.monitoring import Profiling, StoppedError, epoch_in_words
-from csa.training.result import outcome
-from csa.training.single_images import refuse_single_images
 from csa.training.state import OpenEpoch, Position, TrainState
 
 if TYPE_CHECKING:
@@ -37,11 +35,10 @@ if TYPE_CHECKING:
     from csa.methods.method import Method
     from csa.tracking.record import Record
     from csa.training.checkpoint import SharedStages
-    from csa.training.evaluation import Evaluated
+    from csa.training.evaluation import Evaluated, Outcome
     from csa.training.launching import Given, Tensors
     from csa.training.machine import Machine
     from csa.training.monitoring import Interruption, Progress
-    from csa.training.result import Outcome
 
 LOSS = ""
 """The name of the loss among the measures that a part of a step returns; no measure has it."""
@@ -57,14 +54,14 @@ def train_step(state: TrainState, epoch: Epoch, number: int, rows: Tensors, cloc
 
     One launch; or two, with the host reading in between how the step goes on.
     """
-    given, method, launch = StepInputs(epoch, number, rows), state.method, state.launcher.launch
-    clock = replace(clock, decision=method.foreseen(clock, given.images))
+    step, method, launch = StepInputs(epoch, number, rows), state.method, state.launcher.launch
+    clock = replace(clock, decision=method.foreseen(clock, step.images))
     if clock.decision is not None:
-        outputs = launch(given, clock, before_forward, update)
+        outputs = launch(step, clock, before_forward, update)
     else:
-        outputs = launch(given, clock, before_forward)
-        clock = replace(clock, decision=method.decision(clock, given.images))
-        outputs |= launch(given, clock, update)
+        outputs = launch(step, clock, before_forward)
+        clock = replace(clock, decision=method.decision(clock, step.images))
+        outputs |= launch(step, clock, update)
     return Step(outputs.pop(LOSS), outputs)
 
 

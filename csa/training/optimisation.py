@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from csa.models.backbone import Backbone
-from csa.training.distributed import batch_statistics
+from csa.training.batch_norm import batch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

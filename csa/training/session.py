@@ -23,13 +23,13 @@ from csa.tracking.lease import HeldError, Lease
 from csa.tracking.record import SecondRecord, software
 from csa.tracking.watcher import Watcher
 from csa.training import checkpoint
+from csa.training.batch_norm import refuse_single_images_of_any_stage
 from csa.training.checkpoint import SharedStages, refuse_other_arithmetic, threads_of_first_stage
 from csa.training.distributed import LOST, LostProcessError, telling_lost_processes
+from csa.training.evaluation import result, test_outputs
 from csa.training.loop import Training
 from csa.training.machine import Machine, choose, telling_what_mps_lacks
 from csa.training.monitoring import Interruption, Progress, StoppedError, where_profiled
-from csa.training.result import result, test_outputs
-from csa.training.single_images import refuse_single_images_of_any_stage
 from csa.training.state import NotFiniteError
 
 if TYPE_CHECKING:

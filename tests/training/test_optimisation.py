@@ -14,7 +14,8 @@ from csa.data.batch import Batch
 from csa.data.dataset import load_split
 from csa.methods.method import Clock, build_method
 from csa.training import checkpoint
-from csa.training.distributed import ProcessGroup, batch_statistics
+from csa.training.batch_norm import batch_statistics
+from csa.training.distributed import ProcessGroup
 from csa.training.loop import train_step
 from csa.training.machine import Machine
 from csa.training.optimisation import make_optimiser

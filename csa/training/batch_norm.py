@@ -1,4 +1,4 @@
-"""Batch-norm cannot train on one value: a step of one image, which the network maps to one place."""
+"""Batch-norm: its statistics; and what it cannot train on, one image that the network maps to one place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from csa.config.faults import Fault, UserError
@@ -14,6 +15,13 @@ from csa.methods.method import Clock
 if TYPE_CHECKING:
     from csa.data.loader import Loader
     from csa.methods.method import Method
+
+
+def batch_statistics(method: nn.Module) -> list[Tensor]:
+    """Batch-norm's running means and variances."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+    found = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    return [statistic for statistic in found if statistic is not None]
 
 
 def refuse_single_images_of_any_stage(method: Method, loader: Loader, image_shape: tuple[int, int, int]) -> None:
@@ -44,7 +52,7 @@ def _single_values(method: Method, stage: int, image_shape: tuple[int, int, int]
     """Whether a batch-norm that trains gets a single value of each channel of one image."""
     single = False
 
-    def look(norm: torch.nn.Module, given: tuple[Any, ...]) -> None:
+    def look(norm: nn.Module, given: tuple[Any, ...]) -> None:
         nonlocal single
         single |= given[0].numel() == given[0].shape[1]
 
