@@ -33,6 +33,10 @@ MOVED = {
     "csa.models.resnet.ResNet18": "csa.models.networks.ResNet18",
     "csa.models.resnet.ResNet50": "csa.models.networks.ResNet50",
     "csa.models.resnet_cifar.ResNet32": "csa.models.networks.ResNet32",
+    "csa.tracking.csv_tracker.CsvTracker": "csa.tracking.tracker.CsvTracker",
+    "csa.tracking.tensorboard_tracker.TensorboardTracker": "csa.tracking.tracker.TensorboardTracker",
+    "csa.tracking.wandb_tracker.WandbTracker": "csa.tracking.tracker.WandbTracker",
+    "csa.tracking.wandb_tracker.WandbTracking": "csa.tracking.tracker.WandbTracking",
 }
 """Classes of ours by the path that records, identities and files of others name them by, and where they lie now."""
 
