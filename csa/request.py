@@ -170,7 +170,7 @@ class Feasibility:
         faults, preview = self.of_the_data(checked)
         whole = not (faults or checked.faults)
         if preview is not None and (sound := checked.sound("backbone")):
-            faults += _size_faults(*sound, preview)
+            faults += _size_faults(sound[0], preview)
         for look, keys in ON_THIS_MACHINE.items():
             if sound := checked.sound(*keys):
                 faults += self._once(look, *sound)
@@ -230,11 +230,11 @@ def _size_faults(backbone: BackboneConfig, preview: Preview) -> list[Fault]:
 
 def _whole_faults(config: Config, preview: Preview | None) -> list[Fault]:
     """Of a configuration and data without others: memory that is not there, validation images that are needed."""
-    from csa.data.dataset import has_validation, memory_fault
+    from csa.data.dataset import has_validation, memory_faults
 
-    memory = None if preview is None else memory_fault(config, preview)
+    memory = [] if preview is None else memory_faults(config, preview)
     needed = [] if has_validation(config.dataset, preview) else validation_faults(config)
-    return [memory, *needed] if memory else needed
+    return memory + needed
 
 
 # --- words of an entry's own ----------------------------------------------------------------

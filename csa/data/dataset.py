@@ -88,14 +88,14 @@ LEAST_PROCESS_BYTES, LEAST_WORKER_BYTES, LEAST_PIXEL_BYTES = 0.3e9, 0.05e9, 50.0
 FLOAT_BYTES = 4.0
 
 
-def memory_fault(config: Config, known: Preview) -> Fault | None:
+def memory_faults(config: Config, known: Preview) -> list[Fault]:
     """Whether the run cannot have the memory that it needs, by what is known of its data.
 
     Estimated from below: what is refused cannot run here; what is not may still run out of memory.
     """
     total = total_memory()
     if least_memory(config, known) <= total:
-        return None
+        return []
     needs, of_steps = memory_needs(config, known)
     if config.runtime.device in ("cpu", "mps") or not visible_gpus():
         needs |= of_steps
@@ -103,7 +103,7 @@ def memory_fault(config: Config, known: Preview) -> Fault | None:
     key, *others = sorted(needs, key=lambda name: -needs[name])
     allowed = " or ".join([f"less of {key}", *(name for name in others if needs[name] > total / 10)])
     problem = f"the run needs {needed / GIGABYTE:,.1f} GB of memory or more, and there are {total / GIGABYTE:,.1f} GB"
-    return Fault(key, attrgetter(key)(config), problem, allowed) if needed > total else None
+    return [Fault(key, attrgetter(key)(config), problem, allowed)] if needed > total else []
 
 
 def least_memory(config: Config, known: Preview) -> float:
