@@ -20,6 +20,7 @@ from csa.cli import answer_help, reporting_faults
 from csa.config.faults import Fault, UserError, nearest
 
 ENTRIES = {name: f"csa.{name}" for name in ("run", "data", "report", "records", "evaluate", "export", "completion")}
+ENTRIES["data"] = "csa.data.__main__"
 
 
 def main() -> None:

@@ -86,8 +86,7 @@ def _own_words(command: str) -> dict[str, tuple[str, ...]]:
     """The words that only this command has, with their values."""
     if command not in ENTRIES:
         return {}
-    name = f"{ENTRIES[command]}.__main__" if command == "data" else ENTRIES[command]
-    words: dict[str, tuple[str, ...]] = getattr(import_module(name), "WORDS", {})
+    words: dict[str, tuple[str, ...]] = getattr(import_module(ENTRIES[command]), "WORDS", {})
     return words
 
 

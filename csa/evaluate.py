@@ -91,8 +91,8 @@ def evaluate_own(run: Run, config: Config, head: str) -> None:
     print_accuracies(console, {**result, "heads": heads}, title)
     for name, values in scores.items():
         recorded = result["heads"][name]["last"]["all"]
-        told = "as recorded" if values.all == recorded else f"recorded: {recorded:.4f}, now {values.all:.4f}"
-        console.print(f"{name}: {told}")
+        compared = "as recorded" if values.all == recorded else f"recorded: {recorded:.4f}, now {values.all:.4f}"
+        console.print(f"{name}: {compared}")
 
 
 def evaluate_elsewhere(run: Run, config: Config, head: str) -> None:
@@ -205,8 +205,8 @@ def read_folder(folder: Path, image_shape: tuple[int, int, int]) -> tuple[list[P
     faults = [Fault("images", str(folder), problem) for problem in found.problems()]
     notes = [printable(note) for note in found.notes(str(folder))]
     if not (found.images or faults):
-        told = "".join(f"; {note}" for note in notes)
-        raise UserError(Fault("images", str(folder), f"has no image in it{told}", "a folder of images"))
+        also = "".join(f"; {note}" for note in notes)
+        raise UserError(Fault("images", str(folder), f"has no image in it{also}", "a folder of images"))
     images, unread = read_images("images", [folder / file for file in found.images], image_shape)
     if faults + unread:
         raise UserError(*faults, *unread)

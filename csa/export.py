@@ -79,14 +79,14 @@ def export(run: Run, config: Config, head: str, to: str, form: Form) -> None:
     run.checked()
     network = run.model(head)
     split = recorded_split(run, config.data_dir, config.download)
-    told = contract(run, head)
-    content = packed(network, told["temperature"] or 1.0, told, form)
+    terms = contract(run, head)
+    content = packed(network, terms["temperature"] or 1.0, terms, form)
     given = answers(opened(content, form), split.test_images, split.test_labels, run.dataset)
     same = _again(run, head, given)
     path = Path(to).expanduser()
     with writing_to(to):
         write_bytes(path, content)
-        write_text(path.with_name(f"{path.name}.md"), model_card(run, told, path.name, same))
+        write_text(path.with_name(f"{path.name}.md"), model_card(run, terms, path.name, same))
     say(f"{to}: head {head}; {same} of {len(given):,} test images are classified as recorded")
     say(f"{to}.md: its model card")
 

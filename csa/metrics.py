@@ -82,13 +82,13 @@ def scores(confusion: np.ndarray, ece: float, by_rank: ShotGroups, by_count: Sho
     """Of the counts of at least one image; confusion, ece: as in ``Scores``."""
     right, images, predicted = confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
     per_class = [100 * hits / seen if seen else None for hits, seen in zip(right, images, strict=True)]
-    f1 = [2 * hits / (seen + told) for hits, seen, told in zip(right, images, predicted, strict=True) if seen]
+    f1 = [2 * hits / (seen + guesses) for hits, seen, guesses in zip(right, images, predicted, strict=True) if seen]
     return Scores(
         all=100 * sum(right) / sum(images),
         macro_f1=100 * fmean(f1),
         per_class=per_class,
         ece=ece,
-        predicted_classes=sum(told > 0 for told in predicted),
+        predicted_classes=sum(guesses > 0 for guesses in predicted),
         confusion=confusion,
         **class_means(per_class, by_rank, by_count),
     )

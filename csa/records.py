@@ -263,13 +263,13 @@ def export(output_root: Path, own: dict[str, str]) -> int:
             raise UserError(Fault("to", str(to), f"cannot be written ({error.strerror})")) from error
     for problem in problems:
         say(f"left out: {problem}", aside=True)
-    told = {
+    wording = {
         "written": "written",
         "unchanged": "unchanged",
         "kept": "kept although the run here differs (replace=true takes it)",
         "not done": "left out because they are not done",
     }
-    counts = ", ".join(f"{outcomes[outcome]} {text}" for outcome, text in told.items() if outcomes[outcome])
+    counts = ", ".join(f"{outcomes[outcome]} {text}" for outcome, text in wording.items() if outcomes[outcome])
     say(f"{to}: {counts or 'nothing to export'}")
     return 1 if problems else 0
 

@@ -243,9 +243,9 @@ def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
     papers = _papers(order, frame)
     if sections and not any((paper.data["n"] > 0).any() for paper in papers):
         papers = []  # nothing here is of the paper
-    told = write(order.to(REPORT), sections, papers, figures, colours, as_csv(frame))
+    message = write(order.to(REPORT), sections, papers, figures, colours, as_csv(frame))
     _send(order, figures)
-    say(told)
+    say(message)
 
 
 # --- figures --------------------------------------------------------------------------------
@@ -267,8 +267,8 @@ def _draw(order: Order, frame: pd.DataFrame) -> None:
         found = drawing.from_records(wanted, frame)
     drawing.write(found, order.to("figures"))
     for drawn in found:
-        if told := keep(drawn, order.records):
-            say(told)
+        if message := keep(drawn, order.records):
+            say(message)
     _send(order, found)
 
 

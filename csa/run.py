@@ -84,8 +84,8 @@ def recorded(config: Config) -> Record:
         plain = as_plain(config)
         beside = Record(run_folder(plain, fingerprint(identity(plain, split.hash)))).finished() if plain else None
         print_result(console, config, record.result, record.folder, beside)
-    if (tracker := tracker_of(config.tracking)) and (told := tracker.browse(record.folder)):
-        console.print(f"browse: {told}")
+    if (tracker := tracker_of(config.tracking)) and (where := tracker.browse(record.folder)):
+        console.print(f"browse: {where}")
     return record
 
 

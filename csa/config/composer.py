@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 
 from csa.config.blocks import WIRING, block_faults, build_block, build_fields, flat, join
 from csa.config.composition import PUBLISHED, CompositionError, NotPublishedError, composition_errors
-from csa.config.faults import Fault, UserError, nearest
+from csa.config.faults import Fault, UserError, first_line, nearest
 from csa.config.rules import broken_rules
 from csa.config.schema import Config
 
@@ -317,5 +317,5 @@ def _resolve_one_by_one(config: DictConfig, raw: Any, at: str) -> tuple[dict[str
             values[key] = "???"
         except Exception as error:
             values[key] = value
-            faults.append(Fault(path, value, (str(error) or type(error).__name__).splitlines()[0]))
+            faults.append(Fault(path, value, first_line(error)))
     return values, faults

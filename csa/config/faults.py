@@ -70,6 +70,11 @@ def missing_extra(error: Exception) -> Fault | None:
     return Fault(package, None, "is not installed", f"pip install 'csa[{EXTRAS[package]}]'")
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first; of one that says nothing its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def printable(text: str) -> str:
     """Text whose invisible characters, and bytes of a file's name that are no text, are escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

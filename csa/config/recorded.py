@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml  # type: ignore[import-untyped]
 
 from csa.config.blocks import flat, schema_of
-from csa.config.faults import Fault, RecordError, UserError
+from csa.config.faults import Fault, RecordError, UserError, first_line
 from csa.config.schema import Config
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def recorded_values(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)  # in a tenth of the time that OmegaConf takes
     except (OSError, ValueError, yaml.YAMLError) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise RecordError(path, f"cannot be read ({told})") from error
+        raise RecordError(path, f"cannot be read ({first_line(error)})") from error
     if not isinstance(values, dict):
         raise RecordError(path, "is no configuration")
     plain = {str(key): value for key, value in values.items()}

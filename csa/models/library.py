@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, first_line
 from csa.models.backbone import Backbone, Normalize
 
 if TYPE_CHECKING:
@@ -207,7 +207,3 @@ def not_at_hand(weights: str, url: str, place: str, error: Exception) -> UserErr
     """What to put where, when there is no download."""
     problem = f"cannot be downloaded ({first_line(error)}); put {url} into {place}, or anywhere and name the file"
     return UserError(Fault("backbone.weights", weights, problem, "backbone.weights=<file>"))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -98,7 +98,7 @@ class Display:
         self._console, self._plan, self._to_do = console, plan, to_do
         self._quiet = quiet
         self._watch = Watch(plan.runs, to_do)
-        self._told = {run.fingerprint: run.state for run in plan.runs}
+        self._printed = {run.fingerprint: run.state for run in plan.runs}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="csa-sweep-display", daemon=True)
         self._live: Live | None = None
@@ -130,8 +130,8 @@ class Display:
             return
         for run in self._to_do:
             state = progress.states[run.fingerprint]
-            if state != self._told[run.fingerprint]:
-                self._told[run.fingerprint] = state
+            if state != self._printed[run.fingerprint]:
+                self._printed[run.fingerprint] = state
                 counted = sum(one in ("done", "failed") for one in progress.states.values())
                 self._console.print(
                     f"[{counted}/{len(self._plan.runs)}] {state}: {self._plan.label(run)}{left(progress)}"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from csa.sweep.plan import PlannedRun
 
-MEMORY_NAME = "calibration.json"
+CACHE_NAME = "calibration.json"
 BEYOND_SECONDS = 6.0  # start and end of a process, where nothing has measured it
 
 
@@ -203,9 +203,9 @@ def _measured(runs: dict[str, PlannedRun], threads: int) -> dict[str, Cost]:
     costs: dict[str, Cost] = {}
     asked = {}
     for name, run in runs.items():
-        memory = _memory(run)
-        if name in memory:
-            costs[name] = memory[name]
+        known = _remembered(run)
+        if name in known:
+            costs[name] = known[name]
         else:
             asked[name] = run
     if not asked:
@@ -224,15 +224,15 @@ def _measured(runs: dict[str, PlannedRun], threads: int) -> dict[str, Cost]:
 
 def _remember(run: PlannedRun, name: str, cost: Cost) -> None:
     """At once: whoever stops the measuring has it go on next time."""
-    path = Path(run.config.output_root).expanduser() / MEMORY_NAME
+    path = Path(run.config.output_root).expanduser() / CACHE_NAME
     with contextlib.suppress(OSError):  # then it is measured again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**{key: asdict(known) for key, known in _memory(run).items()}, name: asdict(cost)})
+        write_json(path, {**{key: asdict(known) for key, known in _remembered(run).items()}, name: asdict(cost)})
 
 
-def _memory(run: PlannedRun) -> dict[str, Cost]:
+def _remembered(run: PlannedRun) -> dict[str, Cost]:
     try:
-        known = read_json(Path(run.config.output_root).expanduser() / MEMORY_NAME)
+        known = read_json(Path(run.config.output_root).expanduser() / CACHE_NAME)
         return {
             name: Cost(tuple(StageCost(**stage) for stage in cost["stages"]), cost["total"], cost["beyond"])
             for name, cost in known.items()

@@ -146,14 +146,14 @@ class Plan:
 
     def unreadable(self) -> list[str]:
         """Of each run that is done and has no numbers to show, which it is and why."""
-        told = []
+        problems = []
         for run in self.runs:
             if run.state == "done":
                 try:
                     _ = run.record.result
                 except RecordError as error:
-                    told.append(f"{self.label(run)}: {error}")
-        return told
+                    problems.append(f"{self.label(run)}: {error}")
+        return problems
 
 
 def make_plan(tree: Tree, cells: Sequence[Cell], *, fetch: bool = True) -> Plan:

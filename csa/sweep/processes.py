@@ -109,11 +109,11 @@ def _images_of_a_step(config: Config) -> int:
 def where(places: Sequence[Slot], configs: Sequence[Config]) -> str:
     """``2 at once, 1 thread each``, and what they take of the memory, where that may be what limits them."""
     each = counting(places[0].threads, "thread")
-    told = f"{len(places)} at once, {each} each" if len(places) > 1 else f"one at a time, {each}"
+    text = f"{len(places)} at once, {each} each" if len(places) > 1 else f"one at a time, {each}"
     if places[0].gpu is None:
         each_gb, free_gb = memory_of_a_run(configs) / GIGABYTE, free_memory() / GIGABYTE
-        told += f", about {each_gb:.1f} GB of memory each; {free_gb:.1f} GB are free"
-    return told
+        text += f", about {each_gb:.1f} GB of memory each; {free_gb:.1f} GB are free"
+    return text
 
 
 # --- processes ------------------------------------------------------------------------------
@@ -204,8 +204,8 @@ class Processes:
                 try:
                     self._children.append(self._spawn(run, self._free[0]))
                 except OSError as error:  # no disk, no memory, no process
-                    told = disk_trouble(error, run.folder) or str(error)
-                    self._end(run, Ending("failed", told), waiting, endings)
+                    problem = disk_trouble(error, run.folder) or str(error)
+                    self._end(run, Ending("failed", problem), waiting, endings)
                 else:
                     self._free.popleft()
 
@@ -250,11 +250,11 @@ class Processes:
             return Ending("failed", f"{tail(run.folder / OUTPUT_NAME)}\n{how}; the next start continues it".strip())
         if run.state != "failed":
             how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-            told = f"{tail(run.folder / OUTPUT_NAME)}\n{how}".strip()
+            text = f"{tail(run.folder / OUTPUT_NAME)}\n{how}".strip()
             try:
-                run.record.fail({"reason": told})
+                run.record.fail({"reason": text})
             except OSError:  # the same, most likely, that ended the run
-                return Ending("failed", told)
+                return Ending("failed", text)
         return Ending("failed", reason(run.folder))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -288,10 +288,10 @@ def is_held_here(folder: Path) -> bool:
 def reason(folder: Path) -> str:
     """The last lines that say why a run failed: of failure.json, else of what the process wrote."""
     try:
-        told = Record(folder).failure()
+        failure = Record(folder).failure()
     except FileNotFoundError:
         return tail(folder / OUTPUT_NAME)
-    return "\n".join(told.splitlines()[-TAIL_LINES:])
+    return "\n".join(failure.splitlines()[-TAIL_LINES:])
 
 
 def tail(path: Path) -> str:

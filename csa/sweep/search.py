@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from csa.cli import FAILED_STATUS, reporting_faults, say
 from csa.config.cells import Cell, is_of_sweep, quoted
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, first_line
 from csa.config.identity import canonical, fingerprint, identity, run_folder
 from csa.config.rules import HOW_TO_VALIDATE
 from csa.console import PLUS_MINUS, FoldedTable, PlainConsole, duration
@@ -127,8 +127,8 @@ def _uncertainty(study: Study, images: int) -> str:
     best = study.best_value
     halves = {value: _half_interval(value, images) for value in values}
     near = sum(abs(best - value) <= halves[best] + halves[value] for value in values) - 1
-    told = f"{PLUS_MINUS} is half the 95 % interval of an accuracy on {images:,} validation images"
-    return f"{told}; that of {near} of the {len(values) - 1} others overlaps with that of the best trial"
+    text = f"{PLUS_MINUS} is half the 95 % interval of an accuracy on {images:,} validation images"
+    return f"{text}; that of {near} of the {len(values) - 1} others overlaps with that of the best trial"
 
 
 def _command(request: Request) -> tuple[str, ...]:
@@ -260,7 +260,7 @@ def _unopened(storage: str, reason: str) -> Fault:
 def _storage_trouble(error: Exception) -> str:
     """What the database says, without the statement that it says it of."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return (str(getattr(cause, "orig", None) or cause or error) or type(error).__name__).splitlines()[0]
+    return first_line(getattr(cause, "orig", None) or cause or error)
 
 
 def _finished(study: Study) -> int:

@@ -37,15 +37,16 @@ def split_hash(config: DatasetConfig, data_dir: str | Path, download: bool, cach
     known = remembered(config, data_dir, cache_dir)
     if known is None:
         known = load_split(config, data_dir, download).hash
+        cache = _cache_file(cache_dir)
         key = fingerprint(config, data_dir)  # a download may have brought the files only now
-        write_cache(_memory(cache_dir), {**read_cache(_memory(cache_dir)), key: known}, indent=1, sort_keys=True)
+        write_cache(cache, {**read_cache(cache), key: known}, indent=1, sort_keys=True)
     return known
 
 
 def remembered(config: DatasetConfig, data_dir: str | Path, cache_dir: str | Path) -> str | None:
     """What ``split_hash`` has found before, without reading the data."""
     try:
-        return read_cache(_memory(cache_dir)).get(fingerprint(config, data_dir))
+        return read_cache(_cache_file(cache_dir)).get(fingerprint(config, data_dir))
     except OSError:  # of files that cannot be reached nothing is known
         return None
 
@@ -58,11 +59,11 @@ def fingerprint(config: DatasetConfig, data_dir: str | Path) -> str:
         for file in files
         for stat in [file.stat()]
     ]
-    told = json.dumps([SPLIT_VERSION, asdict(config), stamps], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([SPLIT_VERSION, asdict(config), stamps], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _memory(cache_dir: str | Path) -> Path:
+def _cache_file(cache_dir: str | Path) -> Path:
     return Path(cache_dir).expanduser() / "splits.json"
 
 

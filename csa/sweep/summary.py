@@ -39,8 +39,8 @@ def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     to_do = settings.to_do(plan)
     configs = [run.config for run in to_do]
     places = slots(settings.sweep, configs) if configs else []
-    told = estimate(to_do, places[0].threads if places else 1, measure=settings.sweep.calibrate)
-    console.print(_plan_table(plan, told))
+    times = estimate(to_do, places[0].threads if places else 1, measure=settings.sweep.calibrate)
+    console.print(_plan_table(plan, times))
     for run in plan.merged[:MOST_MERGED]:
         names = [" ".join(cell.words) for cell in run.cells]
         more = f", and {len(names) - 2} more cells" if len(names) > 2 else ""
@@ -48,10 +48,10 @@ def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     for text in plan.unreadable():
         console.print(f"cannot be read: {text}")
     console.print(counted(plan))
-    console.print(_time(plan, told, places, configs))
+    console.print(_time(plan, times, places, configs))
 
 
-def _plan_table(plan: Plan, told: Estimate) -> FoldedTable:
+def _plan_table(plan: Plan, times: Estimate) -> FoldedTable:
     """A row for each cell but its seed."""
     everything = [run.cells[0] for run in plan.runs] + [cell for cell, _ in plan.missing]
     keys = [key for key in swept_keys(everything) if key != SEED]
@@ -73,7 +73,7 @@ def _plan_table(plan: Plan, told: Estimate) -> FoldedTable:
     for row in dict.fromkeys([*rows, *missing]):
         runs = rows.get(row, [])
         states = [*(run.state for run in runs), *([NOT_AVAILABLE] * len(missing.get(row, [])))]
-        seconds = sum(told.seconds.get(run.fingerprint, 0) for run in runs)
+        seconds = sum(times.seconds.get(run.fingerprint, 0) for run in runs)
         table.add_row(
             *(row if keys else ["the run"]),
             str(len(states)),
@@ -87,27 +87,27 @@ def _plan_table(plan: Plan, told: Estimate) -> FoldedTable:
 def counted(plan: Plan) -> str:
     """``40 cells, 38 runs (2 duplicates merged): 31 done, ...``."""
     merged = sum(len(run.cells) - 1 for run in plan.runs)
-    told = [f"{count} {state}" for state, count in plan.counts().items()]
+    counts = [f"{count} {state}" for state, count in plan.counts().items()]
     if plan.missing:
-        told.append(
+        counts.append(
             f"{len(plan.missing)} {NOT_AVAILABLE} ({', '.join(dict.fromkeys(name for _, name in plan.missing))})"
         )
     duplicates = f" ({merged} duplicates merged)" if merged else ""
-    return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(told)}"
+    return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(counts)}"
 
 
-def _time(plan: Plan, told: Estimate, places: Sequence[Slot], configs: Sequence[Config]) -> str:
+def _time(plan: Plan, times: Estimate, places: Sequence[Slot], configs: Sequence[Config]) -> str:
     lines = []
     if plan.absent_data:
         lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
-    if told.seconds:
-        lines.append(f"estimated: {duration(told.wall(len(places)))} ({where(places, configs)})")
-    elif not told.unknown:
+    if times.seconds:
+        lines.append(f"estimated: {duration(times.wall(len(places)))} ({where(places, configs)})")
+    elif not times.unknown:
         lines.append("nothing is left to do")
-    if told.unknown:
-        more = len(told.unknown) - MOST_UNKNOWN
+    if times.unknown:
+        more = len(times.unknown) - MOST_UNKNOWN
         others = f"; and {more} other kinds of run" if more > 0 else ""
-        lines.append(f"no time is known of: {'; '.join(told.unknown[:MOST_UNKNOWN])}{others}")
+        lines.append(f"no time is known of: {'; '.join(times.unknown[:MOST_UNKNOWN])}{others}")
     return "\n".join(lines)
 
 
@@ -119,15 +119,15 @@ def print_summary(console: PlainConsole, plan: Plan, endings: dict[str, Ending])
     if any(run.state == "done" for run in plan.runs):
         console.print(accuracy_table(plan))
     unreadable = plan.unreadable()
-    for told in unreadable:
-        console.print(f"left out: {told}")
+    for problem in unreadable:
+        console.print(f"left out: {problem}")
     failed = print_failures(console, plan, endings) + len(unreadable)
     counts = Counter(_how(run, endings) for run in plan.runs)
-    told = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
+    text = ", ".join(f"{counts[state]} {state}" for state in (*STATES, "killed") if counts[state])
     if plan.missing:
         names = ", ".join(dict.fromkeys(name for _, name in plan.missing))
-        told += f"; {len(plan.missing)} cells are not available ({names})"
-    console.print(f"{counting(len(plan.runs), 'run')}: {told}")
+        text += f"; {len(plan.missing)} cells are not available ({names})"
+    console.print(f"{counting(len(plan.runs), 'run')}: {text}")
     return failed
 
 
@@ -144,8 +144,8 @@ def print_failures(console: PlainConsole, plan: Plan, endings: dict[str, Ending]
     for run in failed:
         console.print(Text("failed", "bold red"), end="")
         console.print(f": {plan.label(run)}\n  {run.folder}")
-        told = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
-        for line in told.splitlines():
+        text = endings[run.fingerprint].reason if run.fingerprint in endings else reason(run.folder)
+        for line in text.splitlines():
             console.print(f"  | {line}")
     if any(run.fingerprint not in endings for run in failed):
         console.print("failed before, and not started again: sweep.retry_failed=true does")

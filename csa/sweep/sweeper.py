@@ -54,8 +54,8 @@ class CellsSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=CellTask(task_function), config=config
         )
-        told = sys.stdout.isatty() or "COLUMNS" in os.environ
-        self._console = PlainConsole(width=None if told else LOG_WIDTH)
+        has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+        self._console = PlainConsole(width=None if has_width else LOG_WIDTH)
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, run what is missing, summarise.
@@ -165,10 +165,10 @@ def _seen_from_elsewhere(run: PlannedRun) -> list[str]:
 def _ending(run: PlannedRun, returned: JobReturn) -> Ending:
     if returned.status is JobStatus.COMPLETED:
         return Ending("done")
-    told: Any = returned._return_value
+    error: Any = returned._return_value
     if run.state == "running":
-        return Ending("interrupted", str(told))  # another process trains it
-    return Ending("failed", reason(run.folder) if run.state == "failed" else str(told))
+        return Ending("interrupted", str(error))  # another process trains it
+    return Ending("failed", reason(run.folder) if run.state == "failed" else str(error))
 
 
 def _endings_by_record(runs: Sequence[PlannedRun], error: Exception) -> dict[str, Ending]:

@@ -182,16 +182,16 @@ def reading(path: Path, remedy: str = REMEDY, *, unless: type[Exception] | tuple
     except unless:
         raise
     except UNREADABLE as error:
-        told = str(error).partition("\n")[0]
-        raise RecordError(path, f"cannot be read ({type(error).__name__}: {told})", remedy) from error
+        reason = str(error).partition("\n")[0]
+        raise RecordError(path, f"cannot be read ({type(error).__name__}: {reason})", remedy) from error
 
 
 def refuse(path: Path, faults: Iterable[Fault | str], remedy: str = REMEDY) -> None:
     """Raises RecordError where there are faults."""
-    told = [text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for text in map(str, faults)]
-    if told:
-        more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
-        raise RecordError(path, f"cannot be used: {'; '.join(told[:MOST_TOLD])}{more}", remedy)
+    texts = [text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for text in map(str, faults)]
+    if texts:
+        more = f"; and {len(texts) - MOST_TOLD} more" if len(texts) > MOST_TOLD else ""
+        raise RecordError(path, f"cannot be used: {'; '.join(texts[:MOST_TOLD])}{more}", remedy)
 
 
 def sound(path: Path, read: Callable[[Path], Any], faults: Callable[[Any], Iterable[Fault | str]]) -> Any:

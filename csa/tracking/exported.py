@@ -24,6 +24,7 @@ import numpy as np
 
 from csa.config.faults import Fault, RecordError, UserError
 from csa.metrics import confusion, rescored
+from csa.tracking import sweeps
 from csa.tracking.description import (
     SCHEMA,
     RunConfig,
@@ -122,8 +123,8 @@ class ExportedRun(Run):
         with reading(self.path, AGAIN):
             content: dict[str, Any] = read_json(self.path)
             if content["schema"] not in READ_SCHEMAS:
-                told = f"has schema {content['schema']}, this version reads {EXPORT_SCHEMA}"
-                raise RecordError(self.path, told, AGAIN)
+                problem = f"has schema {content['schema']}, this version reads {EXPORT_SCHEMA}"
+                raise RecordError(self.path, problem, AGAIN)
             config, result, _ = (content[name] for name in ("config", "result", "labels_digest"))
             refuse(self.path, [*identity_faults(content), *config_faults(config), *result_faults(result)], AGAIN)
             refuse(self.path, agreement_faults(content, config, result), AGAIN)
@@ -140,7 +141,8 @@ class ExportedRun(Run):
 
 def exported_paths(folder: Path, fingerprint: str = "") -> list[Path]:
     """The records below ``folder``, or those of one run: by path, a run's on a GPU before that on the processor."""
-    found = folder.glob(f"*/*/{fingerprint}*.json")
+    of_sweeps = {sweep / sweeps.NAME for sweep in sweeps.folders(folder)}  # which lie in a folder of runs
+    found = set(folder.glob(f"*/*/{fingerprint}*.json")) - of_sweeps
     return sorted(found, key=lambda path: (path.parent, path.stem.partition("-")[0], "-" not in path.stem, path.stem))
 
 

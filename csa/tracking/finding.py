@@ -247,8 +247,8 @@ def attempt(where: str, read: Callable[[], Run]) -> Run | str:
     try:
         return read()
     except UserError as error:
-        told = "; ".join(map(str, error.faults))
-        return told if where in told else f"{where}: {told}"
+        problems = "; ".join(map(str, error.faults))
+        return problems if where in problems else f"{where}: {problems}"
     except OSError as error:
         return f"{where}: cannot be read ({error.strerror}: {error.filename})"
 

@@ -8,7 +8,6 @@ counts on, without comparing two clocks; whoever only looks asks how long ago th
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from csa.tracking.files import NoLocksError, lock_file, write_json
+from csa.tracking.files import UNREADABLE, NoLocksError, lock_file, read_json, write_json
 
 if TYPE_CHECKING:
     from typing import IO
@@ -150,9 +149,9 @@ def this_process() -> Holder:
 def holder(folder: Path) -> Holder | None:
     """Who wrote the lease last, living or not."""
     try:
-        fields: dict[str, Any] = json.loads((folder / LEASE_NAME).read_text())
+        fields: dict[str, Any] = read_json(folder / LEASE_NAME)
         return Holder(str(fields["host"]), int(fields["pid"]), int(fields["beat"]), str(fields.get("boot", "")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return None
 
 

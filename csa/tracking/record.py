@@ -125,8 +125,8 @@ class Record(Run):
         return True
 
     def fail(self, failure: Mapping[str, Any]) -> None:
-        told = {key: without_passwords(value) if isinstance(value, str) else value for key, value in failure.items()}
-        write_json(self.folder / "failure.json", {"schema": SCHEMA, **told})
+        shown = {key: without_passwords(value) if isinstance(value, str) else value for key, value in failure.items()}
+        write_json(self.folder / "failure.json", {"schema": SCHEMA, **shown})
 
     def log(self, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")

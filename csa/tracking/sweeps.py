@@ -103,7 +103,7 @@ def run_folders(folder: Path, sweep: Sweep) -> list[Path]:
 
 def sweeps_of(folder: Path) -> list[dict[str, str | None]]:
     """Of each its name and, once a tracker has one for it, its run there (``parent_run_id``); damaged: none."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(*UNREADABLE):
         return [{"name": one["name"], "parent_run_id": one["parent_run_id"]} for one in read_json(folder / OF_A_RUN)]
     return []
 

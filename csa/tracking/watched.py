@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
-from csa.config.faults import without_passwords
+from csa.config.faults import first_line, without_passwords
 from csa.tracking import sweeps
 from csa.tracking.files import UNREADABLE, read_json, try_lock, write_json
 from csa.tracking.run import Run
@@ -87,7 +87,7 @@ class Watched(ABC):
             self._push()
         except Exception as error:
             self._tracker.close(self.folder)
-            self._note(trouble=_first_line(error))
+            self._note(trouble=_trouble(error))
             raise
         self._pushed = present
         if self.ended or self._troubled:
@@ -166,9 +166,8 @@ class WatchedSweep(Watched):
                 sweeps.note(run, sweep.name, parent)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return without_passwords(text.splitlines()[0])[:160]
+def _trouble(error: Exception) -> str:
+    return without_passwords(first_line(error))[:160]
 
 
 def _changed(path: Path) -> list[Any] | None:
@@ -208,8 +207,8 @@ def sync(output_root: Path, tracker: Tracker[Any]) -> Iterator[Synced]:
         tracker.reach()
     for folder in sweeps.folders(output_root):
         sweep = WatchedSweep(folder, tracker)
-        if (known := sweep.read()) is not None and known.status != "running" and (told := _synced(sweep)).failed:
-            yield told
+        if (known := sweep.read()) is not None and known.status != "running" and (synced := _synced(sweep)).failed:
+            yield synced
     for folder in folders:
         run = WatchedRun(folder, tracker)
         yield Synced(folder, "is being trained") if run.state == "running" else _synced(run)
@@ -220,7 +219,7 @@ def _synced(watched: Watched) -> Synced:
         if not watched.push(anyway=True):
             return Synced(watched.folder, "another process is sending it")
     except Exception as error:
-        return Synced(watched.folder, f"failed: {_first_line(error)}", failed=True)
+        return Synced(watched.folder, f"failed: {_trouble(error)}", failed=True)
     finally:
         watched.release()
     return Synced(watched.folder, watched.said or "nothing was missing")

@@ -15,7 +15,7 @@ from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from csa.config.faults import Fault, UserError
+from csa.config.faults import Fault, UserError, first_line
 from csa.config.host import cores
 from csa.config.recorded import read_recorded
 from csa.data.dataset import load_split
@@ -250,8 +250,8 @@ def _exported(answering: Answering, example: Tensor, form: Form) -> ExportedProg
         with torch.no_grad():
             return torch.export.export(answering, (example,), dynamic_shapes={IMAGES: {0: Dim(BATCH)}})
     except Exception as error:  # torch.export raises what tracing a network happens to
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(Fault("format", form, f"torch.export cannot take this network ({told})")) from error
+        problem = f"torch.export cannot take this network ({first_line(error)})"
+        raise UserError(Fault("format", form, problem)) from error
 
 
 def _as_onnx(program: ExportedProgram, text: str) -> bytes:

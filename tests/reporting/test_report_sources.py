@@ -15,7 +15,7 @@ from miniature_records import make, write
 
 from csa.config.faults import UserError
 from csa.config.schema import BackboneConfig, DatasetConfig, MethodConfig, ProtocolConfig, SamplerConfig, StageTwoConfig
-from csa.tracking import exported
+from csa.tracking import exported, sweeps
 from csa.tracking.finding import Found, from_folders, from_mlflow, from_records
 from csa.tracking.mlflow.artifacts import send
 from csa.tracking.mlflow.store import run_ids, uri_of
@@ -59,6 +59,14 @@ def test_of_one_run_on_two_devices_one_counts(tmp_path):
     assert [run.result["hardware"] for run in found.runs] == ["a GPU"]
     (note,) = found.notes
     assert note.endswith(f"than {path} on another device (cuda), which is taken")
+
+
+def test_the_record_of_a_sweep_is_no_exported_run(tmp_path):
+    path = write(tmp_path, "mnist_lt", "ce", 0)
+    sweep = sweeps.SweepRecord(tmp_path, "ce-0123ab", "mnist_lt: seed")
+    sweep.begin([])
+    assert len(list(tmp_path.glob("*/*/*.json"))) == 2
+    assert [run.path for run in from_records(tmp_path)] == [path]
 
 
 def test_both_hold_the_same(tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from csa.config.dataset_schema import NpzDataset
-from csa.config.faults import Fault, UserError, listed, nearest
+from csa.config.faults import Fault, UserError, first_line, listed, nearest
 from csa.config.host import GIGABYTE, free_memory
 from csa.data.pictures import unit_to_bytes
 from csa.data.sources.source import Preview, Source
@@ -75,8 +75,8 @@ def reading(path: Path, complain: Complaint) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(complain(f"{path.name} cannot be read as an .npz file ({why})", WANTED)) from error
+        problem = f"{path.name} cannot be read as an .npz file ({first_line(error)})"
+        raise UserError(complain(problem, WANTED)) from error
 
 
 def read_contents(path: Path) -> Contents:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from csa.config.faults import Fault, RecordError, UserError, missing_extra
+from csa.config.faults import Fault, RecordError, UserError, first_line, missing_extra
 from csa.config.host import unwritable
 from csa.config.schema import TrackingConfig, later
 from csa.tracking.files import locked, write_json
@@ -119,7 +119,7 @@ def _problem_of_driver(uri: str) -> str:
     try:
         make_url(uri).get_dialect().import_dbapi()
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        return f"cannot be used ({str(error).splitlines()[0]})"
+        return f"cannot be used ({first_line(error)})"
     return ""
 
 
@@ -257,7 +257,7 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(missing_extra(error) or str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = missing_extra(error) or first_line(error)
         raise UserError(Fault("tracking.uri", uri, f"cannot be reached: {reason}")) from error
 
 

@@ -105,5 +105,5 @@ def _end(client: MlflowClient, run_id: str, sweep: Sweep) -> None:
     client.log_dict(run_id, {"columns": ["cell", *groups], "data": data}, MEANS)
     head = f"| cell | {' | '.join(groups)} |\n| --- |{' ---: |' * len(groups)}\n"
     lines = [f"| {name} | {' | '.join(str(one.get(group, '-')) for group in groups)} |" for name, one in rows.items()]
-    told = "Test accuracy in %, last epoch, mean over seeds.\n\n" + head + "\n".join(lines)
-    client.set_tag(run_id, "mlflow.note.content", told[:LONGEST_NOTE])
+    description = "Test accuracy in %, last epoch, mean over seeds.\n\n" + head + "\n".join(lines)
+    client.set_tag(run_id, "mlflow.note.content", description[:LONGEST_NOTE])
