@@ -94,10 +94,8 @@ class Fsa(Classifier):
         """Classes of a batch [B]: of the groups one after another, then of what is left, which is head."""
         groups = self.batch_size // self.group if len(self.tail_classes) else 0
         tail = self._random_images(self.tail_classes, (groups, 1), generator)
-        confused = np.take_along_axis(
-            confusing[tail[:, 0]],
-            generator.integers(self.number, size=(groups, self.number)), axis=1,
-        ) if groups else np.zeros((0, self.number), np.int64)  # fmt: skip
+        picks = generator.integers(self.number, size=(groups, self.number))
+        confused = np.take_along_axis(confusing[tail[:, 0]], picks, axis=1)
         head = self._random_images(self.head_classes, (groups, 1 + self.number), generator)
         rest = self._random_images(self.head_classes, (self.batch_size - groups * self.group,), generator)
         return np.concatenate([np.hstack([tail, confused, head]).ravel(), rest])

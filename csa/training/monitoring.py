@@ -63,9 +63,7 @@ class Progress:
         self._display.stop()
 
     def begin_epoch(self, stage: str, clock: Clock, sizes: Sequence[int], first: int) -> None:
-        self._last_of_stage = clock.epoch + 1 == clock.epochs
-        self._first_of_stage = clock.epoch == 0
-        self._epochs = clock.epochs
+        self._clock = clock
         self._images, self._started = 0, time.monotonic()
         self._display.update(self._stages[stage], completed=clock.epoch)
         self._display.reset(self._steps, total=len(sizes), completed=first, note="")
@@ -81,9 +79,9 @@ class Progress:
         note = epoch_in_words(line)
         self._display.update(self._stages[line["stage"]], completed=line["epoch"] + 1, note=note)
         due = time.monotonic() - self._printed_at >= LINE_SECONDS
-        if not self._bars and (due or self._first_of_stage or self._last_of_stage):
+        if not self._bars and (due or self._clock.epoch in (0, self._clock.epochs - 1)):
             self._printed_at = time.monotonic()
-            self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._epochs}  {note}")
+            self._console.print(f"{line['stage']} epoch {line['epoch'] + 1}/{self._clock.epochs}  {note}")
 
 
 def epoch_in_words(line: dict[str, Any]) -> str:

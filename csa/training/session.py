@@ -88,9 +88,9 @@ def _run(
         if record.state == "done" and not config.rerun:
             return  # another process has finished it just now
         start = _settle(config, identity, split, record)
-        _begin(start, identity, split, record)
+        _begin(start)
         watcher.expect()
-        _train(start, identity, split, record, console, interruption, underway=watcher.start)
+        _train(start, console, interruption, underway=watcher.start)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,9 @@ class _Start:
     """
 
     config: Config
+    identity: dict[str, Any]
+    split: Split
+    record: Record
     machine: Machine
     method: Method
     stages: SharedStages
@@ -124,15 +127,16 @@ def _settle(config: Config, identity: dict[str, Any], split: Split, record: Reco
         machine = machine.with_threads(threads_of_first_stage(folder, identity, machine, method))
     stages = SharedStages(folder, identity, machine, anew=config.rerun)
     config = replace(config, runtime=replace(config.runtime, threads=machine.threads))
-    return _Start(config, machine, method, stages, state, passed_over)
+    return _Start(config, identity, split, record, machine, method, stages, state, passed_over)
 
 
-def _begin(start: _Start, identity: dict[str, Any], split: Split, record: Record) -> None:
+def _begin(start: _Start) -> None:
+    record = start.record
     if start.config.rerun:
         record.start_over()
-    record.begin(OmegaConf.to_yaml(OmegaConf.structured(start.config)), identity, fingerprint(identity))
+    record.begin(OmegaConf.to_yaml(OmegaConf.structured(start.config)), start.identity, fingerprint(start.identity))
     record.log(f"started: {start.machine.describe()}")
-    for note in split.notes:
+    for note in start.split.notes:
         record.log(note)
     for problem in start.passed_over:
         record.log(f"passed over a damaged checkpoint: {problem}")
@@ -143,7 +147,7 @@ def _help(config: Config, identity: dict[str, Any], split: Split, record: Record
     try:
         with Interruption() as interruption:
             start = _settle(config, identity, split, record)
-            _train(start, identity, split, record, PlainConsole(quiet=True), interruption, underway=lambda: None)
+            _train(start, PlainConsole(quiet=True), interruption, underway=lambda: None)
     except StoppedError as stopped:
         raise SystemExit(stopped.status) from stopped
     except UserError:
@@ -153,16 +157,8 @@ def _help(config: Config, identity: dict[str, Any], split: Split, record: Record
         raise SystemExit(FAILED_STATUS) from error
 
 
-def _train(
-    start: _Start,
-    identity: dict[str, Any],
-    split: Split,
-    record: Record,
-    console: PlainConsole,
-    interruption: Interruption,
-    underway: Callable[[], None],
-) -> None:
-    config, machine, method = start.config, start.machine, start.method
+def _train(start: _Start, console: PlainConsole, interruption: Interruption, underway: Callable[[], None]) -> None:
+    config, split, record, machine, method = start.config, start.split, start.record, start.machine, start.method
     with telling_lost_workers():
         loader = open_loader(
             split, config.protocol, machine.device, config.seed, workers=machine.workers, shard=machine.group.shard
@@ -183,7 +179,7 @@ def _train(
     damaged = loader.damaged
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
-    description = result(config, fingerprint(identity), split, method, outcome)
+    description = result(config, fingerprint(start.identity), split, method, outcome)
     told = {"unreadable_images": len(damaged)} if damaged else {}
     record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(method, outcome))
     record.log("done")
