@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -28,6 +30,8 @@ from csa.config.faults import Fault, UserError
 from csa.config.locations import conf_dir, shipped, sweeps_dir
 
 if TYPE_CHECKING:
+    from hydra.plugins.config_source import ConfigResult
+
     from csa.config.schema import Config
 
 PUBLISHED = "published"
@@ -148,9 +152,28 @@ def _hydra(config_dir: str | None) -> Hydra:
     register_sweep_files()
     added = _added_dir.set(config_dir)
     try:
-        return Hydra("csa", ConfigLoaderImpl(create_config_search_path(str(conf_dir()))))
+        loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
     finally:
         _added_dir.reset(added)
+    loader.repository = _ReadOnce(loader.config_search_path)
+    return Hydra("csa", loader)
+
+
+class _ReadOnce(ConfigRepository):
+    """Reads a file once for all that is composed: most files are those of every combination of options."""
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self._read: dict[str, ConfigResult | None] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        return deepcopy(self._read[config_path])  # composing changes it
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> _ReadOnce:
+        """Hydra copies it for each composition; what was read is still shared, until a copy gets other sources."""
+        return copy(self)
 
 
 class Tree:
@@ -164,6 +187,7 @@ class Tree:
         self._hydra = _hydra(config_dir)
         self._options: dict[str, list[str]] = {}
         self._parsed: dict[str, Override] = {}
+        self._composed: dict[tuple[str, ...], Composed] = {}
         self._parser = OverridesParser.create(self._hydra.config_loader)
 
     def parse(self, word: str) -> Override:
@@ -216,10 +240,16 @@ class Tree:
         raise NotPublishedError(ValueError(problem))
 
     def compose(self, words: Sequence[Override]) -> Composed:
-        """Raises CompositionError at the first fault."""
-        lines = [str(word.input_line) for word in self.published_spelt_out(words)]
+        """With a configuration of the caller's own. Raises CompositionError at the first fault."""
+        lines = tuple(str(word.input_line) for word in self.published_spelt_out(words))
+        if lines not in self._composed:
+            self._composed[lines] = self._compose(lines)
+        known = self._composed[lines]
+        return replace(known, config=known.config.copy())
+
+    def _compose(self, lines: tuple[str, ...]) -> Composed:
         with composition_errors():
-            config = self._hydra.compose_config(self.config_name, lines, run_mode=RunMode.RUN, from_shell=False)
+            config = self._hydra.compose_config(self.config_name, [*lines], run_mode=RunMode.RUN, from_shell=False)
             for part in SETTINGS:
                 if not isinstance(config.hydra[part], DictConfig):
                     raise TypeError(f"hydra.{part} is not a group of keys")
@@ -233,7 +263,7 @@ class Tree:
                 raise TypeError("search is not a group of keys and their ranges")
             cells: Any = [] if grids is None else OmegaConf.to_container(grids)
             searched = {str(key): str(value) for key, value in (ranges or {}).items() if value is not None}
-        return Composed(tuple(lines), config, own, cells, searched, multirun)
+        return Composed(lines, config, own, cells, searched, multirun)
 
 
 def spelt_out(words: Sequence[str], config: DictConfig | Config) -> list[str]:

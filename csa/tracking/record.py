@@ -20,6 +20,7 @@ import json
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,7 @@ def software() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": _versions(), **_revision()}
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

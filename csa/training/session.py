@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,7 +134,8 @@ def _begin(start: _Start) -> None:
     record = start.record
     if start.config.rerun:
         record.start_over()
-    record.begin(OmegaConf.to_yaml(OmegaConf.structured(start.config)), start.identity, fingerprint(start.identity))
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(start.config)))
+    record.begin(text, start.identity, fingerprint(start.identity))
     record.log(f"started: {start.machine.describe()}")
     for note in start.split.notes:
         record.log(note)

@@ -14,7 +14,7 @@ from csa.tracking.mlflow.mirror import STATUS
 from csa.tracking.record import Record
 
 URI = "sqlite:///mlflow.db"
-EPOCHS = 200
+EPOCHS = 80
 LEARNS, KILLED, FAILS = "lr: 0.011\n", "lr: 0.012\n", "lr: 1000000000000.0\n"
 OPTION = "name: small_of_mine\ntarget: csa.models.lenet.LeNet\nstem: null\nmin_size: 12\n"
 """In a folder of one's own: it is swept as one of conf/ is."""
