@@ -155,14 +155,13 @@ def _range_problem(value: Any, metadata: Metadata) -> str:
     return "" if inside else "is out of range"
 
 
-def flat(block: Any, at: str) -> Iterator[tuple[str, Any]]:
+def flat(block: Any, at: str = "") -> dict[str, Any]:
     """The values of nested mappings by dotted key."""
+    values: dict[str, Any] = {}
     for key, value in block.items():
         path = join(at, key)
-        if isinstance(value, dict):
-            yield from flat(value, path)
-        else:
-            yield path, value
+        values |= flat(value, path) if isinstance(value, dict) else {path: value}
+    return values
 
 
 def join(at: str, key: object) -> str:

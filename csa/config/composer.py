@@ -251,12 +251,12 @@ def resolve_and_check(
     found = [fault for fault in found if fault.key.split(".")[0] not in doubtful]
     faulty = {fault.key for fault in found}
     if found:
-        raw = dict(flat(OmegaConf.to_container(config, resolve=False), ""))
+        raw = flat(OmegaConf.to_container(config, resolve=False))
         # A value that is copied from another key is told once, at the key that the user can set.
         sources = _sources(raw)
         found = [fault for fault in found if faulty.isdisjoint(_chain(fault.key, sources))]
         found = [_without_secrets(fault, raw.get(fault.key)) for fault in found]
-    known = {key: value for key, value in flat(values, "") if key.split(".")[0] not in doubtful}
+    known = {key: value for key, value in flat(values).items() if key.split(".")[0] not in doubtful}
     return values, found + broken_rules(known, faulty)
 
 

@@ -34,6 +34,7 @@ MOVED = {
     "csa.models.resnet.ResNet50": "csa.models.networks.ResNet50",
     "csa.models.resnet_cifar.ResNet32": "csa.models.networks.ResNet32",
     "csa.tracking.csv_tracker.CsvTracker": "csa.tracking.tracker.CsvTracker",
+    "csa.tracking.mlflow.settings.MlflowTracking": "csa.tracking.mlflow.store.MlflowTracking",
     "csa.tracking.tensorboard_tracker.TensorboardTracker": "csa.tracking.tracker.TensorboardTracker",
     "csa.tracking.wandb_tracker.WandbTracker": "csa.tracking.tracker.WandbTracker",
     "csa.tracking.wandb_tracker.WandbTracking": "csa.tracking.tracker.WandbTracking",

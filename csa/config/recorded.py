@@ -36,7 +36,7 @@ def recorded_values(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecordError(path, "is no configuration")
     plain = {str(key): value for key, value in values.items()}
-    if references := [key for key, value in flat(plain, "") if REFERENCE_SIGN in str(value)]:
+    if references := [key for key, value in flat(plain).items() if REFERENCE_SIGN in str(value)]:
         raise RecordError(path, f"refers to something at {references[0]}", "plain values")
     return plain
 

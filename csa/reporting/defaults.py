@@ -84,7 +84,7 @@ class Defaults:
         plain = _differences(recorded, _expected(usual))
         composed: Any = OmegaConf.to_container(usual, resolve=True)
         theirs, ours = (
-            {key: canonical(value) for group in GROUPS for key, value in flat(blocks[group], group)}
+            {key: canonical(value) for group in GROUPS for key, value in flat(blocks[group], group).items()}
             for blocks in (config, composed)
         )
         told = [key for key in differing if not key.startswith("protocol.")]
@@ -153,7 +153,7 @@ def _expected(config: DictConfig) -> dict[str, Any]:
 def _of_the_identity(who: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys of an identity, without seed and content of the data, and of a data set's block."""
     blocks = {name: part for name, part in who.items() if name in ("method", "sampler", "backbone", "protocol")}
-    return {key: canonical(value) for key, value in flat(blocks, "")} | {
+    return {key: canonical(value) for key, value in flat(blocks).items()} | {
         f"dataset.{key}": canonical(value) for key, value in dataset.items() if key not in NOT_OF_THE_DATA
     }
 

@@ -204,7 +204,7 @@ def _told_apart(column: str, key: str, same: Sequence[str], run: Run) -> str:
     """What no word says: another subset of the images, or settings of which the defaults are not known here."""
     if column == "data" and len({json.loads(other)[1] for other in same}) == len(same):
         return f"subset {run.split[:SHOWN_OF_A_HASH]}"
-    recorded = {other: dict(flat(dict(enumerate(json.loads(other))), "")) for other in same}
+    recorded = {other: flat(dict(enumerate(json.loads(other)))) for other in same}
     first, own = recorded[same[0]], recorded[key]
     differing = [name for name in first if len({json.dumps(one.get(name)) for one in recorded.values()}) > 1]
     told = ", ".join(f"{name.rpartition('.')[2]}={own.get(name)}" for name in differing[:3])

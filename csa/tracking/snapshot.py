@@ -52,7 +52,7 @@ class Snapshot(Run):
     @property
     def settings(self) -> dict[str, Any]:
         """The configuration by dotted keys."""
-        found = dict(flat({key: value for key, value in self.config.items() if key not in NOT_PARAMETERS}, ""))
+        found = flat({key: value for key, value in self.config.items() if key not in NOT_PARAMETERS})
         if found.get("dataset.profile") in ("natural", "balanced"):
             found.pop("dataset.imbalance_ratio", None)  # nothing is of that ratio
         return found
