@@ -1,11 +1,10 @@
-"""The paper's networks and their like (METHOD: Recipes): LeNet, ResNet-32, and ResNet-10, -18, -50."""
+"""The paper's networks for small images (METHOD: Recipes): LeNet and ResNet-32."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from csa.models.backbone import Backbone, Normalize, StagedBackbone, kaiming_normal
 
@@ -81,7 +80,7 @@ class Block(nn.Module):
 
 
 class ResNet32(StagedBackbone):
-    """For small images: a 3x3 stem, three stages of five blocks with 16, 32 and 64 channels, a 64-d feature."""
+    """A 3x3 stem, three stages of five blocks with 16, 32 and 64 channels, a 64-d feature."""
 
     feature_dim = 64
     initial_weights = "kaiming_normal"
@@ -100,52 +99,3 @@ class ResNet32(StagedBackbone):
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     first = Block(channels_in, channels_out, stride)
     return nn.Sequential(first, *(Block(channels_out, channels_out, 1) for _ in range(4)))
-
-
-# --- ResNet-10, -18, -50 --------------------------------------------------------------------
-
-
-SMALL_IMAGE = 64
-"""Largest side in pixels for which ``stem=auto`` is the small one."""
-
-
-class TorchvisionResNet(StagedBackbone):
-    """Of torchvision's blocks, so many in each of four stages.
-
-    stem: small (3x3, stride 1, no pooling), large (7x7, stride 2, max-pooling; torchvision's own) or auto.
-    """
-
-    initial_weights = "library"
-    block: type[BasicBlock | Bottleneck]
-    blocks: tuple[int, int, int, int]
-
-    def __init__(
-        self, channels: int, height: int, width: int, mean: tuple[float, ...], std: tuple[float, ...], stem: str | None
-    ) -> None:
-        super().__init__()
-        network = ResNet(self.block, list(self.blocks))
-        self.feature_dim = network.fc.in_features
-        self.normalize = Normalize(mean, std)
-        small = stem == "small" or (stem in {"auto", None} and max(height, width) <= SMALL_IMAGE)
-        kernel, stride = (3, 1) if small else (7, 2)
-        convolution = nn.Conv2d(channels, 64, kernel, stride, padding=kernel // 2, bias=False)
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
-        pool = nn.Identity() if small else network.maxpool
-        self.stem = nn.Sequential(convolution, network.bn1, network.relu, pool)
-        self.stages = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
-
-
-class ResNet10(TorchvisionResNet):
-    """512-d feature, as ResNet-18's."""
-
-    block, blocks = BasicBlock, (1, 1, 1, 1)
-
-
-class ResNet18(TorchvisionResNet):
-    block, blocks = BasicBlock, (2, 2, 2, 2)
-
-
-class ResNet50(TorchvisionResNet):
-    """2048-d feature."""
-
-    block, blocks = Bottleneck, (3, 4, 6, 3)

@@ -1,4 +1,4 @@
-"""Networks of torchvision (``backbone=torchvision``)."""
+"""Networks of torchvision (``backbone=torchvision``), and ResNet-10, -18 and -50 of its blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from csa.config.faults import Fault, UserError, nearest
 from csa.config.locations import weights_file
+from csa.models.backbone import Normalize, StagedBackbone
 from csa.models.library import LibraryBackbone, does_not_suit, not_at_hand, read_weights
 
 BEHIND_THE_MAP = nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Linear, nn.Identity
@@ -122,3 +124,52 @@ def _is_whole(file: Path) -> bool:
     digits = re.search(r"-([0-9a-f]{8,})\.", file.name)
     with file.open("rb") as stream:
         return digits is None or hashlib.file_digest(stream, "sha256").hexdigest().startswith(digits[1])
+
+
+# --- ResNet-10, -18, -50 --------------------------------------------------------------------
+
+
+SMALL_IMAGE = 64
+"""Largest side in pixels for which ``stem=auto`` is the small one."""
+
+
+class TorchvisionResNet(StagedBackbone):
+    """Of torchvision's blocks, so many in each of four stages.
+
+    stem: small (3x3, stride 1, no pooling), large (7x7, stride 2, max-pooling; torchvision's own) or auto.
+    """
+
+    initial_weights = "library"
+    block: type[BasicBlock | Bottleneck]
+    blocks: tuple[int, int, int, int]
+
+    def __init__(
+        self, channels: int, height: int, width: int, mean: tuple[float, ...], std: tuple[float, ...], stem: str | None
+    ) -> None:
+        super().__init__()
+        network = ResNet(self.block, list(self.blocks))
+        self.feature_dim = network.fc.in_features
+        self.normalize = Normalize(mean, std)
+        small = stem == "small" or (stem in {"auto", None} and max(height, width) <= SMALL_IMAGE)
+        kernel, stride = (3, 1) if small else (7, 2)
+        convolution = nn.Conv2d(channels, 64, kernel, stride, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+        pool = nn.Identity() if small else network.maxpool
+        self.stem = nn.Sequential(convolution, network.bn1, network.relu, pool)
+        self.stages = nn.Sequential(network.layer1, network.layer2, network.layer3, network.layer4)
+
+
+class ResNet10(TorchvisionResNet):
+    """512-d feature, as ResNet-18's."""
+
+    block, blocks = BasicBlock, (1, 1, 1, 1)
+
+
+class ResNet18(TorchvisionResNet):
+    block, blocks = BasicBlock, (2, 2, 2, 2)
+
+
+class ResNet50(TorchvisionResNet):
+    """2048-d feature."""
+
+    block, blocks = Bottleneck, (3, 4, 6, 3)

@@ -16,9 +16,9 @@ from csa.models.heads import linear_head
 TARGETS = {
     "lenet": ("csa.models.networks.LeNet", None, 12),
     "resnet32": ("csa.models.networks.ResNet32", None, 8),
-    "resnet10": ("csa.models.networks.ResNet10", "auto", 16),
-    "resnet18": ("csa.models.networks.ResNet18", "auto", 16),
-    "resnet50": ("csa.models.networks.ResNet50", "auto", 16),
+    "resnet10": ("csa.models.torchvision_network.ResNet10", "auto", 16),
+    "resnet18": ("csa.models.torchvision_network.ResNet18", "auto", 16),
+    "resnet50": ("csa.models.torchvision_network.ResNet50", "auto", 16),
 }
 
 
