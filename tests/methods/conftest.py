@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from composed import config_of
-from tiny import COUNTS
+from tiny import COUNTS, config_apart
 
 from csa.methods.method import Method, build_method
 
@@ -17,6 +16,6 @@ def build() -> Callable[..., Method]:
 
     def method(*words: str, image_shape: tuple[int, int, int] = (1, 8, 8)) -> Method:
         mean, std = (0.5,) * image_shape[0], (0.5,) * image_shape[0]
-        return build_method(config_of(*words), image_shape, mean, std, COUNTS)
+        return build_method(config_apart(*words), image_shape, mean, std, COUNTS)
 
     return method

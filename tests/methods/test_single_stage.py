@@ -44,7 +44,7 @@ NEED_MORE = {
     "ride": "no last block",
     "sade": "no last block",
 }
-NO_MAP = ("backbone=timm", "backbone.model=test_vit")
+NO_MAP = ("dataset=cifar10_lt", "backbone=timm", "backbone.model=test_vit")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ NO_MAP = ("backbone=timm", "backbone.model=test_vit")
     [f"method={name}" for name in METHODS if name not in NEED_MORE] + ["method=csa method.bank=false"],
 )
 def test_a_network_without_a_map_trains_with_every_method_that_reads_none(build, words):
-    method = build(*words.split(), *NO_MAP, image_shape=(1, 16, 16))
+    method = build(*NO_MAP, *words.split(), image_shape=(1, 16, 16))
     method.enter_stage(0)
     step = take_step(method, clock(20), optimiser(method), image_shape=(1, 16, 16))
     assert step.loss.isfinite()
@@ -61,7 +61,7 @@ def test_a_network_without_a_map_trains_with_every_method_that_reads_none(build,
 @pytest.mark.parametrize(("name", "told"), NEED_MORE.items())
 def test_the_others_say_so(build, name, told):
     with pytest.raises(UserError, match=told):
-        build(f"method={name}", *NO_MAP, image_shape=(1, 16, 16))
+        build(*NO_MAP, f"method={name}", image_shape=(1, 16, 16))
 
 
 # --- focal ----------------------------------------------------------------------------------

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from composed import config_of, options
 
-from csa.config.locations import conf_dir
+from csa.config.schema import Config
 from csa.data.batch import Batch
 from csa.data.split import Groups, Split
 from csa.methods.method import Clock, Method, Step
 
-METHODS = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+METHODS = options("method")
 COUNTS = (8, 4, 2)
+
+
+def config_apart(*words: str) -> Config:
+    """The words of a backbone are composed apart, once for all methods: nothing that is built here depends on them."""
+    apart = [word for word in words if word.startswith("backbone")]
+    config = config_of(*(word for word in words if word not in apart))
+    return replace(config, backbone=config_of(*apart).backbone) if apart else config
 
 
 def random_batch(seed: int, size: int = 6, image_shape: tuple[int, int, int] = (1, 8, 8)) -> Batch:
