@@ -73,7 +73,7 @@ def hydra_main(task: Callable[[Config], float | None]) -> None:
 def _sweep(task: Callable[[Config], float | None], options: Namespace, request: Request) -> None:
     _refuse_several_processes()
     search = _prepared_search(request)
-    more = search.words if search else []
+    more = search.words if search else ()
     _rewrite_arguments(options, ["--multirun", *left_to_cells(hidden(request.words)), *more])
     try:
         if search is None or not search.is_over:

@@ -22,7 +22,7 @@ from csa.sweep.plan import draws_plainly, stage_key
 from csa.sweep.processes import WALL_NAME
 from csa.sweep.splits import data_key
 from csa.tracking.files import read_json, write_json
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,8 +148,8 @@ def _finished_stages(runs: Sequence[PlannedRun]) -> set[str | None]:
     starts = {(run.folder.parents[1], run.config.method.starts_from) for run in runs if run.config.method.starts_from}
     for folder, method in starts:
         for path in folder.glob(f"{method}/*/result.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                identities.append(read_json(path.parent / "identity.json")["identity"])
+            with contextlib.suppress(OSError, RecordError):
+                identities.append(Run(path.parent).identity)
     return {stage_key(who, who["method"]) for who in identities if draws_plainly(who)}
 
 
@@ -164,24 +164,21 @@ def _device(run: PlannedRun) -> str:
 def _finished(run: PlannedRun, name: str) -> Cost | None:
     """Of the newest finished run of the same kind."""
     for path in sorted(run.folder.parent.glob("*/result.json"), key=lambda path: -path.stat().st_mtime):
-        try:
-            who = read_json(path.parent / "identity.json")["identity"]
-            result = Record(path.parent).result
-            if kind(who, result["threads"], result["device"]) == name:
-                return _cost(path.parent, result)
-        except (OSError, ValueError, KeyError, RecordError):
-            continue
+        other = Run(path.parent)
+        with contextlib.suppress(OSError, KeyError, RecordError):
+            if kind(other.identity, other.result["threads"], other.result["device"]) == name:
+                return _cost(other)
     return None
 
 
-def _cost(folder: Path, result: dict[str, Any]) -> Cost | None:
+def _cost(run: Run) -> Cost | None:
     stages: dict[str, list[dict[str, Any]]] = {}
-    for line in Record(folder).metrics():
+    for line in run.metrics():
         stages.setdefault(line["stage"], []).append(line)
     if not stages:
         return None
     try:
-        beyond = float(read_json(folder / WALL_NAME)["beyond_training_seconds"])
+        beyond = float(read_json(run.folder / WALL_NAME)["beyond_training_seconds"])
     except (OSError, ValueError, KeyError):
         beyond = BEYOND_SECONDS
     costs = tuple(
@@ -192,7 +189,7 @@ def _cost(folder: Path, result: dict[str, Any]) -> Cost | None:
         )
         for lines in stages.values()
     )
-    return Cost(costs, result["split"]["total"], beyond)
+    return Cost(costs, run.result["split"]["total"], beyond)
 
 
 # --- measured steps -------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from csa.console import counting
 from csa.data.dataset import least_memory, preview
 from csa.tracking.files import write_json
 from csa.tracking.lease import holder, is_held
-from csa.tracking.record import Record
+from csa.tracking.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Slot:
     gpu: str | None
 
 
-def slots(sweep: SweepConfig, configs: Sequence[Config]) -> list[Slot]:
+def slots_of(sweep: SweepConfig, configs: Sequence[Config]) -> list[Slot]:
     """The slots of a sweep for runs of these configurations, of which there is at least one.
 
     ``sweep.slots``, else ``runtime.jobs_per_gpu`` for each GPU; without a GPU as many as there are cores for them,
@@ -106,11 +106,11 @@ def _images_of_a_step(config: Config) -> int:
     return config.protocol.batch_size * max(LEAST_PASSES, config.method.passes())
 
 
-def where(places: Sequence[Slot], configs: Sequence[Config]) -> str:
+def in_words(slots: Sequence[Slot], configs: Sequence[Config]) -> str:
     """``2 at once, 1 thread each``, and what they take of the memory, where that may be what limits them."""
-    each = counting(places[0].threads, "thread")
-    text = f"{len(places)} at once, {each} each" if len(places) > 1 else f"one at a time, {each}"
-    if places[0].gpu is None:
+    each = counting(slots[0].threads, "thread")
+    text = f"{len(slots)} at once, {each} each" if len(slots) > 1 else f"one at a time, {each}"
+    if slots[0].gpu is None:
         each_gb, free_gb = memory_of_a_run(configs) / GIGABYTE, free_memory() / GIGABYTE
         text += f", about {each_gb:.1f} GB of memory each; {free_gb:.1f} GB are free"
     return text
@@ -288,7 +288,7 @@ def is_held_here(folder: Path) -> bool:
 def reason(folder: Path) -> str:
     """The last lines that say why a run failed: of failure.json, else of what the process wrote."""
     try:
-        failure = Record(folder).failure()
+        failure = Run(folder).failure()
     except FileNotFoundError:
         return tail(folder / OUTPUT_NAME)
     return "\n".join(failure.splitlines()[-TAIL_LINES:])

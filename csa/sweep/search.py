@@ -29,7 +29,7 @@ from csa.console import PLUS_MINUS, FoldedTable, PlainConsole, duration
 from csa.data.dataset import has_validation, preview, validation_images
 from csa.sweep.estimate import estimate
 from csa.sweep.plan import PlannedRun
-from csa.sweep.processes import slots, where
+from csa.sweep.processes import in_words, slots_of
 from csa.tracking.files import try_lock
 from csa.tracking.mlflow.store import sqlite_file
 
@@ -53,21 +53,22 @@ SWEEPER = "csa.sweep.search.SearchSweeper"
 
 @dataclass
 class Search:
-    """words: for Hydra's sweeper; budget: trials in all; left: those still to be run; plan_only: ``plan=true``.
+    """budget: trials in all; left: those still to be run; images: on which they are compared, if known.
 
-    run: the command that makes a run of what is the same in all trials; images: on which they are compared, if known.
+    run: the command that makes a run of what is the same in all trials; lock: held by this process; words: for Hydra's
+    sweeper; plan_only: ``plan=true``; time: then, how long it will take.
     """
 
-    words: list[str]
     storage: str
     name: str
     budget: int
     left: int
-    lock: IO[str] | None = None
+    images: int | None
+    run: tuple[str, ...]
+    lock: IO[str] | None
+    words: tuple[str, ...] = ()
     plan_only: bool = False
     time: str = ""
-    run: tuple[str, ...] = ("python", "-m", "csa.run")
-    images: int | None = None
 
     @property
     def is_over(self) -> bool:
@@ -162,11 +163,11 @@ def prepare(request: Request) -> Search:
     study = _study(storage, name)
     made = _finished(study) if study is not None else 0
     left = budget - made
-    places = slots(run.config.sweep, [run.config] * max(left, 1))
+    slots = slots_of(run.config.sweep, [run.config] * max(left, 1))
     images = validation_images(run.config.dataset, preview(run.config.dataset, run.config.data_dir))
-    search = Search([], storage, name, budget, left, lock, run=_command(request), images=images)
+    search = Search(storage, name, budget, left, images, _command(request), lock)
     if run.config.plan:
-        return replace(search, plan_only=True, time=_time(run, left, places))
+        return replace(search, plan_only=True, time=_time(run, left, slots))
     if study is not None:
         _put_in_line(study)
     named = [word.partition("=")[0] for word in request.words]
@@ -175,7 +176,7 @@ def prepare(request: Request) -> Search:
         f"hydra.sweeper._target_={SWEEPER}",
         f"hydra.sweeper.study_name={quoted(name)}",
         f"hydra.sweeper.n_trials={max(left, 0)}",
-        f"hydra.sweeper.n_jobs={len(places)}",
+        f"hydra.sweeper.n_jobs={len(slots)}",
     ]
     if storage != sweeper["storage"]:
         added.append(f"hydra.sweeper.storage={quoted(storage)}")
@@ -183,7 +184,7 @@ def prepare(request: Request) -> Search:
     if seed is not None:
         drawn = len(study.trials) if study is not None else 0  # every trial has drawn its point, finished or not
         added.append(f"hydra.sweeper.sampler.seed={(seed + drawn) % SEEDS}")
-    return replace(search, words=added)
+    return replace(search, words=tuple(added))
 
 
 def _one_trial(config: Config) -> PlannedRun:
@@ -192,11 +193,11 @@ def _one_trial(config: Config) -> PlannedRun:
     return PlannedRun([Cell(())], config, who, fingerprint(who), run_folder(config, fingerprint(who)))
 
 
-def _time(run: PlannedRun, left: int, places: Sequence[Slot]) -> str:
-    seconds = estimate([run], places[0].threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
+def _time(run: PlannedRun, left: int, slots: Sequence[Slot]) -> str:
+    seconds = estimate([run], slots[0].threads, measure=run.config.sweep.calibrate).seconds.get(run.fingerprint)
     if seconds is None:
         return ""
-    return f"estimated: {duration(seconds * ceil(left / len(places)))} ({where(places, [run.config])})"
+    return f"estimated: {duration(seconds * ceil(left / len(slots)))} ({in_words(slots, [run.config])})"
 
 
 def _faults(sweeper: dict[str, Any], config: Config) -> list[Fault]:

@@ -14,7 +14,7 @@ from csa.config.cells import swept_keys
 from csa.console import PLUS_MINUS, FoldedTable, counting, duration, two_decimals
 from csa.sweep.estimate import Estimate, estimate
 from csa.sweep.plan import STATES
-from csa.sweep.processes import reason, slots, where
+from csa.sweep.processes import in_words, reason, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,8 @@ MOST_MERGED, MOST_UNKNOWN = 10, 4
 def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     to_do = settings.to_do(plan)
     configs = [run.config for run in to_do]
-    places = slots(settings.sweep, configs) if configs else []
-    times = estimate(to_do, places[0].threads if places else 1, measure=settings.sweep.calibrate)
+    slots = slots_of(settings.sweep, configs) if configs else []
+    times = estimate(to_do, slots[0].threads if slots else 1, measure=settings.sweep.calibrate)
     console.print(_plan_table(plan, times))
     for run in plan.merged[:MOST_MERGED]:
         names = [" ".join(cell.words) for cell in run.cells]
@@ -48,7 +48,7 @@ def print_plan(console: PlainConsole, plan: Plan, settings: Settings) -> None:
     for text in plan.unreadable():
         console.print(f"cannot be read: {text}")
     console.print(counted(plan))
-    console.print(_time(plan, times, places, configs))
+    console.print(_time(plan, times, slots, configs))
 
 
 def _plan_table(plan: Plan, times: Estimate) -> FoldedTable:
@@ -96,12 +96,12 @@ def counted(plan: Plan) -> str:
     return f"{counting(plan.cells, 'cell')}, {counting(len(plan.runs), 'run')}{duplicates}: {', '.join(counts)}"
 
 
-def _time(plan: Plan, times: Estimate, places: Sequence[Slot], configs: Sequence[Config]) -> str:
+def _time(plan: Plan, times: Estimate, slots: Sequence[Slot], configs: Sequence[Config]) -> str:
     lines = []
     if plan.absent_data:
         lines.append(f"not here yet, and downloaded by the first run: {', '.join(sorted(plan.absent_data))}")
     if times.seconds:
-        lines.append(f"estimated: {duration(times.wall(len(places)))} ({where(places, configs)})")
+        lines.append(f"estimated: {duration(times.wall(len(slots)))} ({in_words(slots, configs)})")
     elif not times.unknown:
         lines.append("nothing is left to do")
     if times.unknown:

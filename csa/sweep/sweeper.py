@@ -27,7 +27,7 @@ from csa.console import PlainConsole
 from csa.summary import objective
 from csa.sweep.display import Display
 from csa.sweep.plan import Plan, PlannedRun, Settings, make_plan, settings_of
-from csa.sweep.processes import Ending, Processes, SweepStopped, is_held_here, reason, slots
+from csa.sweep.processes import Ending, Processes, SweepStopped, is_held_here, reason, slots_of
 from csa.sweep.summary import counted, has_failed, means, print_failures, print_plan, print_summary
 from csa.tracking.watcher import SweepTracking
 
@@ -126,7 +126,7 @@ class CellsSweeper(Sweeper):
         """All at once; a launcher that cannot be stopped by a failure gets as many as there are slots."""
         size = len(runs)
         if runs and settings.sweep.on_error == "stop" and not isinstance(self.launcher, LocalLauncher):
-            size = len(slots(settings.sweep, [run.config for run in runs]))
+            size = len(slots_of(settings.sweep, [run.config for run in runs]))
         for start in range(0, len(runs), size or 1):
             yield runs[start : start + size]
 
@@ -233,8 +233,8 @@ def _in_processes(settings: Settings, runs: Sequence[PlannedRun]) -> dict[str, E
     """Run what is not done; how each ended, by its fingerprint."""
     if not runs:
         return {}
-    places = slots(settings.sweep, [run.config for run in runs])
-    return Processes(places, settings.tree, stop_on_error=settings.sweep.on_error == "stop").run(runs)
+    slots = slots_of(settings.sweep, [run.config for run in runs])
+    return Processes(slots, settings.tree, stop_on_error=settings.sweep.on_error == "stop").run(runs)
 
 
 def _cell(words: Sequence[str]) -> Cell:

@@ -19,7 +19,7 @@ from csa.console import PlainConsole
 from csa.sweep import processes
 from csa.sweep.estimate import Cost, Estimate, StageCost, estimate
 from csa.sweep.plan import Settings
-from csa.sweep.processes import WALL_NAME, Slot, is_held_here, slots
+from csa.sweep.processes import WALL_NAME, Slot, is_held_here, slots_of
 from csa.sweep.summary import means, print_plan
 from csa.sweep.sweeper import CellsSweeper
 from csa.tracking.files import write_json
@@ -222,26 +222,26 @@ def test_slots_share_cores_gpus_and_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "cores", lambda: 8)
     monkeypatch.setattr(processes, "free_memory", lambda: 1e12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert slots(one_slot_a_core, [on_gpus]) == [
+    assert slots_of(one_slot_a_core, [on_gpus]) == [
         Slot(0, 2, "3"), Slot(1, 2, "5"), Slot(2, 2, "3"), Slot(3, 2, "5"),
     ]  # fmt: skip
-    assert slots(one_slot_a_core, many) == [Slot(n, 1, None) for n in range(8)]
-    assert slots(one_slot_a_core, many[:3]) == [Slot(n, 2, None) for n in range(3)]  # no more than there are runs
+    assert slots_of(one_slot_a_core, many) == [Slot(n, 1, None) for n in range(8)]
+    assert slots_of(one_slot_a_core, many[:3]) == [Slot(n, 2, None) for n in range(3)]  # no more than there are runs
     five_threads = replace(here, runtime=replace(here.runtime, threads=5))
-    assert slots(one_slot_a_core, [five_threads] * 30) == [Slot(0, 5, None)]
-    assert slots(replace(SWEEP, slots=3), many) == [Slot(n, 2, None) for n in range(3)]
-    assert [slot.threads for slot in slots(replace(SWEEP, slots=20), many)] == [1] * 20
+    assert slots_of(one_slot_a_core, [five_threads] * 30) == [Slot(0, 5, None)]
+    assert slots_of(replace(SWEEP, slots=3), many) == [Slot(n, 2, None) for n in range(3)]
+    assert [slot.threads for slot in slots_of(replace(SWEEP, slots=20), many)] == [1] * 20
     monkeypatch.setattr(processes, "free_memory", lambda: 2.5e9)
     assert 0.75e9 < processes.memory_of_a_run(many) < 0.85e9
-    assert slots(one_slot_a_core, many) == [Slot(n, 2, None) for n in range(3)]
+    assert slots_of(one_slot_a_core, many) == [Slot(n, 2, None) for n in range(3)]
     four_passes = replace(
         here, method=plan_of(tmp_path, "method=csa", "method.loss=bcl", "seed=0").runs[0].config.method
     )
     fixed = processes.PROCESS_BYTES
     assert processes.memory_of_a_run([four_passes]) - fixed > 1.9 * (processes.memory_of_a_run([here]) - fixed)
     large = replace(here, protocol=replace(here.protocol, batch_size=8192))
-    assert slots(one_slot_a_core, [*many, large]) == [Slot(0, 8, None)]  # the largest decides, and one always runs
-    assert processes.where([Slot(0, 8, None)], [large]) == (
+    assert slots_of(one_slot_a_core, [*many, large]) == [Slot(0, 8, None)]  # the largest decides, and one always runs
+    assert processes.in_words([Slot(0, 8, None)], [large]) == (
         "one at a time, 8 threads, about 13.3 GB of memory each; 2.5 GB are free"
     )
 

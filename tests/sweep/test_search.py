@@ -107,7 +107,7 @@ def test_a_search_without_a_success_says_so(tmp_path, monkeypatch, capsys):
     sweeper.sweeper = SimpleNamespace(storage=storage, study_name="none")
     with pytest.raises(SystemExit, match="1"):
         sweeper.sweep([])
-    Search([], storage, "none", budget=1, left=0).show()
+    Search(storage, "none", budget=1, left=0, images=None, run=(), lock=None).show()
     assert "0 trials done, 1 failed, 0 to do" in capsys.readouterr().out
 
 
