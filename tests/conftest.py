@@ -41,7 +41,7 @@ def configuration(tmp_path) -> Callable[..., Config]:
     return compose
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that are judged here, one after the other, share what they compose, as the cells of a sweep do."""
     monkeypatch.setattr(request, "Tree", lambda name, folder=None: Tree(name, folder) if folder else tree_of(name))

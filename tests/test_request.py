@@ -19,8 +19,6 @@ from csa.data import __main__ as data
 from csa.request import KEYS, configure, preflight
 from csa.tracking.mlflow.store import DEFAULT_URI, how_to_browse
 
-pytestmark = pytest.mark.usefixtures("_composed_once")
-
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):
@@ -305,6 +303,7 @@ def test_sweep_files_are_found_and_their_names_known(tmp_path, monkeypatch):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "table2.yaml").write_text("defaults: [config, _self_]\nhydra: {mode: MULTIRUN}\nseed: 3\n")
     monkeypatch.setattr("csa.config.composition.sweeps_dir", lambda: tmp_path / "sweeps")
+    monkeypatch.setattr(request, "Tree", Tree)  # those of the other tests have the folder that is there
     assert faults_of(config_name="table2") == []
     assert faults_of("delta=0,1", config_name="table2") == []
     assert faults_of(config_name="tabel2") == [

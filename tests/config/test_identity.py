@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from csa.config import identity as identities
 from csa.config.identity import canonical, fingerprint, identity, run_folder, slug
-from csa.config.locations import conf_dir, shipped
+from csa.config.locations import shipped
 
 SPLIT = "0123456789abcdef" * 4
 
@@ -56,8 +56,8 @@ def test_a_correction_renames_the_runs_that_it_concerns(monkeypatch):
 
 
 def test_which_runs_were_corrected():
-    methods = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
-    identities_of = {name: identity(config_of("dataset=cifar100_lt", f"method={name}"), "ab") for name in methods}
+    methods = [config_of(*words).method for words in of_every_option()]
+    identities_of = {method.name: identity(replace(CE, method=method), "ab") for method in methods}
     corrected = {name: parts["corrections"] for name, parts in identities_of.items() if "corrections" in parts}
     projections = ["projections in float32"]
     calibration = "calibration of sigmoid losses is that of their own probabilities"

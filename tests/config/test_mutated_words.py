@@ -13,8 +13,6 @@ from csa.config.faults import UserError
 from csa.request import configure, preflight
 from csa.sweep.plan import make_plan
 
-pytestmark = pytest.mark.usefixtures("_composed_once")
-
 KEYS = (
     *("method", "protocol", "seed", "protocol.lr", "variant", "dataset.groups", "dataset.profile", "download"),
     *("protocol.stage_two", "hydra.sweeper", "hydra/launcher", "hydra.mode", "runtime", "tracking.uri", "cells"),

@@ -16,8 +16,6 @@ from csa.config.faults import UserError
 from csa.config.locations import conf_dir
 from csa.request import preflight
 
-pytestmark = pytest.mark.usefixtures("_composed_once")
-
 PUBLISHED = {
     "ce": "cifar_ldam",
     "ce_drs": "cifar_ldam",
