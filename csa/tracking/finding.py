@@ -206,11 +206,11 @@ def load(fingerprint: str, *places: str | Path) -> Run:
 
     Raises UserError where there is none, or there are several.
     """
-    known = [(run.fingerprint, run) for run in find(places or there()).runs]
+    known = [(run.fingerprint, run) for run in find(places or usual_places()).runs]
     return _only(fingerprint, known, "there is no such finished run")
 
 
-def there() -> list[str]:
+def usual_places() -> list[str]:
     """The usual places, without a store that does not exist."""
     from csa.tracking.mlflow.store import sqlite_file
 
