@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from started import LENET, ended, folder_of, start, training, wait_for
 
-WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=200")
+WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=100")
 LOCAL = ("hydra/launcher=local", "sweep.slots=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
@@ -49,9 +49,15 @@ def test_ray(expected, tmp_path):
 def test_submitit(expected, tmp_path):
     """One job is warned of its time-out, one is killed: the first is queued again and goes on, the other is told."""
     sweep = start(tmp_path, *WORDS, *SUBMITIT)
-    for seed, number in ((0, signal.SIGUSR2), (1, signal.SIGKILL)):
-        wait_for(lambda seed=seed: training(folder_of(tmp_path, f"\nseed: {seed}\n")), sweep)
-        os.kill(training(folder_of(tmp_path, f"\nseed: {seed}\n")), number)
+    signals = {0: signal.SIGUSR2, 1: signal.SIGKILL}
+
+    def all_sent() -> bool:
+        for seed in [*signals]:
+            if (pid := training(folder_of(tmp_path, f"\nseed: {seed}\n"))) is not None:
+                os.kill(pid, signals.pop(seed))
+        return not signals
+
+    wait_for(all_sent, sweep)
     status, told = ended(sweep)
     assert status == 1, told
     assert "failed: seed=1" in told

@@ -164,9 +164,9 @@ def test_a_network_that_draws_is_resumed_and_needs_its_file_of_weights_no_more(c
 
 
 def test_a_damaged_checkpoint_costs_time_not_truth(configuration, tmp_path, monkeypatch):
-    expected = contents(start(configuration("method=csa")))
+    expected = contents(start(configuration("method=csa", "backbone=lenet")))
     Stopper(monkeypatch, 3, 6)
-    config = configuration("method=csa", f"output_root={tmp_path / 'damaged'}")
+    config = configuration("method=csa", "backbone=lenet", f"output_root={tmp_path / 'damaged'}")
     for _ in range(2):
         with pytest.raises(SystemExit):
             start(config)
@@ -178,9 +178,10 @@ def test_a_damaged_checkpoint_costs_time_not_truth(configuration, tmp_path, monk
 
 
 def test_crt_takes_the_finished_first_stage_of_ce(configuration, tmp_path):
-    alone = contents(start(configuration("method=crt", f"output_root={tmp_path / 'alone'}")))
-    start(configuration("method=ce"))
-    record = start(configuration("method=crt"))
+    small = "backbone=lenet"
+    alone = contents(start(configuration("method=crt", small, f"output_root={tmp_path / 'alone'}")))
+    start(configuration("method=ce", small))
+    record = start(configuration("method=crt", small))
     assert record.result["reused_epochs"] == 2
     assert "taken from a finished run" in (record.folder / "log.txt").read_text()
     assert_same(contents(record), alone)
@@ -197,14 +198,14 @@ def test_a_run_killed_behind_its_first_stage_does_not_take_that_for_another_s(me
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.SharedStages, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            start(configuration(f"method={method}"))
-    result = start(configuration(f"method={method}")).result
+            start(configuration(f"method={method}", "backbone=lenet"))
+    result = start(configuration(f"method={method}", "backbone=lenet")).result
     assert result["reused_epochs"] == 0
     assert result["seconds"] > 0
 
 
 def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(configuration):
-    config = configuration("method=ce")
+    config = configuration("method=ce", "backbone=lenet")
     record = start(config)
     before = {path.name: path.stat().st_mtime_ns for path in record.folder.iterdir() if path.name != "lease.lock"}
     start(config)  # as ``csa.run`` does that has seen it unfinished
@@ -212,19 +213,19 @@ def test_a_run_that_another_process_finishes_meanwhile_is_left_alone(configurati
 
 
 def test_a_damaged_stage_is_trained_and_kept_again(configuration):
-    start(configuration("method=ce"))
+    start(configuration("method=ce", "backbone=lenet"))
     (stage,) = Path(configuration().output_root).rglob("stages/*.pt")
     stage.write_bytes(stage.read_bytes()[:-1000])
-    assert start(configuration("method=crt")).result["reused_epochs"] == 0
-    assert start(configuration("method=lws")).result["reused_epochs"] == 2
+    assert start(configuration("method=crt", "backbone=lenet")).result["reused_epochs"] == 0
+    assert start(configuration("method=lws", "backbone=lenet")).result["reused_epochs"] == 2
 
 
 @pytest.mark.parametrize("method", ["ce", "crt"])
 def test_a_run_that_starts_over_takes_no_finished_stage(method, configuration):
     """Not even the one that it left itself; it trains the same again."""
-    first = start(configuration(f"method={method}"))
+    first = start(configuration(f"method={method}", "backbone=lenet"))
     expected, seconds = contents(first), first.result["seconds"]
-    again = start(configuration(f"method={method}", "rerun=true"))
+    again = start(configuration(f"method={method}", "backbone=lenet", "rerun=true"))
     assert again.folder == first.folder
     assert again.result["reused_epochs"] == 0
     assert 0 < again.result["seconds"] != seconds
