@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import cycle
 
 import pytest
 from composed import LIES_AT, config_of, of_every_option, options
@@ -28,10 +27,14 @@ def composed(conf, *words):
     return conf.compose([conf.parse(word) for word in words]).config
 
 
-def test_every_option(conf):
+@pytest.fixture(scope="module")
+def every_option(conf):
+    return [(words, composed(conf, *words)) for words in of_every_option()]
+
+
+def test_every_option(every_option):
     seen = set()
-    for words in of_every_option():
-        config = composed(conf, *words)
+    for words, config in every_option:
         assert resolve_and_check(config)[1] == [], words
         chosen = {(group, config[group].name) for group in GROUPS}
         assert {tuple(word.split("=")) for word in words if "." not in word} <= chosen
@@ -39,24 +42,18 @@ def test_every_option(conf):
     assert seen == {(group, option) for group in GROUPS for option in options(group)}
 
 
-def test_every_method_on_every_data_set(conf):
-    """What the one chooses and what the other does stand side by side: of each method one composition is enough."""
-    datasets, methods = options("dataset"), options("method")
-    composed_ = [(*pair, of_both(conf, *pair)) for pair in zip(cycle(datasets), methods, strict=False)]
-    of_dataset = {dataset: config for dataset, _, config in reversed(composed_)}
-    of_method = {method: config for _, method, config in composed_}
-    for place, dataset in enumerate(datasets):
-        config = of_dataset[dataset].copy()
-        for method in methods:
-            config.method, config.sampler = of_method[method].method, of_method[method].sampler
+def test_every_method_on_every_data_set(conf, every_option):
+    """What the one chooses and what the other does stand side by side."""
+    blocks = {config.method.name: (config.method, config.sampler) for _, config in every_option}
+    for dataset, own in zip(options("dataset"), reversed(blocks), strict=False):
+        config = composed(conf, f"dataset={dataset}", f"method={own}", *LIES_AT.get(dataset, []))
+        whole, _ = resolve_and_check(config)
+        for method, block in blocks.items():
+            config.method, config.sampler = block
             values, faults = resolve_and_check(config)
             assert faults == [], (dataset, method)
-            if (place % 3, method) == (0, methods[-place - 1]):
-                assert values == resolve_and_check(of_both(conf, dataset, method))[0]
-
-
-def of_both(conf, dataset, method):
-    return composed(conf, f"dataset={dataset}", f"method={method}", *LIES_AT.get(dataset, []))
+            if method == own:  # but for the sampler, which had its turn there
+                assert {**values, "sampler": None} == {**whole, "sampler": None}
 
 
 def test_build_gives_frozen_dataclasses_of_the_named_schema(conf):
