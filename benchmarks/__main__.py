@@ -64,10 +64,8 @@ def main(words: list[str]) -> None:
 
 def _groups(order: Order, split: Split, machine: Machine) -> tuple[dict[str, Group], list[dict[str, str]]]:
     """What is measured, and what cannot be."""
-    from benchmarks.bare import Bare
-    from benchmarks.conditions import MatrixProducts
-    from benchmarks.processes import AtOnce, StartUp
-    from benchmarks.product import Product
+    from benchmarks.conditions import Bare, MatrixProducts
+    from benchmarks.product import AtOnce, Product, StartUp
     from benchmarks.reference import Reference
 
     makers: dict[str, Any] = {

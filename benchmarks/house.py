@@ -38,12 +38,12 @@ def sizes() -> list[str]:
     imports = sum(_import_lines(text) for text in texts.values())
     small = sum(count <= SMALL for count in lines.values())
     total = sum(lines.values())
-    told = [f"csa: {len(lines)} modules, {total} lines; {small} modules of {SMALL} lines or fewer"]
-    told.append(f"imports: {imports} lines, {100 * imports / total:.1f} %")
+    found = [f"csa: {len(lines)} modules, {total} lines; {small} modules of {SMALL} lines or fewer"]
+    found.append(f"imports: {imports} lines, {100 * imports / total:.1f} %")
     for folder in sorted({path.parent for path in lines}):
         within = [count for path, count in lines.items() if path.parent == folder]
-        told.append(f"  {folder!s:<14} {len(within):>3} modules {sum(within):>6} lines")
-    return told
+        found.append(f"  {folder!s:<14} {len(within):>3} modules {sum(within):>6} lines")
+    return found
 
 
 def way(words: list[str]) -> list[str]:

@@ -89,8 +89,8 @@ def as_markdown(facts: Mapping[str, Any], rows: Sequence[Measured]) -> str:
     alignment = ["---" if heading in _LEFT else "---:" for heading in HEADINGS]
     lines = [HEADINGS, alignment, *_cells(rows)]
     body = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    told = "".join(f"- {line}\n" for line in conditions(facts))
-    return f"## {facts['machine']['hardware']}, {facts['date'][:10]}\n\n{body}\n{told}"
+    listed = "".join(f"- {line}\n" for line in conditions(facts))
+    return f"## {facts['machine']['hardware']}, {facts['date'][:10]}\n\n{body}\n{listed}"
 
 
 def conditions(facts: Mapping[str, Any]) -> list[str]:

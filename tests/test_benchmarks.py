@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -14,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.bare import forward_flops
-from benchmarks.conditions import RandomSource
+from benchmarks.__main__ import main
+from benchmarks.conditions import RandomSource, forward_flops
 from benchmarks.order import read_order
-from benchmarks.processes import rate_together
-from benchmarks.reference import ClassAware, ContextShift
-from benchmarks.reference_network import Network
+from benchmarks.product import rate_together
+from benchmarks.reference import ClassAware, ContextShift, Network
 from benchmarks.table import Row, measured
 from csa.config.faults import UserError
 from csa.data.dataset import load_split
@@ -29,7 +25,6 @@ from csa.methods.mixing import blend_context
 from csa.models.networks import ResNet32
 from csa.sweep.calibration import ShortLoader
 
-ROOT = Path(__file__).parents[1]
 TINY = (
     "dataset.source=csa.data.sources.tiny.TinySource",
     "dataset.profile=balanced",
@@ -43,13 +38,9 @@ FACTS = {"schema", "date", "command", "machine", "load_before", "python", "packa
 ROW = {"name", "what", "unit", "n", "median", "least", "greatest", "spread", "values", "against", "against_median"}
 
 
-def test_a_short_measurement_writes_numbers_and_their_quotients(tmp_path):
+def test_a_short_measurement_writes_numbers_and_their_quotients(tmp_path, capsys):
     to = tmp_path / "speed" / "numbers.json"
-    words = ["rows=bare,product", "steps=2", "repeats=1", f"to={to}", *TINY]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    main(["rows=bare,product", "steps=2", "repeats=1", f"to={to}", *TINY])
     written = json.loads(to.read_text())
     assert written.keys() == FACTS | {"repeats", "steps", "data", "skipped", "rows"}
     assert {"hardware", "cores", "threads", "precision", "device"} <= written["machine"].keys()
@@ -73,7 +64,7 @@ def test_a_short_measurement_writes_numbers_and_their_quotients(tmp_path):
     place = 1 + list(rows).index("bare_train")
     assert f"| {rows['product_ce']['ratio']:.3g} | {place} |" in page
     assert "2 steps of an epoch, from which seconds of an epoch are EXTRAPOLATED" in page
-    assert "2 steps of an epoch" in done.stdout
+    assert "2 steps of an epoch" in capsys.readouterr().out
 
 
 def test_median_spread_and_ratio_by_hand():
