@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "reports" / "tables"
 MADE = "<!-- made by `python docs/catalogue.py` -->"
-KEY = re.compile(r"^ *(?P<key>\w+): *(?P<value>\S.*?)(?: +# (?P<told>.*))?$")
+KEY = re.compile(r"^ *(?P<key>\w+): *(?P<value>\S.*?)(?: +# (?P<comment>.*))?$")
 LEADS = re.compile(r" [^.]*:$")
 OVERVIEW = re.compile(r"^\| method \| n \|.*?\n\n", flags=re.DOTALL | re.MULTILINE)
 COUNTS = re.compile(r"trains \d+ methods against that on \d+ kinds of data")
@@ -128,8 +128,8 @@ def _measured(method: str) -> Iterator[str]:
 def _settings(name: str) -> str:
     found = (KEY.match(line) for line in _lines("method", name))
     keys = [one for one in found if one and one["key"] not in WIRING]
-    told = [f"- `{one['key']}: {one['value']}`" + (f": {one['told']}" if one["told"] else "") for one in keys]
-    return "\n".join([f"### {name}", "", *told]) if told else ""
+    lines = [f"- `{one['key']}: {one['value']}`" + (f": {one['comment']}" if one["comment"] else "") for one in keys]
+    return "\n".join([f"### {name}", "", *lines]) if lines else ""
 
 
 def _header(group: str, name: str) -> str:

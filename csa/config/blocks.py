@@ -98,7 +98,9 @@ def _value(path: str, value: Any, hint: Any, metadata: Metadata, *, recorded: bo
     kind, nullable = _without_null(hint)
     if kind is Any or (value is None and nullable):
         return
-    if is_dataclass(kind):
+    if kind in BOUNDS or kind is bool:  # as most of a record are
+        yield from _leaf(path, value, hint, metadata)
+    elif is_dataclass(kind):
         yield from block_faults(kind, value, path, recorded=recorded)  # type: ignore[arg-type]
     elif get_origin(kind) is dict and isinstance(value, dict):
         for key, item in value.items():
@@ -112,9 +114,9 @@ def _value(path: str, value: Any, hint: Any, metadata: Metadata, *, recorded: bo
 
 
 def _leaf(path: str, value: Any, hint: Any, metadata: Metadata) -> Iterator[Fault]:
-    kind, _ = _without_null(hint)
     problem = _problem(value, hint, metadata)
     if problem:
+        kind, _ = _without_null(hint)
         near = nearest(str(value), get_args(kind)) if get_origin(kind) is Literal else ""
         yield Fault(path, shown(value), problem, expected(kind if value == "???" else hint, metadata), near)
 
@@ -126,9 +128,10 @@ def _problem(value: Any, hint: Any, metadata: Metadata) -> str:
         return "" if nullable else "must not be null"
     if isinstance(value, str) and value == "???":
         return "must be given"
-    if get_origin(kind) is Literal:
+    origin = get_origin(kind)
+    if origin is Literal:
         return "" if value in get_args(kind) else "is not one of the choices"
-    if get_origin(kind) is list:
+    if origin is list:
         if not isinstance(value, list):
             return "is not a list"
         problems = (_problem(item, get_args(kind)[0], metadata) for item in value)
@@ -214,8 +217,10 @@ def _without_null(hint: Any) -> tuple[Any, bool]:
 
     Not cached: literals of the same choices are equal in any order, and messages name them in theirs.
     """
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-    return (kinds[0], True) if NoneType in get_args(hint) else (hint, False)
+    if hint in KINDS:  # as most are
+        return hint, False
+    choices = get_args(hint)
+    return (next(kind for kind in choices if kind is not NoneType), True) if NoneType in choices else (hint, False)
 
 
 def schema_of(schema: type, values: Mapping[str, Any], at: str = "") -> type:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,12 @@ class Beyond:
     outdated: bool = False
 
 
+@cache
+def shipped_defaults() -> Defaults:
+    """Without a folder of one's own: what is installed does not change while a process lives."""
+    return Defaults()
+
+
 class Defaults:
     """Answers for many runs; every option and every distinct configuration is looked at once.
 
@@ -70,9 +77,8 @@ class Defaults:
         return self._known[key]
 
     def _compare(self, config: Mapping[str, Any], run: Run) -> Beyond:
-        usual = self._usual(config)
-        named = [f"{group}={config[group]['name']}" for group in CHOSEN if self._is_other(usual, config, group)]
-        usual = self._usual(config, CHOSEN)
+        own, usual = self._own_names(config), self._usual(config)
+        named = [f"{group}={config[group]['name']}" for group in CHOSEN if config[group]["name"] != own[group]]
         now = OmegaConf.merge(usual, OmegaConf.create({**config, "seed": run.seed}))
         assert isinstance(now, DictConfig)
         recorded = _of_the_identity(run.identity, config["dataset"])
@@ -87,15 +93,16 @@ class Defaults:
             {key: canonical(value) for group in GROUPS for key, value in flat(blocks[group], group).items()}
             for blocks in (config, composed)
         )
-        told = [key for key in differing if not key.startswith("protocol.")]
-        told += [key for key in plain if key.startswith("protocol.")]
+        shown = [key for key in differing if not key.startswith("protocol.")]
+        shown += [key for key in plain if key.startswith("protocol.")]
         if any(key.startswith("method.") and key not in differing for key in plain):
-            told += [key for key in theirs if key.startswith("protocol.") and theirs[key] != ours.get(key, theirs[key])]
+            changed = [key for key, value in theirs.items() if value != ours.get(key, value)]
+            shown += [key for key in changed if key.startswith("protocol.")]
         # What the identity lacks is ignored by the method, or has a value that says nothing.
-        told = [key for key in dict.fromkeys(told) if key in recorded or theirs.get(key) != ours.get(key)]
-        words = {key: _word(key, recorded[key] if key in recorded else theirs.get(key)) for key in told}
+        shown = [key for key in dict.fromkeys(shown) if key in recorded or theirs.get(key) != ours.get(key)]
+        words = {key: _word(key, recorded[key] if key in recorded else theirs.get(key)) for key in shown}
         group_words = {"data": ("dataset.",), "recipe": ("backbone.", "protocol."), "method": ("method.", "sampler.")}
-        of = {name: [words[key] for key in told if key.startswith(start)] for name, start in group_words.items()}
+        of = {name: [words[key] for key in shown if key.startswith(start)] for name, start in group_words.items()}
         sampler = [word for word in named if word.startswith("sampler=")]
         if sampler:
             of["method"] = [word for word in of["method"] if not word.startswith("sampler.")]
@@ -108,29 +115,30 @@ class Defaults:
             _of_decision(identity(build(now), run.split)) != _of_decision(run.identity),
         )
 
-    def _usual(self, config: Mapping[str, Any], chosen: tuple[str, ...] = ()) -> DictConfig:
-        """What the data set and the method compose to, or what is recorded where they are unknown here.
+    def _own_names(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """What the data set and the method choose of the other groups; what is recorded where they are unknown here."""
+        return {
+            group: (self._option(by, config[by]["name"]) if self._knows(by, config) else config)[group]["name"]
+            for by, groups in CHOOSES.items()
+            for group in groups
+        }
 
-        chosen: groups of which the recorded option is taken, with its own values.
-        """
+    def _usual(self, config: Mapping[str, Any]) -> DictConfig:
+        """What the recorded options of all groups compose to; of those that are unknown here what is recorded."""
         usual = self._option("dataset", config["dataset"]["name"]).copy()
         of_method = self._option("method", config["method"]["name"])
         usual.method, usual.sampler = of_method.method.copy(), of_method.sampler.copy()
-        for group, follows in CHOOSES.items():
-            if config[group]["name"] not in self._tree.options(group):
-                usual[group], chosen = config[group], (*chosen, *follows)
-        for group in chosen:
+        for group in GROUPS:
             name = config[group]["name"]
-            known = name in self._tree.options(group)
             if usual[group].name != name:
-                usual[group] = self._option(group, name)[group].copy() if known else config[group]
+                usual[group] = self._option(group, name)[group].copy() if self._knows(group, config) else config[group]
         for key in ("imbalance_ratio", *NOT_OF_THE_DATA):  # these have a column of their own, or decide nothing
             if key in config["dataset"]:
                 usual.dataset[key] = config["dataset"][key]
         return usual
 
-    def _is_other(self, usual: DictConfig, config: Mapping[str, Any], group: str) -> bool:
-        return group in config and usual[group].name != config[group]["name"]
+    def _knows(self, group: str, config: Mapping[str, Any]) -> bool:
+        return config[group]["name"] in self._tree.options(group)
 
     def _option(self, group: str, name: str) -> DictConfig:
         if name not in self._tree.options(group):

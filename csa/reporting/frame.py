@@ -13,8 +13,8 @@ from csa.config.blocks import flat
 from csa.config.dataset_schema import ListFilesDataset
 from csa.config.schema import DatasetConfig
 from csa.metrics import GROUPS
-from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, Defaults
-from csa.reporting.layout import PRINTED, printed
+from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, Defaults, shipped_defaults
+from csa.reporting.layout import PRINTED, place_in_print, printed
 from csa.tracking.finding import find, usual_places
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = 
 def frame_of(runs: Iterable[Run], config_dir: str | None = None) -> pd.DataFrame:
     """The frame of runs that are at hand, by data set, recipe, method and seed."""
     runs = list(runs)
-    known = Defaults(config_dir)
+    known = Defaults(config_dir) if config_dir else shipped_defaults()
     beyond = {run.fingerprint: known.beyond(run) for run in runs}
     labels = _labels(runs, beyond)
     lines = [
@@ -105,12 +105,7 @@ def frame_of(runs: Iterable[Run], config_dir: str | None = None) -> pd.DataFrame
 
 def _order(run: Run) -> tuple[int, str, float]:
     """Data sets as the paper has them, then others by name; the highest ratio first."""
-    known = list(PRINTED)
-    return (
-        known.index(run.dataset) if run.dataset in known else len(known),
-        run.dataset,
-        -_ratio(run.config["dataset"], 0),
-    )
+    return place_in_print(run.dataset), run.dataset, -_ratio(run.config["dataset"], 0)
 
 
 def _of_the_run(run: Run, beyond: Beyond) -> dict[str, Any]:
@@ -207,8 +202,8 @@ def _told_apart(column: str, key: str, same: Sequence[str], run: Run) -> str:
     recorded = {other: flat(dict(enumerate(json.loads(other)))) for other in same}
     first, own = recorded[same[0]], recorded[key]
     differing = [name for name in first if len({json.dumps(one.get(name)) for one in recorded.values()}) > 1]
-    told = ", ".join(f"{name.rpartition('.')[2]}={own.get(name)}" for name in differing[:3])
-    return told or str(same.index(key) + 1)
+    settings = ", ".join(f"{name.rpartition('.')[2]}={own.get(name)}" for name in differing[:3])
+    return settings or str(same.index(key) + 1)
 
 
 LATER = {

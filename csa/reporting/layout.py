@@ -94,6 +94,12 @@ class Drawn:
     section: str = ""
 
     @property
+    def with_caption(self) -> dict[str, bytes]:
+        """Its files by their names, and the caption as text."""
+        pictures = {f"{self.name}.{ending}": content for ending, content in self.files.items()}
+        return {**pictures, f"{self.name}.txt": (self.caption + "\n").encode()}
+
+    @property
     def kind(self) -> str:
         """``per class``, of a section."""
         return self.name.removesuffix(f"_{self.section}").replace("_", " ")
@@ -109,7 +115,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Cell:
-    """value: what a column is sorted by, None at its end; kind: how it is marked."""
+    """value: what a column is sorted by, None or NaN at its end; kind: how it is marked."""
 
     text: str
     value: float | str | None = None
@@ -157,6 +163,12 @@ class Section:
 
 def printed(name: str) -> str:
     return PRINTED.get(name, name)
+
+
+def place_in_print(name: str) -> int:
+    """In the order of ``PRINTED``; what is not listed comes after it."""
+    known = list(PRINTED)
+    return known.index(name) if name in known else len(known)
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -217,10 +229,6 @@ def slug(text: str) -> str:
 
 def is_none(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def sortable(value: float) -> float | None:
-    return None if is_none(value) else float(value)
 
 
 def as_printed(value: float) -> str:

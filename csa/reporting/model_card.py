@@ -52,10 +52,10 @@ def contract(run: Run, head: str) -> dict[str, Any]:
     }
 
 
-def model_card(run: Run, told: dict[str, Any], file: str, same: int) -> str:
-    """Markdown. told: the contract; file: the exported model's name; same: its test images classified as recorded."""
+def model_card(run: Run, promised: dict[str, Any], file: str, same: int) -> str:
+    """Markdown. promised: the contract; file: of the exported model; same: its test images classified as recorded."""
     result, split = run.result, run.result["split"]
-    scores = result["heads"][told["head"]]
+    scores = result["heads"][promised["head"]]
     known = [("Test images, last epoch", split["test_images"], scores["last"])]
     known += [("Validation images", split["holdout_images"], scores["holdout"])] if "holdout" in scores else []
     return rendered(
@@ -67,7 +67,7 @@ def model_card(run: Run, told: dict[str, Any], file: str, same: int) -> str:
         run=run,
         result=result,
         split=split,
-        contract=told,
+        contract=promised,
         measures=list(MEASURES.values()),
         accuracies=[
             (name, images, [two_decimals(of.get(measure)) for measure in MEASURES]) for name, images, of in known

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from csa.console import PLUS_MINUS
 from csa.metrics import GROUPS
-from csa.reporting.layout import COLLAPSED, as_printed, is_none, listed, printed, recipe
-from csa.reporting.paper import LEGEND_OF_PAPER, PLACE, RULES, TABLES, load_published
+from csa.reporting.layout import COLLAPSED, as_printed, listed, printed, recipe
+from csa.reporting.paper import LEGEND_OF_PAPER, RULES, TABLES, load_published, places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,11 +62,13 @@ def _runs(lines: pd.DataFrame, rows: pd.DataFrame) -> list[Run]:
 
 
 def _marks(lines: pd.DataFrame) -> list[str]:
-    told = [f"{one.line} {one.collapsed} of {one.n}" for one in lines.itertuples() if one.collapsed]
-    shortened = lines["shortened"].any()
-    return [f"{COLLAPSED} Collapsed runs, whose network predicts a single class, are among {', '.join(told)}."] * bool(
-        told
-    ) + ["Shortened: fewer epochs than the protocol has."] * bool(shortened)
+    collapsed = ", ".join(f"{one.line} {one.collapsed} of {one.n}" for one in lines.itertuples() if one.collapsed)
+    found = []
+    if collapsed:
+        found.append(f"{COLLAPSED} Collapsed runs, whose network predicts a single class, are among {collapsed}.")
+    if lines["shortened"].any():
+        found.append("Shortened: fewer epochs than the protocol has.")
+    return found
 
 
 def _paper(lines: pd.DataFrame) -> list[str]:
@@ -78,13 +80,13 @@ def _paper(lines: pd.DataFrame) -> list[str]:
     others = [f"{', '.join(tables[name])}: {TABLES[name].short}" for name in tables.index if name != most]
     rules = known.groupby("rule")["line"].agg(list)
     main = max(rules.index, key=lambda rule: (len(rules[rule]), rule))
-    told = f"Paper: {TABLES[most].short}{' (' + '; '.join(others) + ')' if others else ''}, taken at {RULES[main]}"
+    sentence = f"Paper: {TABLES[most].short}{' (' + '; '.join(others) + ')' if others else ''}, taken at {RULES[main]}"
     for one in known[(known["rule"] != main) | (known["note"] != "")].itertuples():
         nearest = (
             "" if one.rule in ("last", "best_on_test") else "; compared with our epoch that was best on the test set"
         )
-        told += f"; {one.line} {one.note or 'at ' + RULES[one.rule]}{nearest}"
-    return [f"{told}."]
+        sentence += f"; {one.line} {one.note or 'at ' + RULES[one.rule]}{nearest}"
+    return [f"{sentence}."]
 
 
 def _without_runs(lines: pd.DataFrame) -> list[str]:
@@ -92,20 +94,16 @@ def _without_runs(lines: pd.DataFrame) -> list[str]:
     tables = set(lines["paper_table"].dropna())
     if not tables:
         return []
-    first, there = lines.iloc[0], {tuple(one) for one in lines[list(PLACE)].astype(object).fillna("").to_numpy()}
     published = load_published()
     published = published[published["table"].isin(tables) & (published["metric"] == "all") & published["value"].notna()]
+    there, theirs = places(lines), places(published)
+    first, run = there.iloc[0], set(there.itertuples(index=False, name=None))
+    here = theirs["settings"].map(_of_recipe) == _of_recipe(first["settings"])
     for name in ("dataset", "imbalance_ratio", "backbone"):
-        published = published[
-            published[name].astype(object).fillna("") == ("" if is_none(first[name]) else first[name])
-        ]
-    own = published["settings"].map(_of_recipe) == _of_recipe(first["settings"])
-    told = [
-        f"{one.row} {as_printed(one.value)}"
-        for one in published[own].itertuples()
-        if tuple("" if is_none(value) else value for value in (getattr(one, name) for name in PLACE)) not in there
-    ]
-    return [f"Published, without a run here: {', '.join(dict.fromkeys(told))}."] if told else []
+        here &= theirs[name] == first[name]
+    beside = zip(published[here].itertuples(), theirs[here].itertuples(index=False, name=None), strict=True)
+    values = [f"{one.row} {as_printed(one.value)}" for one, place in beside if place not in run]
+    return [f"Published, without a run here: {', '.join(dict.fromkeys(values))}."] if values else []
 
 
 def _of_recipe(settings: str) -> str:
@@ -131,8 +129,8 @@ def _groups(runs: Sequence[Run], groups: str) -> list[str]:
 def _heads(lines: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Of methods with several heads which one is shown."""
     several = rows.groupby("line")["head"].nunique()
-    told = [f"{one.line}: {one.head}" for one in lines.itertuples() if several[one.line] > 1]
-    return [f"Head shown of several: {', '.join(told)}."] if told else []
+    heads = [f"{one.line}: {one.head}" for one in lines.itertuples() if several[one.line] > 1]
+    return [f"Head shown of several: {', '.join(heads)}."] if heads else []
 
 
 def _machines(runs: Sequence[Run]) -> list[str]:
@@ -142,15 +140,16 @@ def _machines(runs: Sequence[Run]) -> list[str]:
 
 def _reused(runs: Sequence[Run]) -> list[str]:
     methods = sorted({printed(run.method) for run in runs if run.result.get("reused_epochs")})
-    told = "Minutes of {} are without a first stage that was taken from a finished run."
-    return [told.format(listed(methods))] if methods else []
+    if not methods:
+        return []
+    return [f"Minutes of {listed(methods)} are without a first stage that was taken from a finished run."]
 
 
 def _subsets(runs: Sequence[Run], orders: dict[str, str]) -> list[str]:
     """Where the images of a public data set differ from those that other code draws."""
     split = runs[0].split
-    told = (
-        f"The training subset ({split[:SHOWN_OF_A_HASH]}) is drawn with the usual seed from files in another order "
-        "than torchvision's, so it does not hold the same images."
-    )
-    return [told] if orders.get(split) == "other" else []
+    if orders.get(split) != "other":
+        return []
+    subset = f"The training subset ({split[:SHOWN_OF_A_HASH]})"
+    from_others = "is drawn with the usual seed from files in another order than torchvision's"
+    return [f"{subset} {from_others}, so it does not hold the same images."]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +31,7 @@ from csa.reporting.layout import (
 from csa.reporting.statistics import ROUNDING, half_interval, half_prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 PLACE = ("method", "dataset", "imbalance_ratio", "backbone", "settings")
 """What of a recorded run says which cell it belongs to; ``settings`` are the words beyond the other four."""
@@ -55,17 +55,19 @@ LEGEND_OF_PAPER = (
 
 
 class Published(NamedTuple):
-    """name: of its file, and of those of a report; short: what a line calls it; told: what its values are."""
+    """name: of its file, and of those of a report; short: what a line calls it; verdict: what its values are."""
 
     name: str
     short: str
     title: str
-    told: str
+    verdict: str
 
 
 TABLES = {
-    number: Published(f"table{number}", f"Table {number}", f"Table {number} of the paper", f"Test accuracy (%) {told}.")
-    for number, told in {
+    number: Published(
+        f"table{number}", f"Table {number}", f"Table {number} of the paper", f"Test accuracy (%) {subject}."
+    )
+    for number, subject in {
         "1": "of cross-entropy on uniform batches (CE), classifier re-training (cRT) and class-balanced re-sampling "
         "(CB-RS)",
         "2": "on CIFAR-100-LT and CIFAR-10-LT at imbalance ratios 100, 50 and 10",
@@ -94,6 +96,7 @@ def paper_folder() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "reports" / "paper"
 
 
+@cache
 def load_published(folder: Path | None = None) -> pd.DataFrame:
     """A row a cell of TABLES, in their order, with COLUMNS.
 
@@ -101,6 +104,8 @@ def load_published(folder: Path | None = None) -> pd.DataFrame:
     rule: the epoch that it is of; digits: how it was shortened to those printed; runs: of which it is
     the mean; note: how it was chosen or made, where that is not as ours. What csa does not have has a
     place that no run has: a network of another name, or a word with the value ``?``, which is not told.
+
+    Read once, and not to be changed.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -112,13 +117,7 @@ def load_published(folder: Path | None = None) -> pd.DataFrame:
 def _load(path: Path) -> pd.DataFrame:
     numbers = {"imbalance_ratio": "float64", "value": "float64", "runs": "int64"}
     types = numbers | {name: "str" for name in (*COLUMNS, "words") if name not in numbers}
-    allowed = f"a table with {', '.join(COLUMNS)}"
-    try:
-        cells = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={name: [""] for name in numbers})
-        cells = cells.rename(columns={"words": "settings"})[list(COLUMNS)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        raise UserError(Fault("published values", path, problem, allowed)) from error
+    cells = _read("published values", path, COLUMNS, dtype=types, na_values={name: [""] for name in numbers})
     for column, known in (("metric", METRICS), ("rule", NEAREST), ("digits", DIGITS)):
         if strange := sorted(set(cells[column]) - set(known)):
             raise UserError(Fault("published values", path, f"has {column} {', '.join(strange)}", ", ".join(known)))
@@ -131,15 +130,19 @@ def range_of(value: float, digits: str) -> tuple[float, float]:
     return (value, value + unit) if digits == "truncated" else (value - unit / 2, value + unit / 2)
 
 
-def known_orders(folder: Path | None = None) -> dict[str, str]:
+def known_orders() -> dict[str, str]:
     """File order of the training subsets that are known, by hash. Raises UserError where the file is damaged."""
-    path = (folder or paper_folder()) / "subsets.csv"
+    subsets = _read("training subsets", paper_folder() / "subsets.csv", ("split", "order"), dtype="str")
+    return dict(subsets.itertuples(index=False, name=None))
+
+
+def _read(what: str, path: Path, columns: Sequence[str], **types: Any) -> pd.DataFrame:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return {row["split"]: row["order"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, TypeError) as error:
+        cells = pd.read_csv(path, keep_default_na=False, **types)
+        return cells.rename(columns={"words": "settings"})[list(columns)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
-        raise UserError(Fault("training subsets", path, problem, "a table with split and order")) from error
+        raise UserError(Fault(what, path, problem, f"a table with {', '.join(columns)}")) from error
 
 
 # --- beside measured ------------------------------------------------------------------------
@@ -153,13 +156,17 @@ def beside_paper(frame: pd.DataFrame, *, head: str = "", groups: str = "rank") -
     """
     shown = one_head(frame, head, groups)
     published = load_published()
-    columns = [shown[name].astype(object).fillna("") for name in PLACE]
-    places = dict(list(shown.groupby(columns))) if len(shown) else {}
-    measured = [_measured(cell, places.get(tuple(cell[list(PLACE)].fillna("")))) for _, cell in published.iterrows()]
-    return published.join(pd.DataFrame(measured, index=published.index))
+    runs = dict(list(shown.groupby([column for _, column in places(shown).items()])))
+    cells = zip(published.to_dict("records"), places(published).itertuples(index=False, name=None), strict=True)
+    return published.join(pd.DataFrame([_measured(cell, runs.get(place)) for cell, place in cells]))
 
 
-def _measured(cell: pd.Series, runs: pd.DataFrame | None) -> dict[str, Any]:
+def places(rows: pd.DataFrame) -> pd.DataFrame:
+    """PLACE of each, in which a ratio that there is not equals another."""
+    return rows[list(PLACE)].astype(object).fillna("")
+
+
+def _measured(cell: Mapping[str, Any], runs: pd.DataFrame | None) -> dict[str, Any]:
     """Of the runs at the cell's place; of several subsets of its images that with most runs."""
     if runs is None:
         return {"n": 0, "measured": math.nan, "outside": None}
@@ -193,24 +200,12 @@ def beside_cells(cells: pd.DataFrame, runs: Sequence[pd.DataFrame]) -> pd.DataFr
     """
     published = load_published()
     published = published[(published["metric"] == "all") & published["value"].notna()]
-    found = cells[list(PLACE)].reset_index().merge(published, on=list(PLACE), how="inner")
-    tables = found.join(cells[TABLE], on="index").groupby([*TABLE, "table"]).size()
-    rows = {}
-    for index, candidates in found.groupby("index"):
-        place = tuple(cells.loc[index, TABLE])
-        best = min(
-            candidates.index, key=lambda i: (-tables[(*place, candidates.loc[i, "table"])], candidates.loc[i, "table"])
-        )
-        cell = candidates.loc[best]
-        told = _measured(cell, runs[index])
-        rows[index] = {
-            "paper": cell["value"],
-            "paper_table": cell["table"],
-            "rule": cell["rule"],
-            "note": cell["note"],
-            **{name: told.get(name, math.nan) for name in ("measured", "measured_half", "minus_paper", "outside")},
-        }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(PAPER))
+    found = cells[[*TABLE, *PLACE]].reset_index().merge(published, on=list(PLACE))
+    found["lines"] = found.groupby([*TABLE, "table"])["index"].transform("size")
+    found = found.sort_values(["lines", "table"], ascending=[False, True], kind="stable").drop_duplicates("index")
+    measured = [_measured(cell, runs[cell["index"]]) for cell in found.to_dict("records")]
+    found = found.join(pd.DataFrame(measured, index=found.index)).set_index("index")
+    return found.rename(columns={"value": "paper", "table": "paper_table"}).reindex(columns=list(PAPER))
 
 
 # --- the paper's layout ---------------------------------------------------------------------
@@ -238,7 +233,7 @@ def _paper_section(table: Published, cells: pd.DataFrame) -> Section:
     headings = ("method", *(printed(metric) for _, metric in columns))
     grid = Grid(table.name, table.title, headings, tuple(rows), groups)
     data = cells.drop(columns="heading")
-    return Section(table.name, table.title, table.told, grid, tuple(_paper_legend(cells)), (), data)
+    return Section(table.name, table.title, table.verdict, grid, tuple(_paper_legend(cells)), (), data)
 
 
 def _heading(cell: dict[str, Any]) -> str:
@@ -283,8 +278,8 @@ def _paper_legend(cells: pd.DataFrame) -> Iterator[str]:
 
 def _recipes(cells: pd.DataFrame) -> Iterator[str]:
     """Of the recipes that the words of a table name, what they are."""
-    words = dict.fromkeys(word for told in cells["settings"] for word in told.split() if word.startswith("protocol="))
-    blocks = [shipped("protocol", word.partition("=")[2]) for word in words]
+    words = dict.fromkeys(" ".join(cells["settings"]).split())
+    blocks = [shipped("protocol", word.partition("=")[2]) for word in words if word.startswith("protocol=")]
     yield from (f"{recipe(block)}." for block in blocks if block is not None)
 
 
@@ -304,5 +299,5 @@ def _epochs(cells: pd.DataFrame) -> Iterator[str]:
         else:
             who = "" if same and len(rows) > cells["row"].nunique() / 2 else f"{', '.join(rows)}: "
         ours = "" if rule in ("last", "best_on_test") else "; compared with our epoch that was best on the test set"
-        told = f"{who}{note or 'at ' + RULES[rule]}{ours}."
-        yield f"Published values are of {RULES[rule]}." if not who and not note else told[0].upper() + told[1:]
+        sentence = f"{who}{note or 'at ' + RULES[rule]}{ours}."
+        yield f"Published values are of {RULES[rule]}." if not who and not note else sentence[0].upper() + sentence[1:]

@@ -9,12 +9,13 @@ import base64
 import html
 import re
 from collections import defaultdict
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csa.cli import writing_to
-from csa.reporting.layout import Grid, Section, as_csv
+from csa.reporting.layout import Grid, Section, as_csv, is_none
 from csa.reporting.notes import legend
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ MOST_COLUMNS = 6  # of a paper's layout on a page, beside the method
 
 def plain(text: str) -> str:
     """On one line, without characters that steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def markdown(text: str) -> str:
@@ -69,7 +70,9 @@ def _shortstack(lines: Sequence[str]) -> str:
     return text if len(lines) == 1 else rf"\shortstack[r]{{{text}}}"
 
 
+@cache
 def _environment() -> Environment:
+    """With our templates, each compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -86,7 +89,17 @@ def _environment() -> Environment:
         "bold": lambda text, kind: f"**{text}**" if kind in ("main", "baseline") and text else text,
         "bolder": lambda text, kind: rf"\textbf{{{text}}}" if kind in ("main", "baseline") and text else text,
     }
+    environment.tests["missing"] = is_none
     return environment
+
+
+@cache
+def _latex_environment() -> Environment:
+    """Braces and percent signs are LaTeX's own."""
+    return _environment().overlay(
+        block_start_string="((*", block_end_string="*))", variable_start_string="(((", variable_end_string=")))",
+        comment_start_string="((=", comment_end_string="=))",
+    )  # fmt: skip
 
 
 def rendered(template: str, **values: object) -> str:
@@ -103,12 +116,7 @@ def as_text(form: str, sections: Sequence[Section], *, full: bool = False) -> st
         return "\n".join(as_csv(section.data) for section in sections)
     if form == "html":
         return page(sections)
-    environment = _environment()
-    if form == "latex":
-        environment = environment.overlay(
-            block_start_string="((*", block_end_string="*))", variable_start_string="(((", variable_end_string=")))",
-            comment_start_string="((=", comment_end_string="=))",
-        )  # fmt: skip
+    environment = _latex_environment() if form == "latex" else _environment()
     template = environment.get_template(f"report.{ENDINGS[form]}.j2")
     text = template.render(sections=sections, legend=_legend(sections), grids=lambda one: _grids(one, full))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -145,18 +153,15 @@ def page(
     colours: Mapping[str, str] | None = None,
 ) -> str:
     """Everything on one page that asks for nothing: verdicts first, a section a data set, the paper's tables."""
-    template = _environment().get_template("page.html.j2")
     known: dict[str, str] = defaultdict(str, colours or {})
-    return (
-        template.render(
-            title=TITLE,
-            sections=list(sections),
-            tables=list(tables),
-            figures=list(figures),
-            legend=_legend(sections),
-            colours=known,
-        ).strip()
-        + "\n"
+    return rendered(
+        "page.html.j2",
+        title=TITLE,
+        sections=list(sections),
+        tables=list(tables),
+        figures=figures,
+        legend=_legend(sections),
+        colours=known,
     )
 
 
@@ -222,13 +227,16 @@ def write(
     inputs = "".join(f"\\input{{{section.name}.tex}}\n\\clearpage\n" for section in (*sections, *tables))
     files["tables/all.tex"] = (DOCUMENT % inputs).encode()
     for drawn in figures:
-        files |= {f"figures/{drawn.name}.{ending}": content for ending, content in drawn.files.items()}
-        files[f"figures/{drawn.name}.txt"] = (drawn.caption + "\n").encode()
+        files |= {f"figures/{name}": content for name, content in drawn.with_caption.items()}
     alone = [drawn for drawn in figures if not drawn.section]
     files["index.html"] = page(sections, tables, alone, colours).encode()
+    write_files(to, files)
+    return f"{to / 'index.html'}: the report ({len(files)} files)"
+
+
+def write_files(to: Path, files: Mapping[str, bytes]) -> None:
     with writing_to(to):
         for name, content in sorted(files.items()):
             path = to / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    return f"{to / 'index.html'}: the report ({len(files)} files)"

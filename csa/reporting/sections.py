@@ -22,7 +22,6 @@ from csa.reporting.layout import (
     p_text,
     signed,
     slug,
-    sortable,
     spans,
     with_half,
 )
@@ -92,17 +91,17 @@ def overview(name: str, title: str, lines: pd.DataFrame) -> Grid:
         ]
         if compared:
             difference = with_half(signed(line["difference"]), line["difference_half"])
-            told = "baseline" if line["is_baseline"] else line["verdict"]
+            verdict = "baseline" if line["is_baseline"] else line["verdict"]
             row += [
-                Cell("" if line["is_baseline"] else difference, sortable(line["difference"])),
-                Cell(told, told, slug(told)),
+                Cell("" if line["is_baseline"] else difference, line["difference"]),
+                Cell(verdict, verdict, slug(verdict)),
             ]
-        row += [Cell(number(line[metric]), sortable(line[metric])) for metric in ("many", "medium", "few", "balanced")]
+        row += [Cell(number(line[metric]), line[metric]) for metric in ("many", "medium", "few", "balanced")]
         if in_paper:
             outside = OUTSIDE if line["outside"] is True else ""
             row += [
-                Cell(as_printed(line["paper"]), sortable(line["paper"])),
-                Cell(signed(line["minus_paper"]) + outside, sortable(line["minus_paper"]), "marked" if outside else ""),
+                Cell(as_printed(line["paper"]), line["paper"]),
+                Cell(signed(line["minus_paper"]) + outside, line["minus_paper"], "marked" if outside else ""),
             ]
         rows.append(tuple(row))
     return Grid(name, title, tuple(headings), tuple(rows))
@@ -118,8 +117,8 @@ def sentence(lines: pd.DataFrame) -> str:
     name, parts = base["line"].iloc[0], []
     for word in ("better", "worse"):
         of_them = others[others["verdict"] == word].sort_values("difference", ascending=word == "worse", kind="stable")
-        told = [f"{one.line} ({signed(one.difference)})" for one in of_them.itertuples()]
-        parts += [f"{word.capitalize()} than {name}: {', '.join(told)}."] if told else []
+        named = [f"{one.line} ({signed(one.difference)})" for one in of_them.itertuples()]
+        parts += [f"{word.capitalize()} than {name}: {', '.join(named)}."] if named else []
     unsure = others[others["verdict"] == "not shown"]
     parts += [f"No difference to {name} is shown for {listed(list(unsure['line']))}."] if len(unsure) else []
     few = others[others["verdict"].isin(("one seed", "two seeds"))]
@@ -156,11 +155,11 @@ def _detail(name: str, lines: pd.DataFrame, rows: pd.DataFrame) -> Grid:
                     Cell(last, means["last_all"]),
                     Cell(best, means["best_all"]),
                     *(
-                        Cell(number(means[f"last_{one}"]), sortable(means[f"last_{one}"]))
+                        Cell(number(means[f"last_{one}"]), means[f"last_{one}"])
                         for one in ("balanced", "macro_f1", "g_mean", "ece")
                     ),
                     *(
-                        Cell(p_text(line[one]) if stands else "", sortable(line[one]) if stands else None)
+                        Cell(p_text(line[one]) if stands else "", line[one] if stands else None)
                         for one in ("p", "p_corrected")
                     ),
                     Cell(f"{runs['minutes'].mean():.1f}", float(runs["minutes"].mean())),
@@ -175,24 +174,17 @@ ONLY_ONE = (
 )
 
 
+COMPARISON = (
+    *("data", "first", "second", "pairs", "means", "difference", "verdict", "p", "p, Holm"),
+    *("only one right", "p images"),
+)
+
+
 def comparison_section(frame: pd.DataFrame, methods: Sequence[str], *, head: str = "") -> Section:
     """Of ``csa.compare``, every two of the methods."""
     names = list(dict.fromkeys(methods))
     found = pd.concat([compare(frame, *pair, head=head) for pair in combinations(names, 2)], ignore_index=True)
     title = f"Comparison of {' and '.join(names)}"
-    headings = (
-        "data",
-        "first",
-        "second",
-        "pairs",
-        "means",
-        "difference",
-        "verdict",
-        "p",
-        "p, Holm",
-        "only one right",
-        "p images",
-    )
     several = found.groupby("data")["recipe"].nunique() if len(found) else {}
     rows = []
     for one in found.to_dict("records"):
@@ -205,18 +197,14 @@ def comparison_section(frame: pd.DataFrame, methods: Sequence[str], *, head: str
                 Cell(one["second"], one["second"]),
                 Cell(str(one["pairs"]), one["pairs"]),
                 Cell(f"{number(one['first_mean'])} / {number(one['second_mean'])}", one["first_mean"]),
-                Cell(with_half(signed(one["difference"]), one["difference_half"]), sortable(one["difference"]), "main"),
+                Cell(with_half(signed(one["difference"]), one["difference_half"]), one["difference"], "main"),
                 Cell(one["verdict"], one["verdict"], slug(one["verdict"])),
-                Cell(p_text(one["p"]), sortable(one["p"])),
-                Cell(p_text(one["p_corrected"]), sortable(one["p_corrected"])),
-                Cell(alone, sortable(one["only_first"])),
-                Cell(p_text(one["p_images"]), sortable(one["p_images"])),
+                Cell(p_text(one["p"]), one["p"]),
+                Cell(p_text(one["p_corrected"]), one["p_corrected"]),
+                Cell(alone, one["only_first"]),
+                Cell(p_text(one["p_images"]), one["p_images"]),
             )
         )
-    notes = (
-        LEGEND[1],
-        LEGEND[2],
-        ONLY_ONE,
-    )
-    told = "" if rows else "No two of them have runs on the same data under the same recipe."
-    return Section("comparison", title, told, Grid("comparison", title, headings, tuple(rows)), notes, (), found)
+    grid = Grid("comparison", title, COMPARISON, tuple(rows))
+    verdict = "" if rows else "No two of them have runs on the same data under the same recipe."
+    return Section("comparison", title, verdict, grid, (LEGEND[1], LEGEND[2], ONLY_ONE), (), found)

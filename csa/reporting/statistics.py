@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,14 +16,6 @@ LEVEL = 0.05
 FEWEST_FOR_AN_INTERVAL = 3
 FEWEST_FOR_A_TEST = 5
 ROUNDING = 1e-9  # equal values may have a mean that differs from them in its last digit
-
-
-class Discordance(NamedTuple):
-    """Of paired predictions: images that only the first, and only the second has right, and the exact p-value."""
-
-    only_first: int
-    only_second: int
-    p: float
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -65,13 +57,12 @@ def paired_p(differences: Sequence[float]) -> float:
     return 2 * float(stdtr(len(differences) - 1, -abs(t)))
 
 
-def mcnemar(only_first: int, only_second: int) -> Discordance:
-    """Exact test: are the images that one alone has right equally often the first's and the second's?"""
+def mcnemar(only_first: int, only_second: int) -> float:
+    """P-value of the exact test: are the images that one alone has right as often the first's as the second's?"""
     from scipy.special import bdtr
 
     both = only_first + only_second
-    p = min(1.0, 2 * float(bdtr(min(only_first, only_second), both, 0.5))) if both else 1.0
-    return Discordance(only_first, only_second, p)
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), both, 0.5))) if both else 1.0
 
 
 def twice_the_median(p_values: Sequence[float]) -> float:
@@ -85,13 +76,12 @@ def twice_the_median(p_values: Sequence[float]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Corrected for their number, step-down (Holm 1979), in the order given; NaN stays and does not count."""
-    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda index: p_values[index])
-    corrected = [math.nan] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
+    p = np.array(p_values, dtype=np.float64)
+    order, tested = np.argsort(p), int(np.isfinite(p).sum())  # NaN comes last
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, np.maximum.accumulate((tested - np.arange(len(p))) * p[order]))
+    found: list[float] = corrected.tolist()
+    return found
 
 
 COUNTED = {0: "no pair", 1: "one seed", 2: "two seeds"}

@@ -168,15 +168,13 @@ def _images(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
     pairs = ours.merge(theirs, on=["seed", "split"], suffixes=("", "_theirs"))
     if len(pairs) < FEWEST_FOR_A_TEST:
         return {"only_first": math.nan, "only_second": math.nan, "p_images": math.nan}
-    found = []
+    first, second = [], []
     for pair in pairs.itertuples():
         a, b = (_right(run, head) for run, head in ((pair.run, pair.head), (pair.run_theirs, pair.head_theirs)))
-        found.append(mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a))))
-    return {
-        "only_first": sum(one.only_first for one in found),
-        "only_second": sum(one.only_second for one in found),
-        "p_images": twice_the_median([one.p for one in found]),
-    }
+        first.append(int(np.sum(a & ~b)))
+        second.append(int(np.sum(b & ~a)))
+    p_images = twice_the_median(list(map(mcnemar, first, second)))
+    return {"only_first": sum(first), "only_second": sum(second), "p_images": p_images}
 
 
 def _right(run: Run, head: str) -> np.ndarray:
