@@ -222,7 +222,8 @@ def _print(order: Order, sections: Sequence[Section]) -> None:
 def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
     in_papers_layout = order.own["table"] or order.own["layout"] == "paper"
     sections = [] if in_papers_layout and order.shows_one_thing else _sections(order, frame)
-    _print(order, _papers(order, frame) if in_papers_layout or not sections else sections)
+    papers = [] if sections and order.shows_one_thing else _papers(order, frame)
+    _print(order, papers if in_papers_layout or not sections else sections)
     if order.shows_one_thing:
         return
     from csa.figures.drawing import of_report
@@ -240,7 +241,6 @@ def _report(order: Order, frame: pd.DataFrame, found: Found) -> None:
             alone.append(one)
     figures = [drawn for section in sections for drawn in section.figures] + alone
     colours = {name: look["color"] for name, look in looks_of(frame).items()}
-    papers = _papers(order, frame)
     if sections and not any((paper.data["n"] > 0).any() for paper in papers):
         papers = []  # nothing here is of the paper
     message = write(order.to(REPORT), sections, papers, figures, colours, as_csv(frame))

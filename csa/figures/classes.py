@@ -37,15 +37,9 @@ PLAIN = "#555555"  # of no method
 SPREAD = {"elinewidth": 0.7, "capsize": 1.5}
 
 
-def _means(values: np.ndarray) -> np.ndarray:
-    """Over seeds [seeds, K]; NaN stays where a class has no test images."""
-    found: np.ndarray = values.mean(0)
-    return found
-
-
 def spread(values: np.ndarray) -> np.ndarray:
     """[2, K]: below and above the mean over seeds a sample standard deviation, as far as there are such percentages."""
-    centre = _means(values)
+    centre = values.mean(0)
     deviation = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(centre)
     return np.stack([np.minimum(deviation, centre), np.minimum(deviation, 100 - centre)])
 
@@ -63,17 +57,17 @@ def per_class(shown: Panel) -> Figure:
     one, order = axes[0, 0], shown.order
     shade_groups(one, shown.order, shown.split["by_rank"])
     many = len(order) > MOST_MARKED
-    base = _means(shown.lines[0].per_class(order)) if as_differences(shown) else None
+    base = shown.lines[0].per_class(order).mean(0) if as_differences(shown) else None
     for place, line in enumerate(shown.lines if base is None else shown.lines[1:]):
         values, x = line.per_class(order), np.arange(len(order))
         if many:
-            means = _means(values) - (0 if base is None else base)
+            means = values.mean(0) - (0 if base is None else base)
             one.plot(
                 x, smoothed(list(means)), label=line.label, color=line.look["color"], linestyle=line.look["linestyle"]
             )
         else:
             beside = (place - (len(shown.lines) - 1) / 2) * min(0.12, ROOM / len(shown.lines))
-            one.errorbar(x + beside, _means(values), spread(values), label=line.label, **line.look, **SPREAD)
+            one.errorbar(x + beside, values.mean(0), spread(values), label=line.label, **line.look, **SPREAD)
     if base is None:
         percent_axis(one)
     else:
@@ -88,7 +82,7 @@ def _tiled_differences(shown: Panel) -> Figure:
     base, lines, order = shown.lines[0], shown.lines[1:], shown.order
     figure, axes = tiles([line.label for line in lines], CLASSES, f"accuracy minus {base.name} (points)")
     for one, line in zip(axes, lines, strict=True):
-        means = _means(line.per_class(order)) - _means(base.per_class(order))
+        means = line.per_class(order).mean(0) - base.per_class(order).mean(0)
         one.axhline(0, color="#666666", linewidth=0.8)
         one.plot(range(len(order)), smoothed(list(means)), color=line.look["color"])
         shade_groups(one, order, shown.split["by_rank"], named=False)
@@ -131,7 +125,7 @@ def bars(panels: Sequence[Panel]) -> Figure:
             x = np.arange(len(order)) - ROOM / 2 + (place + 0.5) * width
             one.bar(
                 x,
-                np.nan_to_num(_means(values)),
+                np.nan_to_num(values.mean(0)),
                 width,
                 yerr=np.nan_to_num(spread(values)),
                 label=line.label,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from csa.cli import say, writing_to
+from csa.cli import say
 from csa.config.faults import Fault, UserError
 from csa.figures import classes, results
 from csa.figures.panel import Panel, looks_of, panel
@@ -15,17 +14,20 @@ from csa.metrics import GROUPS
 from csa.reporting.frame import one_head
 from csa.reporting.layout import Drawn, printed
 from csa.reporting.paper import load_published
+from csa.reporting.rendering import write_files
 from csa.reporting.sections import sections
 from csa.reporting.tables import BASELINE, unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from matplotlib.figure import Figure
 
     from csa.config.schema import Config
     from csa.reporting.layout import Section
+    from csa.tracking.run import Run
 
 OF_A_TABLE = ("forest", "per_class", "curves", "confusion", "reliability", "counts", "delta")
 """Of the runs of one table, whatever the data set; in this order on the page."""
@@ -215,8 +217,7 @@ def of_data_set(config: Config) -> Drawn:
 
 
 def from_models(wanted: Wish, config: Config, frame: pd.DataFrame) -> Drawn:
-    from csa.figures.images import draw_class_maps, draw_contexts
-    from csa.figures.networks import model_runs
+    from csa.figures.networks import draw_class_maps, draw_contexts, model_runs
     from csa.figures.representation import draw_representation
 
     dataset, methods = _shown(wanted)
@@ -238,16 +239,16 @@ def from_points(wanted: Wish, seed: int, frame: pd.DataFrame, records: Path) -> 
     if faults := unrecorded("methods", wanted.methods, sorted(set(frame["method"]))):
         raise UserError(*faults)
     dataset, methods = _shown(wanted)
-    those, ratio, left_out = sorted((method, seed) for method in methods), wanted.imbalance_ratio, []
-    known = {run.fingerprint: run for run in frame["run"]}
-    for drawn in drawn_from_points(records, frame, _file_name(wanted, dataset)):
-        if isinstance(drawn, str):
-            left_out.append(drawn)
-            continue
-        shown = [known[one] for one in drawn.fingerprints]
-        right_images = all(ratio in (None, run.config["dataset"]["imbalance_ratio"]) for run in shown)
-        if right_images and sorted((run.method, run.seed) for run in shown) == those:
+    ratio, left_out = wanted.imbalance_ratio, []
+
+    def meant(runs: Sequence[Run]) -> bool:
+        right_images = all(ratio in (None, run.config["dataset"]["imbalance_ratio"]) for run in runs)
+        return right_images and sorted((run.method, run.seed) for run in runs) == sorted((one, seed) for one in methods)
+
+    for drawn in drawn_from_points(records, frame, _file_name(wanted, dataset), meant):
+        if isinstance(drawn, Drawn):
             return drawn
+        left_out.append(drawn)
     problem = f"{records / FOLDER} has no points of {', '.join(methods)} with seed {seed} on {dataset}"
     problem = "; ".join([f"{problem}, ratio {ratio:g}" if ratio else problem, *left_out])
     raise UserError(Fault("figure", wanted.name, problem, "source=runs draws them from networks"))
@@ -269,12 +270,9 @@ def _file_name(wanted: Wish, dataset: str) -> str:
 def write(found: Sequence[Drawn], to: Path) -> None:
     """The PNG, SVG and caption of each, told."""
     for drawn in found:
-        for ending, content in {**drawn.files, "txt": (drawn.caption + "\n").encode()}.items():
-            path = to / f"{drawn.name}.{ending}"
-            with writing_to(to):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            say(str(path))
+        for name, content in drawn.with_caption.items():
+            write_files(to, {name: content})
+            say(str(to / name))
         say(drawn.caption)
 
 

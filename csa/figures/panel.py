@@ -10,7 +10,7 @@ import numpy as np
 from csa.figures.style import look
 from csa.metrics import GROUPS, by_size
 from csa.reporting.frame import one_head
-from csa.reporting.layout import PRINTED, spans
+from csa.reporting.layout import place_in_print, spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ class Line:
     def label(self) -> str:
         """With the number of seeds, and of those that collapsed."""
         collapsed = sum(run.scores(head=head).get("predicted_classes") == 1 for run, head in self.with_heads())
-        told = f", {collapsed} collapsed" if collapsed else ""
-        return f"{self.name} ({len(self.runs)}{told})"
+        and_collapsed = f", {collapsed} collapsed" if collapsed else ""
+        return f"{self.name} ({len(self.runs)}{and_collapsed})"
 
     def with_heads(self) -> list[tuple[Run, str]]:
         return list(zip(self.runs, self.heads, strict=True))
@@ -97,17 +97,8 @@ def panel(section: Section, frame: pd.DataFrame, looks: Mapping[str, Mapping[str
 
 def looks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """One colour, marker and line a line of the tables, the same through a whole report."""
-    known = list(PRINTED)
-    lines = frame[["method", "line"]].drop_duplicates().sort_values("line") if len(frame) else frame
-    order = sorted(
-        lines[["method", "line"]].itertuples(index=False) if len(lines) else [],
-        key=lambda one: (
-            known.index(one.method) if one.method in known else len(known),
-            one.method,
-            len(one.line),
-            one.line,
-        ),
-    )
+    lines = frame[["method", "line"]].drop_duplicates().itertuples(index=False)
+    order = sorted(lines, key=lambda one: (place_in_print(one.method), one.method, len(one.line), one.line))
     return {name: look(place) for place, name in enumerate(dict.fromkeys(one.line for one in order))}
 
 

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from csa.config.faults import Fault, UserError
-from csa.figures.networks import features, load_models, told
+from csa.figures.networks import features, load_models, named_runs, shown_classes
 from csa.figures.style import COLOURS, MARKERS, canvas, files, style
-from csa.metrics import by_size
 from csa.reporting.layout import Drawn, printed
 from csa.tracking.exported import exported_paths
 from csa.tracking.files import UNREADABLE, npz, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from csa.config.schema import Config
     from csa.tracking.run import Run
 
-MOST_CLASSES = 10
 PER_CLASS = 60
 PANEL_HEIGHT = 2.3
 LABEL_WIDTH, LABEL_HEIGHT = 0.06, 0.07  # of a panel
@@ -119,13 +117,6 @@ def apart(places: np.ndarray) -> np.ndarray:
     return moved
 
 
-def shown_classes(counts: Sequence[int], most: int = MOST_CLASSES) -> list[int]:
-    """All, or so many evenly over the ranks of class size, the largest and the smallest among them."""
-    order = by_size(counts)
-    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
-    return [order[place] for place in places]
-
-
 def sample(labels: np.ndarray, classes: Sequence[int], most: int = PER_CLASS) -> np.ndarray:
     """Positions of up to ``most`` images of each class, the first ones."""
     return np.concatenate([np.flatnonzero(labels == k)[:most] for k in classes])
@@ -184,21 +175,25 @@ def keep(drawn: Drawn, records: Path) -> str:
     return f"{path}: from it the report draws this figure without networks"
 
 
-def drawn_from_points(records: Path, frame: pd.DataFrame, name: str = "*") -> Iterator[Drawn | str]:
+def drawn_from_points(
+    records: Path, frame: pd.DataFrame, name: str = "*", wanted: Callable[[Sequence[Run]], bool] = lambda _: True
+) -> Iterator[Drawn | str]:
     """The figures, or that of one ``name``, whose points are kept below ``records``; for one that cannot be drawn, why.
 
-    The caption says of which settings beyond the usual ones the runs are.
+    wanted: whether to draw that of such runs. The caption says of which settings beyond the usual ones these are.
     """
-    settings = dict(zip(frame["fingerprint"], frame["settings"], strict=True)) if len(frame) else {}
+    known = frame.drop_duplicates("fingerprint").set_index("fingerprint")
     for path in sorted((records / FOLDER).glob(f"{name}.npz")):
         try:
             shown, about = _read(path)
-            missing = [one for one in about["fingerprints"] if one not in settings]
+            missing = [one for one in about["fingerprints"] if one not in known.index]
             if missing:
                 yield f"{path}: the record of {', '.join(missing)} is not there"
                 continue
-            marks = [f"{one}: {settings[one]}." for one in about["fingerprints"] if settings[one]]
-            yield drawn_representation(path.stem, " ".join([about["caption"], *marks]), about["fingerprints"], shown)
+            runs = known.loc[about["fingerprints"]]
+            if wanted(list(runs["run"])):
+                caption = [about["caption"], *(f"{one}: {words}." for one, words in runs["settings"].items() if words)]
+                yield drawn_representation(path.stem, " ".join(caption), about["fingerprints"], shown)
         except UNREADABLE as error:
             yield (
                 f"{path}: cannot be drawn ({type(error).__name__}: {error}); "
@@ -265,7 +260,7 @@ def draw_representation(name: str, runs: Sequence[Run], config: Config, dataset:
             ]
         )
     what, axis = ("2-d features", "feature") if flat else ("t-SNE of the features", "t-SNE dimension")
-    caption = f"{what} of training and test set of {printed(dataset)}; {told(runs)}."
+    caption = f"{what} of training and test set of {printed(dataset)}; {named_runs(runs)}."
     shown = Representation(rows, classes, split.classes, axis)
     fingerprints = [run.fingerprint for run in runs]
     drawn = drawn_representation(name, caption, fingerprints, shown)

@@ -59,18 +59,18 @@ def forest(shown: Panel) -> Figure:
 # --- curves ---------------------------------------------------------------------------------
 
 
-def has_curve(run: Run, head: str) -> bool:
-    """A head that is computed after training was evaluated once, at the end."""
-    return all(head in line["heads"] for line in run.metrics())
-
-
 Courses = dict[tuple[int, str], list[tuple[float, float]]]
 """Of each run of a line, by seed and split, training loss and test accuracy of every epoch."""
 
 
 def course(run: Run, head: str) -> list[tuple[float, float]]:
-    """The loss tells which epochs two runs share: accuracies are equal by chance."""
-    return [(line["loss"], float(line["heads"][head]["all"])) for line in run.metrics()]
+    """The loss tells which epochs two runs share: accuracies are equal by chance.
+
+    Empty of a head that is computed after training: it was evaluated once, at the end.
+    """
+    lines = run.metrics()
+    trained = all(head in line["heads"] for line in lines)
+    return [(line["loss"], float(line["heads"][head]["all"])) for line in lines] if trained else []
 
 
 def curves(shown: Panel) -> Figure | None:
@@ -107,7 +107,8 @@ def curves(shown: Panel) -> Figure | None:
 
 
 def _courses(line: Line) -> Courses:
-    return {(run.seed, run.split): course(run, head) for run, head in line.with_heads() if has_curve(run, head)}
+    courses = {(run.seed, run.split): course(run, head) for run, head in line.with_heads()}
+    return {key: epochs for key, epochs in courses.items() if epochs}
 
 
 def _curve(axes: Axes, line: Line, values: np.ndarray, start: int, drawn_as: Mapping[str, Any]) -> None:

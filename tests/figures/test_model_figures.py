@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from composed import config_of
 from recorded_runs import train
 
 from csa import report
@@ -14,9 +16,9 @@ from csa.config.faults import UserError
 from csa.data.dataset import load_split
 from csa.figures import networks as models
 from csa.figures import representation
-from csa.figures.images import first_of_classes
-from csa.figures.networks import model_runs
-from csa.figures.representation import drawn_from_points
+from csa.figures.drawing import Wish, from_models
+from csa.figures.networks import first_of_classes, model_runs
+from csa.figures.representation import drawn_from_points, keep
 from csa.methods.background_mask import background_mask
 from csa.reporting.frame import frame_of, one_head
 from csa.tracking.exported import export
@@ -27,10 +29,13 @@ from csa.training.recorded import recorded_split
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks") / "outputs"
-    train(folder, "method=csa", "delta=0")
-    train(folder, "method=ce", "backbone=lenet")
-    train(folder, "method=cbrs")
+    folder, few = (
+        tmp_path_factory.mktemp("networks") / "outputs",
+        ("dataset.max_per_class=16", "dataset.test_per_class=8"),
+    )
+    train(folder, "method=csa", "delta=0", *few)
+    train(folder, "method=ce", "backbone=lenet", *few)
+    train(folder, "method=cbrs", *few)
     return folder
 
 
@@ -94,16 +99,24 @@ def test_figures_on_demand(root, tmp_path, capsys, figure, words):
     assert "seed 0" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def picture(root):
+    """Draws a figure of one method, once."""
+    frame = frame_of(from_folders(root))
+    return cache(
+        lambda figure, method: from_models(Wish(figure, "digits_lt", (method,)), config_of("dataset=digits_lt"), frame)
+    )
+
+
 @pytest.fixture
-def kept(root, tmp_path):
-    """Draws a figure of one method, and keeps its points in ``records``."""
+def kept(picture, tmp_path):
+    """Keeps the points of a figure of one method in ``records``: where, and what is said of it."""
 
-    def draw(figure, method):
-        words = [f"figure={figure}", "dataset=digits_lt", f"methods={method}", f"output_root={root}", "tracking=none"]
-        assert report.main([*words, f"to={tmp_path}", f"records={tmp_path}/records", "source=runs"]) == 0
-        return tmp_path / "records" / "points" / f"figure{figure}_digits_lt.npz"
+    def keep_points(figure, method):
+        path = tmp_path / "records" / "points" / f"figure{figure}_digits_lt.npz"
+        return path, keep(picture(figure, method), tmp_path / "records")
 
-    return draw
+    return keep_points
 
 
 def exported_run(root, records, method):
@@ -117,16 +130,15 @@ def again(records, runs):
 
 
 @pytest.mark.parametrize(("figure", "method"), [("2", "ce"), ("10", "csa")])
-def test_points_of_exported_runs_give_the_same_figure_without_networks(root, kept, tmp_path, capsys, figure, method):
-    kept(figure, method)
+def test_points_of_exported_runs_give_the_same_figure_without_networks(root, picture, kept, tmp_path, figure, method):
+    assert kept(figure, method)[1] == ""
     assert not (tmp_path / "records").exists()  # the run is not exported: nothing is kept of it
     run = exported_run(root, tmp_path / "records", method)
-    path = kept(figure, method)
-    assert f"{path}: from it the report draws" in capsys.readouterr().out
+    path, said = kept(figure, method)
+    assert said.startswith(f"{path}: from it the report draws")
     (drawn,) = again(tmp_path / "records", [run])
     assert set(drawn.files) == {"png", "svg"}
-    for ending, content in drawn.files.items():
-        assert content == (tmp_path / f"{drawn.name}.{ending}").read_bytes()
+    assert drawn.files == picture(figure, method).files
     assert f"{run.fingerprint} (seed 0)." in drawn.caption
     assert drawn.fingerprints == (run.fingerprint,)
 
@@ -135,9 +147,11 @@ def test_a_figure_of_networks_is_drawn_from_records_where_its_points_are_kept(ro
     records = tmp_path / "records"
     for method in ("ce", "csa"):
         exported_run(root, records, method)
-    path = kept("2", "ce")
-    words = ["figure=2", "dataset=digits_lt", "methods=ce", "source=records", f"records={records}"]
-    words += [f"to={tmp_path}/again"]
+    words = ["figure=2", "dataset=digits_lt", "methods=ce", f"records={records}"]
+    assert report.main([*words, f"output_root={root}", "tracking=none", f"to={tmp_path}", "source=runs"]) == 0
+    path = records / "points" / "figure2_digits_lt.npz"
+    assert f"{path}: from it the report draws" in capsys.readouterr().out
+    words += ["source=records", f"to={tmp_path}/again"]
     assert report.main(words) == 0
     picture = "figure2_digits_lt.png"
     assert (tmp_path / "again" / picture).read_bytes() == (tmp_path / picture).read_bytes()
@@ -159,40 +173,39 @@ def test_points_name_the_settings_of_their_runs(root, kept, tmp_path):
     run = exported_run(root, tmp_path / "records", "cbrs")
     kept("2", "cbrs")
     (drawn,) = again(tmp_path / "records", [run])
-    assert f" {run.fingerprint}: dataset.max_per_class=40 " in drawn.caption
+    assert f" {run.fingerprint}: dataset.max_per_class=16 " in drawn.caption
     (why,) = again(tmp_path / "records", [])
     assert why.endswith(f"figure2_digits_lt.npz: the record of {run.fingerprint} is not there")
 
 
-def test_points_of_other_runs_stay(root, kept, tmp_path, capsys):
+def test_points_of_other_runs_stay(root, kept, tmp_path):
     for method in ("ce", "cbrs"):
         exported_run(root, tmp_path / "records", method)
-    content = kept("2", "ce").read_bytes()
-    path = kept("2", "cbrs")
+    content = kept("2", "ce")[0].read_bytes()
+    path, said = kept("2", "cbrs")
     assert path.read_bytes() == content
-    assert f"{path} is of other runs and stays" in capsys.readouterr().out
+    assert said.startswith(f"{path} is of other runs and stays")
     path.write_bytes(content[:-50])
     kept("2", "cbrs")
     assert path.read_bytes() != content  # what cannot be read is replaced
 
 
-def test_a_network_that_gives_every_image_the_same_feature_is_told(kept, monkeypatch, capsys):
+def test_a_network_that_gives_every_image_the_same_feature_is_told(picture, monkeypatch):
     monkeypatch.setattr(representation, "features", lambda _, pixels: np.ones((len(pixels), 64), dtype=np.float32))
-    with pytest.raises(SystemExit):
-        kept("10", "csa")  # t-SNE would end the process
-    assert "methods=csa: its network gives every image the same feature" in capsys.readouterr().err
+    with pytest.raises(UserError, match="methods=csa: its network gives every image the same feature"):
+        picture("2", "csa")  # t-SNE would end the process
 
 
-def test_points_that_cannot_be_kept_are_told(root, kept, tmp_path, capsys):
+def test_points_that_cannot_be_kept_are_told(root, kept, tmp_path):
     exported_run(root, tmp_path / "records", "ce")
     (tmp_path / "records" / "points").write_text("a file where the folder should be")
-    path = kept("2", "ce")
-    assert f"{path} cannot be written (File exists): the figure's points are not kept" in capsys.readouterr().out
+    path, said = kept("2", "ce")
+    assert said == f"{path} cannot be written (File exists): the figure's points are not kept"
 
 
 def test_damaged_points_leave_their_figure_out(root, kept, tmp_path):
     run = exported_run(root, tmp_path / "records", "ce")
-    path = kept("2", "ce")
+    path, _ = kept("2", "ce")
     with np.load(path) as file:
         arrays = dict(file)
     about = json.loads(arrays["about"].tobytes())
@@ -215,20 +228,14 @@ def test_damaged_points_leave_their_figure_out(root, kept, tmp_path):
         assert "cannot be drawn" in why
 
 
-def test_counts_of_a_data_set_need_no_run(tmp_path):
-    words = [
-        "figure=counts",
-        "dataset=digits_lt",
-        f"output_root={tmp_path / 'none'}",
-        f"to={tmp_path}",
-        "tracking=none",
-    ]
-    assert report.main(words) == 0
+def test_counts_of_a_data_set_need_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report.main(["figure=counts", "dataset=digits_lt", f"to={tmp_path}", "tracking=none"]) == 0
     assert (tmp_path / "counts_digits_lt.svg").exists()
 
 
 def test_a_network_without_a_context_bank_is_told(root, tmp_path, capsys):
-    words = ["figure=contexts", "dataset=digits_lt", "methods=ce", f"output_root={root}", "tracking=none"]
+    words = ["figure=contexts", "dataset=digits_lt", "methods=ce", f"output_root={root}", "source=runs"]
     with pytest.raises(SystemExit):
         report.main([*words, f"to={tmp_path}"])
     assert "it has no context bank" in capsys.readouterr().err

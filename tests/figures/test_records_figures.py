@@ -16,7 +16,7 @@ from csa.config.faults import UserError
 from csa.figures import classes, results
 from csa.figures.drawing import Wish, of_report
 from csa.figures.drawing import from_records as drawn_from_records
-from csa.figures.networks import model_runs
+from csa.figures.networks import model_runs, shown_classes
 from csa.figures.panel import looks_of, panel
 from csa.figures.representation import (
     LABEL_HEIGHT,
@@ -28,7 +28,6 @@ from csa.figures.representation import (
     in_two_dimensions,
     packed,
     sample,
-    shown_classes,
 )
 from csa.figures.style import COLOURS, LINES, MARKERS, WIDTH, canvas, files, style
 from csa.metrics import PARTS, calibration_bins, calibration_error
@@ -245,8 +244,8 @@ def test_curves_begin_where_they_come_near_their_end():
 def test_a_head_that_training_did_not_evaluate_has_no_curve(frame):
     """As after tau-normalisation: its head is computed from a finished run."""
     (ours, *_) = [run for run in frame["run"] if run.method == "csa" and run.dataset == "mnist_lt"]
-    assert results.has_curve(ours, "uniform")
-    assert not results.has_curve(ours, "corrected")
+    assert len(results.course(ours, "uniform")) == 8
+    assert results.course(ours, "corrected") == []
 
 
 def test_accuracy_of_each_class(shown):

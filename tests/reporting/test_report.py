@@ -21,11 +21,16 @@ def contents(folder):
 
 def test_a_report_from_records_is_the_same_every_time(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert report.main(list(FROM)) == 0
+    for method, shares in (("ce", (0.9, 0.4, 0.1)), ("crt", (0.8, 0.8, 0.8))):
+        for seed in range(3):
+            write(tmp_path / "records", "mnist_lt", method, seed, shares=shares)
+    write(tmp_path / "records", "mnist_lt", "csa", 1, "variant=<b>&amp; $x_1$|y", collapsed=True)
+    words = ["source=records", "records=records"]
+    assert report.main(words) == 0
     shown = capsys.readouterr()
     assert "Better than CE: cRT" in shown.out
     assert shown.out.rstrip().splitlines()[-1].startswith("outputs/report/index.html: the report (")
-    assert report.main([*FROM, "to=second"]) == 0
+    assert report.main([*words, "to=second"]) == 0
     first, second = contents(tmp_path / "outputs" / "report"), contents(tmp_path / "second")
     assert first == second
     kinds = {name.rpartition(".")[2] for name in first}
@@ -35,8 +40,8 @@ def test_a_report_from_records_is_the_same_every_time(tmp_path, capsys, monkeypa
     assert {f"tables/table{number}.tex" for number in range(1, 6)} < first.keys()
     assert {f"figures/{kind}_{name}.svg" for kind in ("forest", "per_class", "curves", "confusion")} < first.keys()
     assert {"index.html", "runs.csv", "tables.md", "tables/all.tex", "figures/figure4.png"} < first.keys()
-    assert first[f"figures/curves_{name}.txt"].startswith(b"MNIST-LT, ratio 100; LeNet, 8 epochs. Test accuracy")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "second"]
+    assert first[f"figures/curves_{name}.txt"].startswith(b"MNIST-LT, ratio 100. Test accuracy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "records", "second"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,8 @@ def test_tables_need_no_torch(tmp_path):
         "import sys; from csa import report; status = report.main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules and 'mlflow' not in sys.modules; sys.exit(status)"
     )
-    words = [*FROM, "table=1", "format=latex"]
+    write(tmp_path, "mnist_lt", "ce", 0)
+    words = ["source=records", f"records={tmp_path}", "table=1", "format=latex"]
     process = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
