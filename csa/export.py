@@ -99,10 +99,10 @@ def _again(run: Run, head: str, given: np.ndarray) -> int:
         raise UserError(Fault("run", run.fingerprint, problem, "the data of the run"))
     same = int((given == recorded).sum())
     exact = (run.result["device"], run.result["precision"]) == ("cpu", "fp32")
-    share = SAME_ARITHMETIC if exact else OTHER_ARITHMETIC
-    if same < share * len(given):
+    fraction = SAME_ARITHMETIC if exact else OTHER_ARITHMETIC
+    if same < fraction * len(given):
         problem = f"the exported model classifies {same:,} of {len(given):,} test images as recorded"
-        raise UserError(Fault("run", run.fingerprint, problem, f"at least {100 * share:g} %"))
+        raise UserError(Fault("run", run.fingerprint, problem, f"at least {100 * fraction:g} %"))
     return same
 
 

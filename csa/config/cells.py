@@ -64,27 +64,27 @@ def expand(grids: Sequence[Any]) -> list[Cell]:
     return cells if grids else [Cell(())]
 
 
-def apply(cells: Sequence[Cell], words: Iterable[Override]) -> list[Cell]:
-    """The cells under the words of the command line.
+def apply(cells: Sequence[Cell], overrides: Iterable[Override]) -> list[Cell]:
+    """The cells under the overrides of the command line.
 
     Values that the sweep has restrict it to them; with a value it has not, and in cells that do
-    not have the key, the word's values take the place of the cell's.
+    not have the key, the override's values take the place of the cell's.
 
     Raises:
-        UserError: a word sweeps over an interval, which only a search can, or varies the sweep itself.
+        UserError: an override sweeps over an interval, which only a search can, or varies the sweep itself.
     """
-    for word in words:
-        if word.is_hydra_override():
+    for override in overrides:
+        if override.is_hydra_override():
             continue
-        if is_of_sweep(word.key_or_group):
-            if word.is_sweep_override():
-                raise UserError(Fault(word.key_or_group, _typed(word), "is one for the whole sweep"))
+        if is_of_sweep(override.key_or_group):
+            if override.is_sweep_override():
+                raise UserError(Fault(override.key_or_group, _typed(override), "is one for the whole sweep"))
             continue
-        if word.is_delete() or word.package is not None:
-            assert word.input_line is not None
-            cells = [Cell(cell.settings, cell.blank, (*cell.others, word.input_line)) for cell in cells]
+        if override.is_delete() or override.package is not None:
+            assert override.input_line is not None
+            cells = [Cell(cell.settings, cell.blank, (*cell.others, override.input_line)) for cell in cells]
             continue
-        cells = _apply(cells, word.get_key_element(), _values(word))
+        cells = _apply(cells, override.get_key_element(), _values(override))
     return list(dict.fromkeys(cells))
 
 
@@ -123,9 +123,11 @@ def _zipped(at: str, group: Any) -> list[list[tuple[str, str]]]:
     columns = {str(key): _listed(f"{at}.{key}", values) for key, values in group.items()}
     lengths = {key: len(values) for key, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-        raise UserError(Fault(at, None, f"lists of different lengths: {told}", "lists of one length"))
-    return [[(key, values[place]) for key, values in columns.items()] for place in range(next(iter(lengths.values())))]
+        counted = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise UserError(Fault(at, None, f"lists of different lengths: {counted}", "lists of one length"))
+    return [
+        [(key, values[position]) for key, values in columns.items()] for position in range(next(iter(lengths.values())))
+    ]
 
 
 def _listed(at: str, values: Any) -> list[str]:
@@ -182,16 +184,16 @@ def _with(cell: Cell, key: str, values: list[str]) -> list[Cell]:
     return [Cell((*rest, (key, value)), cell.blank, cell.others) for value in values]
 
 
-def _values(word: Override) -> list[str]:
+def _values(override: Override) -> list[str]:
     """The values of a word, as they are written in cells."""
-    if not word.is_sweep_override():
-        value = word.get_value_element_as_str()
-        return [value.lower() if isinstance(word.value(), bool) else value]
-    if not word.is_discrete_sweep():
+    if not override.is_sweep_override():
+        value = override.get_value_element_as_str()
+        return [value.lower() if isinstance(override.value(), bool) else value]
+    if not override.is_discrete_sweep():
         allowed = "values, or a range; -cn search searches in intervals"
-        raise UserError(Fault(word.key_or_group, _typed(word), "is an interval", allowed))
-    return discrete_values(word)
+        raise UserError(Fault(override.key_or_group, _typed(override), "is an interval", allowed))
+    return discrete_values(override)
 
 
-def _typed(word: Override) -> str:
-    return str(word.input_line).partition("=")[2]
+def _typed(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]

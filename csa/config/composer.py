@@ -56,7 +56,7 @@ class Checked:
 
 
 class Composer:
-    """Makes of the words of one run, over one tree, its checked values.
+    """Makes of the overrides of one run, over one tree, its checked values.
 
     Words that choose options are composed, once for each combination; plain values are set on what these give, for
     one run after the other. That equals a full composition, and is twenty times faster.
@@ -66,33 +66,33 @@ class Composer:
         self.tree = tree
         self._bases: dict[tuple[str, ...], _Base] = {}
 
-    def absent_option(self, words: Sequence[Override]) -> str:
-        """The word that asks for an option which this version does not have (yet); nothing where all are there."""
-        chosen = [(word.key_or_group, word.value()) for word in words if self.tree.chooses(word)]
+    def absent_option(self, overrides: Sequence[Override]) -> str:
+        """The override that asks for an option which this version does not have (yet); nothing where all are there."""
+        chosen = [(override.key_or_group, override.value()) for override in overrides if self.tree.chooses(override)]
         return next((f"{group}={value}" for group, value in chosen if value not in self.tree.options(group)), "")
 
-    def checked(self, words: Sequence[Override]) -> Checked:
-        base, faults = self._set(words)
+    def checked(self, overrides: Sequence[Override]) -> Checked:
+        base, faults = self._set(overrides)
         values, found = resolve_and_check(base.config, base.doubtful)
         return Checked(values, faults + found, base.doubtful)
 
-    def composed(self, words: Sequence[Override]) -> Composed:
-        """What the words compose to, those at fault left out or replaced by what was meant."""
-        base, _ = self._set(words)
-        plain = [str(word.input_line) for word in words if self.tree.sets_value(word)]
+    def composed(self, overrides: Sequence[Override]) -> Composed:
+        """What the overrides compose to, those at fault left out or replaced by what was meant."""
+        base, _ = self._set(overrides)
+        plain = [str(override.input_line) for override in overrides if self.tree.sets_value(override)]
         return replace(base.composed, words=(*base.composed.words, *plain), config=base.config.copy())
 
-    def _set(self, words: Sequence[Override]) -> tuple[_Base, list[Fault]]:
-        chosen = [word for word in words if not self.tree.sets_value(word)]
-        key = tuple(str(word.input_line) for word in chosen)
+    def _set(self, overrides: Sequence[Override]) -> tuple[_Base, list[Fault]]:
+        chosen = [override for override in overrides if not self.tree.sets_value(override)]
+        key = tuple(str(override.input_line) for override in chosen)
         if key not in self._bases:
             self._bases[key] = _base(self.tree, chosen)
         base = self._bases[key]
-        return base, base.faults + base.set([word for word in words if self.tree.sets_value(word)])
+        return base, base.faults + base.set([override for override in overrides if self.tree.sets_value(override)])
 
 
 class _Base:
-    """What words that choose options compose to; values are set on its ``config``, in force until others are."""
+    """What overrides that choose options compose to; values are set on its ``config``, in force until others are."""
 
     def __init__(self, composed: Composed, faults: list[Fault], doubtful: set[str]) -> None:
         self.composed, self.faults, self.doubtful = composed, faults, doubtful
@@ -100,20 +100,20 @@ class _Base:
         self._raw: Any = OmegaConf.to_container(self.config, resolve=False)
         self._changed: list[str] = []
 
-    def set(self, words: Sequence[Override]) -> list[Fault]:
-        """A fault for each word that cannot be set."""
+    def set(self, overrides: Sequence[Override]) -> list[Fault]:
+        """A fault for each that cannot be set."""
         self._restore()
         faults = []
-        for word in words:
-            self._changed.append(word.key_or_group)
+        for override in overrides:
+            self._changed.append(override.key_or_group)
             try:
                 with composition_errors():
-                    OmegaConf.update(self.config, word.key_or_group, word.value(), merge=True)
+                    OmegaConf.update(self.config, override.key_or_group, override.value(), merge=True)
             except CompositionError as error:
                 if not error.unknown_key:
-                    faults.append(Fault(word.key_or_group, word.get_value_string(), str(error)))
-                elif word.key_or_group.split(".")[0] not in self.doubtful:
-                    faults.append(_unknown_key(self._raw, word))
+                    faults.append(Fault(override.key_or_group, override.get_value_string(), str(error)))
+                elif override.key_or_group.split(".")[0] not in self.doubtful:
+                    faults.append(_unknown_key(self._raw, override))
         return faults
 
     def _restore(self) -> None:
@@ -135,9 +135,9 @@ class _Base:
 # --- composing ------------------------------------------------------------------------------
 
 
-def _base(tree: Tree, words: Sequence[Override]) -> _Base:
-    """Compose; name the words at fault, leave them out (or take what was meant), and compose the others."""
-    kept, faults, doubtful = _choices(tree, words)
+def _base(tree: Tree, overrides: Sequence[Override]) -> _Base:
+    """Compose; name the overrides at fault, leave them out (or take what was meant), and compose the others."""
+    kept, faults, doubtful = _choices(tree, overrides)
     kept, more = _published_spelt_out(tree, kept)
     faults += more
     try:
@@ -148,53 +148,53 @@ def _base(tree: Tree, words: Sequence[Override]) -> _Base:
     return _Base(composed, faults, doubtful)
 
 
-def _choices(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault], set[str]]:
+def _choices(tree: Tree, overrides: Sequence[Override]) -> tuple[list[Override], list[Fault], set[str]]:
     """Words that choose an option there is; instead of a wrong option the nearest, so that the rest can be judged."""
     kept, faults, doubtful = [], [], set()
-    for word in words:
-        options = tree.options(word.key_or_group) if tree.chooses(word) else []
-        value = word.value()
+    for override in overrides:
+        options = tree.options(override.key_or_group) if tree.chooses(override) else []
+        value = override.value()
         if not options or value in options:
-            kept.append(word)
+            kept.append(override)
             continue
-        group, text = word.key_or_group, word.get_value_string()
+        group, text = override.key_or_group, override.get_value_string()
         near = nearest(text, options)
         meant = f"glob({text})" if "*" in text else near
         faults.append(Fault(group, text, f"there is no such {group}", ", ".join(options), meant))
         if near and near != PUBLISHED:  # the user asked for no published recipe
-            kept.append(tree.parse(f"{word.get_key_element()}={near}"))
+            kept.append(tree.parse(f"{override.get_key_element()}={near}"))
         else:
             doubtful.add(group)
     return kept, faults, doubtful
 
 
-def _published_spelt_out(tree: Tree, words: Sequence[Override]) -> tuple[list[Override], list[Fault]]:
+def _published_spelt_out(tree: Tree, overrides: Sequence[Override]) -> tuple[list[Override], list[Fault]]:
     """``protocol=published`` as what it stands for; where that cannot be made out it is left out."""
     try:
-        return tree.published_spelt_out(words), []
+        return tree.published_spelt_out(overrides), []
     except NotPublishedError as error:
         names = ", ".join(name for name in tree.options("protocol") if name != PUBLISHED)
         allowed = f"the data set's own protocol (no word about it), or one by its name: {names}"
         faults = [Fault("protocol", PUBLISHED, str(error), allowed)]
     except CompositionError:
         faults = []  # told word by word
-    return [word for word in words if word.key_or_group != "protocol"], faults
+    return [override for override in overrides if override.key_or_group != "protocol"], faults
 
 
-def _one_by_one(tree: Tree, words: Sequence[Override]) -> tuple[Composed, list[Fault]]:
-    """Compose with ever more words; a word that Hydra refuses is a fault and left out."""
+def _one_by_one(tree: Tree, overrides: Sequence[Override]) -> tuple[Composed, list[Fault]]:
+    """Compose with ever more overrides; one that Hydra refuses is a fault and left out."""
     kept: list[Override] = []
     faults: list[Fault] = []
     try:
         composed = tree.compose(kept)
     except CompositionError as error:
         raise UserError(_broken_primary(tree, error)) from None
-    for word in words:
+    for override in overrides:
         try:
-            composed = tree.compose([*kept, word])
-            kept.append(word)
+            composed = tree.compose([*kept, override])
+            kept.append(override)
         except CompositionError as error:
-            key, _, value = str(word.input_line).partition("=")
+            key, _, value = str(override.input_line).partition("=")
             faults.append(Fault(key, value or None, "unknown key" if error.unknown_key else str(error)))
     return composed, faults
 
@@ -208,11 +208,11 @@ def _broken_primary(tree: Tree, error: Exception) -> Fault:
     )
 
 
-def _unknown_key(values: dict[str, Any], word: Override) -> Fault:
+def _unknown_key(values: dict[str, Any], override: Override) -> Fault:
     """With the nearest key of its block (without such a block: of all), else one of that name elsewhere."""
     blocks = _blocks(values, "")
     everywhere = [join(block, name) for block, names in blocks.items() for name in names]
-    key = word.key_or_group
+    key = override.key_or_group
     block, _, name = key.rpartition(".")
     siblings = blocks.get(block, [])
     near = nearest(name, siblings)
@@ -222,7 +222,7 @@ def _unknown_key(values: dict[str, Any], word: Override) -> Fault:
         meant = "" if siblings else nearest(key, everywhere)
         meant = meant or next((other for other in everywhere if other.rpartition(".")[2] == name), "")
     allowed = ", ".join(name for name in siblings or blocks[""] if name not in WIRING)
-    return Fault(key, word.get_value_string(), "unknown key", allowed, meant)
+    return Fault(key, override.get_value_string(), "unknown key", allowed, meant)
 
 
 def _blocks(values: dict[str, Any], at: str) -> dict[str, list[str]]:

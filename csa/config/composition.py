@@ -67,9 +67,9 @@ class CompositionError(Exception):
 
     def __init__(self, error: Exception) -> None:
         inner = error.__cause__ if isinstance(error, HydraException) else None
-        told = inner if isinstance(inner, OmegaConfBaseException) else error
-        super().__init__((str(told) or str(told.__cause__) or type(told).__name__).strip().splitlines()[0])
-        self.unknown_key = isinstance(told, ConfigAttributeError | ConfigKeyError)
+        cause = inner if isinstance(inner, OmegaConfBaseException) else error
+        super().__init__((str(cause) or str(cause.__cause__) or type(cause).__name__).strip().splitlines()[0])
+        self.unknown_key = isinstance(cause, ConfigAttributeError | ConfigKeyError)
 
 
 @contextmanager
@@ -207,28 +207,28 @@ class Tree:
             self._options[group] = sorted([*(option for option in found if not option.startswith("_")), *ours])
         return self._options[group]
 
-    def chooses(self, word: Override) -> bool:
-        """Whether the word chooses an option of a group: of ours, or with a plus of one that is added."""
+    def chooses(self, override: Override) -> bool:
+        """Whether it chooses an option of a group: of ours, or with a plus of one that is added."""
         return (
-            word.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD)
-            and word.package is None
-            and not word.is_hydra_override()
-            and bool(self.options(word.key_or_group))
+            override.type in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD)
+            and override.package is None
+            and not override.is_hydra_override()
+            and bool(self.options(override.key_or_group))
         )
 
-    def sets_value(self, word: Override) -> bool:
-        """Whether the word changes one plain value, so that it can be applied after composing."""
-        plain = word.type is OverrideType.CHANGE and word.package is None and not word.is_hydra_override()
-        return plain and not self.options(word.key_or_group)
+    def sets_value(self, override: Override) -> bool:
+        """Whether it changes one plain value, so that it can be applied after composing."""
+        plain = override.type is OverrideType.CHANGE and override.package is None and not override.is_hydra_override()
+        return plain and not self.options(override.key_or_group)
 
-    def published_spelt_out(self, words: Sequence[Override]) -> list[Override]:
-        """The words with ``protocol=published`` replaced by the recipe that it stands for.
+    def published_spelt_out(self, overrides: Sequence[Override]) -> list[Override]:
+        """The overrides with ``protocol=published`` replaced by the recipe that it stands for.
 
         It is the one, of those that the method names, that belongs to the protocol of the data set:
         ``cifar_ldam`` to ``cifar``. Raises CompositionError, of which NotPublishedError is one.
         """
-        others = [word for word in words if not _asks_for_published(word)]
-        if len(others) == len(words):
+        others = [override for override in overrides if not _asks_for_published(override)]
+        if len(others) == len(overrides):
             return others
         config = self.compose(others).config
         family, method = config.protocol.name, config.method
@@ -239,9 +239,9 @@ class Tree:
         problem = f"method={method.name} names no published recipe for dataset={config.dataset.name}{named}"
         raise NotPublishedError(ValueError(problem))
 
-    def compose(self, words: Sequence[Override]) -> Composed:
+    def compose(self, overrides: Sequence[Override]) -> Composed:
         """With a configuration of the caller's own. Raises CompositionError at the first fault."""
-        lines = tuple(str(word.input_line) for word in self.published_spelt_out(words))
+        lines = tuple(str(override.input_line) for override in self.published_spelt_out(overrides))
         if lines not in self._composed:
             self._composed[lines] = self._compose(lines)
         known = self._composed[lines]
@@ -276,5 +276,5 @@ def left_to_cells(words: Sequence[str]) -> list[str]:
     return [f"protocol=choice({PUBLISHED})" if word == f"protocol={PUBLISHED}" else word for word in words]
 
 
-def _asks_for_published(word: Override) -> bool:
-    return word.key_or_group == "protocol" and word.value() == PUBLISHED
+def _asks_for_published(override: Override) -> bool:
+    return override.key_or_group == "protocol" and override.value() == PUBLISHED

@@ -43,9 +43,9 @@ class UserError(Exception):
     """Mistakes of the user, all of them at once, each told once; entries print them and exit with status 2."""
 
     def __init__(self, *faults: Fault) -> None:
-        told = {str(fault): fault for fault in faults}
-        super().__init__("\n".join(told))
-        self.faults = tuple(told.values())
+        distinct = {str(fault): fault for fault in faults}
+        super().__init__("\n".join(distinct))
+        self.faults = tuple(distinct.values())
 
 
 REMEDY = "start the run again with rerun=true, or read it with the csa version named in it"

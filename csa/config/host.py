@@ -120,8 +120,8 @@ def process_world() -> World:
 
 def slot_threads() -> int | None:
     """Processor threads of the slot that a sweep has started this process in; None where it was started otherwise."""
-    told = os.environ.get(SLOT_THREADS)
-    return None if told is None else int(told)
+    given = os.environ.get(SLOT_THREADS)
+    return None if given is None else int(given)
 
 
 # --- memory ---------------------------------------------------------------------------------

@@ -231,8 +231,8 @@ def three_groups(groups: list[int] | None) -> Fault | None:
 def a_deviation_for_each_mean(mean: list[float] | None, std: list[float] | None) -> Fault | None:
     if (mean is None) == (std is None) and len(mean or ()) == len(std or ()):
         return None
-    told = "null" if std is None else std
-    return Fault("dataset.std", told, f"does not go with dataset.mean={mean}", "as many numbers, or null with null")
+    shown = "null" if std is None else std
+    return Fault("dataset.std", shown, f"does not go with dataset.mean={mean}", "as many numbers, or null with null")
 
 
 @rule("dataset.std")

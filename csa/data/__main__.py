@@ -84,14 +84,16 @@ def check_files(split: Split) -> None:
         reasons = track(
             decoding_faults(images), f"decoding {part}", len(images), console=console, disable=not console.is_terminal
         )
-        damaged = {place: why for place, why in enumerate(reasons) if why}
+        damaged = {position: why for position, why in enumerate(reasons) if why}
         key, names = f"dataset ({part})", images.names
-        told = [Fault(key, names[place], f"cannot be read as an image ({why})") for place, why in damaged.items()]
+        broken = [
+            Fault(key, names[position], f"cannot be read as an image ({why})") for position, why in damaged.items()
+        ]
         if images.skip_unreadable:
-            skipped += told
+            skipped += broken
             faults += _beyond_skipping(split, part, list(damaged))
         else:
-            faults += told
+            faults += broken
     for fault in skipped:
         console.print(f"skipped: {fault}")
     if faults:
@@ -115,7 +117,7 @@ def duplicates(split: Split) -> dict[tuple[str, str], list[int]]:
     found = {}
     for first, second in combinations(PARTS, 2):
         known = set(hashes[first]) - {UNREADABLE}
-        found[first, second] = [place for place, one in enumerate(hashes[second]) if one in known]
+        found[first, second] = [position for position, one in enumerate(hashes[second]) if one in known]
     return {parts: positions for parts, positions in found.items() if positions}
 
 
@@ -128,8 +130,8 @@ def _hashes(images: Images) -> Sequence[str | bytes]:
 def listed_names(split: Split, part: str, positions: Sequence[int]) -> str:
     """The first of some images of a part, by file where they lie in files, with their classes."""
     files = split.files.get(part)
-    names = [str(place if files is None else files.names[place]) for place in positions]
-    classes = [split.classes[split.labels[part][place]] for place in positions]
+    names = [str(position if files is None else files.names[position]) for position in positions]
+    classes = [split.classes[split.labels[part][position]] for position in positions]
     return listed([f"{name} ({of_class})" for name, of_class in zip(names, classes, strict=True)], 3)
 
 

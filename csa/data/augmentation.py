@@ -89,12 +89,12 @@ class ResizedCrop:
 
     Of squares that are in memory, all three; of files, whose crops the workers cut, the last two. The squares may be
     larger than what the network takes, [height, width]; unlike torchvision's, edges of their crops are not rounded to
-    pixels. shares: least and greatest share of the area that a crop has.
+    pixels. fractions: least and greatest part of the area that a crop has.
     """
 
     height: int
     width: int
-    shares: tuple[float, float]
+    fractions: tuple[float, float]
     jitter: float
     flip: bool
 
@@ -118,12 +118,12 @@ class ResizedCrop:
 
     def wishes(self, size: int, generator: torch.Generator) -> np.ndarray:
         """What ``crop_boxes`` makes crops of, whatever shape the images have: float32 [size, 22]."""
-        least, greatest = self.shares
-        share = least + (greatest - least) * torch.rand(size, TRIES, generator=generator)
+        least, greatest = self.fractions
+        fraction = least + (greatest - least) * torch.rand(size, TRIES, generator=generator)
         low, high = (torch.tensor(aspect).log() for aspect in ASPECTS)
         aspect = (low + (high - low) * torch.rand(size, TRIES, generator=generator)).exp()
         corner = torch.rand(size, 2, generator=generator)
-        return torch.cat([share, aspect, corner], dim=1).numpy()
+        return torch.cat([fraction, aspect, corner], dim=1).numpy()
 
     def changes(self, size: int, generator: torch.Generator) -> Tensor:
         """Float32 [size, 7], on the CPU.
@@ -175,9 +175,9 @@ def crop_boxes(wishes: np.ndarray, height: int, width: int) -> np.ndarray:
 
     The first of the tries that fits; else the centre, of the nearest ratio that a crop may have. wishes: [n, 22].
     """
-    share, aspect = wishes[:, SHARES], wishes[:, RATIOS]
+    fraction, aspect = wishes[:, SHARES], wishes[:, RATIOS]
     boxes = np.sqrt(
-        np.stack([share / aspect * np.float32(width / height), share * aspect * np.float32(height / width)])
+        np.stack([fraction / aspect * np.float32(width / height), fraction * aspect * np.float32(height / width)])
     )
     fits = (boxes <= 1).all(0)
     box = boxes[:, np.arange(len(wishes)), fits.argmax(1)].T
@@ -200,8 +200,8 @@ def _jittered(images: Tensor, changes: Tensor) -> Tensor:
     images: float32 [B, C, H, W], changed in place; row by row in memory, where this is several times faster.
     """
     channels, height, width = images.shape[1:]
-    shares = GREY if channels == 3 else (1 / channels,) * channels
-    weights = torch.stack([images.new_full((1,), share) for share in shares], dim=1)  # filled in on the device
+    fractions = GREY if channels == 3 else (1 / channels,) * channels
+    weights = torch.stack([images.new_full((1,), fraction) for fraction in fractions], dim=1)  # filled in on the device
     for step in range(3):
         which = changes[:, ORDER][:, step].long()
         factor = changes[:, FACTORS].gather(1, which[:, None]).view(-1, 1, 1, 1)
@@ -286,8 +286,8 @@ def blurred(images: Tensor, pixels: Tensor) -> Tensor:
     """Each image under a Gaussian of its own, ``pixels`` [B] wide; at the border what lies outside does not count."""
 
     def weights(side: int) -> Tensor:
-        places = torch.arange(side, device=images.device)
-        distance = (places[:, None] - places) / pixels.view(-1, 1, 1)
+        positions = torch.arange(side, device=images.device)
+        distance = (positions[:, None] - positions) / pixels.view(-1, 1, 1)
         return (-0.5 * distance.square()).softmax(-1)[:, None]
 
     height, width = images.shape[2:]

@@ -78,16 +78,16 @@ def content_hashes(root: Path, names: Sequence[str], stamps: np.ndarray, cache: 
     stamps: int64 [N, 4], see ``ImageFiles``.
     """
     memory = cache / f"content-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.json"
-    told = dict(zip(names, stamps.tolist(), strict=True))
+    current = dict(zip(names, stamps.tolist(), strict=True))
     with ExitStack() as held:
         with suppress(OSError):
             held.enter_context(locked(memory.with_suffix(".lock")))
         known = read_cache(memory)  # of each name [hash, *stamp]
-        missing = [name for name, stamp in told.items() if _stamp(known.get(name)) != stamp]
+        missing = [name for name, stamp in current.items() if _stamp(known.get(name)) != stamp]
         if missing:
             now = time.time_ns()
-            fresh = _hashes(root, missing, sum(told[name][0] for name in missing))
-            known |= {name: [value, *told[name]] for name, value in zip(missing, fresh, strict=True)}
+            fresh = _hashes(root, missing, sum(current[name][0] for name in missing))
+            known |= {name: [value, *current[name]] for name, value in zip(missing, fresh, strict=True)}
             with suppress(OSError):
                 write_cache(memory, {name: entry for name, entry in known.items() if _settled(entry, now)})
     return [known[name][0] for name in names]

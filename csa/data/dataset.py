@@ -225,10 +225,10 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     levels = np.arange(256) / 255
     means, deviations = [], []
     for channel in range(images.shape[-1]):
-        shares = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
-        mean = float(shares @ levels)
+        fractions = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mean = float(fractions @ levels)
         means.append(mean)
-        deviations.append(float(np.sqrt(shares @ (levels - mean) ** 2)) or 1.0)
+        deviations.append(float(np.sqrt(fractions @ (levels - mean) ** 2)) or 1.0)
     return tuple(means), tuple(deviations)
 
 

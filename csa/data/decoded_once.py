@@ -55,7 +55,7 @@ def _decoded(split: Split, part: str, workers: int, damaged: dict[str, str]) -> 
         return np.zeros(images.decoded_shape, np.uint8), slice(None)
     pixels, unread = decoded(images, split.labels[part], split.classes, workers=workers, part=part)
     refuse_none(part, len(images) - len(unread), len(images))
-    damaged |= {str(images.path(place)): why for place, why in unread.items()}
+    damaged |= {str(images.path(position)): why for position, why in unread.items()}
     return pixels, np.delete(np.arange(len(pixels)), list(unread)) if unread else slice(None)
 
 
@@ -81,9 +81,11 @@ def decoded(
                 path.unlink(missing_ok=True)
                 path.with_suffix(".sums").unlink(missing_ok=True)
                 raise
-    damaged = {int(place): why for told in done for place, why in told["damaged"].items()}
-    for place, why in damaged.items() if not files.skip_unreadable else ():  # a run that passed over them made the file
-        raise UnreadableImageError(f"{files.path(place)} cannot be read as an image ({why})")
+    damaged = {int(position): why for entry in done for position, why in entry["damaged"].items()}
+    for position, why in (
+        damaged.items() if not files.skip_unreadable else ()
+    ):  # a run that passed over them made the file
+        raise UnreadableImageError(f"{files.path(position)} cannot be read as an image ({why})")
     return np.memmap(path, dtype=np.uint8, mode="c", shape=files.decoded_shape), damaged
 
 
@@ -100,18 +102,20 @@ def _decode_rest(
     _allocate(path, int(np.prod(files.decoded_shape)))
     pixels = np.memmap(path, dtype=np.uint8, mode="r+", shape=files.decoded_shape)
     starts = range(len(done) * CHUNK, len(files), CHUNK)
-    asks = [[Ask(part, place, None) for place in range(start, min(start + CHUNK, len(files)))] for start in starts]
+    asks = [
+        [Ask(part, position, None) for position in range(start, min(start + CHUNK, len(files)))] for start in starts
+    ]
     decoder = Decoder({part: replace(files, side=files.cover)}, labels)
     chunks = DataLoader(decoder, batch_sampler=asks, num_workers=workers, collate_fn=as_it_is)
     sums = path.with_suffix(".sums")
-    sums.write_text("".join(_line(told) for told in done))
+    sums.write_text("".join(_line(entry) for entry in done))
     for start, group, (images, damaged) in zip(starts, asks, chunks, strict=True):
         for damage in damaged:
-            refuse(files, group[damage.place], damage, classes[labels[start + damage.place]])
+            refuse(files, group[damage.position], damage, classes[labels[start + damage.position]])
         pixels[start : start + len(group)] = images.numpy()
         pixels.flush()
         digest = _digest(pixels[start : start + len(group)])
-        done.append({"sha256": digest, "damaged": {start + damage.place: damage.reason for damage in damaged}})
+        done.append({"sha256": digest, "damaged": {start + damage.position: damage.reason for damage in damaged}})
         with sums.open("a") as stream:
             stream.write(_line(done[-1]))
     return done
@@ -136,12 +140,12 @@ def _whole_chunks(path: Path, shape: tuple[int, ...]) -> list[dict[str, Any]]:
     for line in sums.read_text().splitlines():
         start = len(whole) * CHUNK
         try:
-            told = json.loads(line)
-            if told["sha256"] != _digest(pixels[start : start + CHUNK]):
+            entry = json.loads(line)
+            if entry["sha256"] != _digest(pixels[start : start + CHUNK]):
                 break
         except (ValueError, KeyError, TypeError):
             break
-        whole.append(told)
+        whole.append(entry)
     return whole
 
 
@@ -149,5 +153,5 @@ def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(pixels.data).hexdigest()
 
 
-def _line(told: dict[str, Any]) -> str:
-    return json.dumps(told) + "\n"
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"

@@ -45,7 +45,7 @@ class Ask(NamedTuple):
 class Damage(NamedTuple):
     """An image that could not be read: its place in a chunk, why, and whether another of its class stands there."""
 
-    place: int
+    position: int
     reason: str
     replaced: bool
 
@@ -80,7 +80,7 @@ def pixels_at(images: Images, positions: Sequence[int] | np.ndarray) -> np.ndarr
         pixels: np.ndarray = images[chosen]
         return pixels
     files, transform = images[chosen], evaluation_transform(images.side, images.cover)
-    pictures = [transform(in_rows(_decoded(files.path(place)))) for place in range(len(files))]
+    pictures = [transform(in_rows(_decoded(files.path(position)))) for position in range(len(files))]
     return torch.cat(pictures).permute(0, 2, 3, 1).numpy()
 
 
@@ -125,15 +125,15 @@ class Decoder(Dataset[Chunk]):
     def __getitems__(self, asks: Sequence[Ask]) -> Chunk:
         images = torch.zeros(len(asks), self._side, self._side, 3, dtype=torch.uint8)
         damaged = []
-        for place, ask in enumerate(asks):
+        for position, ask in enumerate(asks):
             image: Tensor | None
             try:
                 image = self._read(ask)
             except UnreadableImageError as error:
                 image = self._another(ask) if ask.part == TRAIN else None
-                damaged.append(Damage(place, str(error), image is not None))
+                damaged.append(Damage(position, str(error), image is not None))
             if image is not None:
-                images[place] = image[0].permute(1, 2, 0)
+                images[position] = image[0].permute(1, 2, 0)
         return Chunk(images, damaged)
 
     def _read(self, ask: Ask) -> Tensor:
@@ -228,7 +228,7 @@ class Decoding:
             assert reading is not None
             images, whole = reading.take(asks)
             if len(whole) < len(asks):
-                asks, images = [asks[place] for place in whole], images[whole]  # noqa: PLW2901
+                asks, images = [asks[position] for position in whole], images[whole]  # noqa: PLW2901
             read += len(asks)
             if asks:
                 yield Batch(as_floats(images), self.labels_of(part, asks))
@@ -255,10 +255,10 @@ class Reading:
         for chunk in chunks(asks):
             images, faults = next(self.chunks)
             for damage in faults:
-                self._decoding.note(chunk[damage.place], damage)
-                damaged.add(CHUNK * len(parts) + damage.place)
+                self._decoding.note(chunk[damage.position], damage)
+                damaged.add(CHUNK * len(parts) + damage.position)
             parts.append(to_device(images, self._decoding.device))
-        return torch.cat(parts), [place for place in range(len(asks)) if place not in damaged]
+        return torch.cat(parts), [position for position in range(len(asks)) if position not in damaged]
 
 
 class _Asked:

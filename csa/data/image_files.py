@@ -66,9 +66,9 @@ class ImageFiles:
 
     def digest(self) -> bytes:
         """Of names, contents (or lengths) and input size: what stands for the pixels."""
-        told = [f"{self.side} {self.cover} {'decoded once' if self.decoded_once else ''}"]
-        told += [f"{name}\0{content}" for name, content in zip(self.names.tolist(), self._contents, strict=True)]
-        return hashlib.sha256("\n".join(told).encode()).digest()
+        parts = [f"{self.side} {self.cover} {'decoded once' if self.decoded_once else ''}"]
+        parts += [f"{name}\0{content}" for name, content in zip(self.names.tolist(), self._contents, strict=True)]
+        return hashlib.sha256("\n".join(parts).encode()).digest()
 
     def decoded_file(self, part: str) -> Path:
         """Where the decoded squares lie; another file when an image has changed, be it only in its time."""

@@ -65,8 +65,8 @@ def count_faults(config: DatasetConfig, available: Sequence[int]) -> list[Fault]
         faults.append(_shortage(config, available, counts, short))
     spare = [k for k in classes if 0 <= available[k] - counts[k] < config.holdout]
     if config.holdout and spare:
-        told = listed([f"class {k} leaves {available[k] - counts[k]} of {available[k]}" for k in spare], 3)
-        problem = f"validation images come from those that the subset leaves unused, and {told}"
+        short_of = listed([f"class {k} leaves {available[k] - counts[k]} of {available[k]}" for k in spare], 3)
+        problem = f"validation images come from those that the subset leaves unused, and {short_of}"
         most = min((available[k] - counts[k] for k in classes if k not in short), default=0)
         allowed = (
             f"at most {most} with this subset, or a smaller dataset.max_per_class with profile exp, step, balanced"
@@ -78,38 +78,38 @@ def count_faults(config: DatasetConfig, available: Sequence[int]) -> list[Fault]
     return faults
 
 
-def set_aside(counts: Sequence[int], share: float) -> tuple[int, ...]:
+def set_aside(counts: Sequence[int], fraction: float) -> tuple[int, ...]:
     """Validation images of each class [K] where they are a share of its training images.
 
     Rounded up, so that a small class is validated too, but one image of each stays for training.
     """
-    return tuple(min(math.ceil(round(share * n, 6)), max(n - 1, 0)) for n in counts)
+    return tuple(min(math.ceil(round(fraction * n, 6)), max(n - 1, 0)) for n in counts)
 
 
 def _shortage(config: DatasetConfig, available: Sequence[int], counts: Sequence[int], short: Sequence[int]) -> Fault:
     """Too large a head is the fault of ``max_per_class``, too thick a tail that of the ratio."""
-    told = listed([f"class {k} has {available[k]} images and needs {counts[k]}" for k in short], 3)
+    short_of = listed([f"class {k} has {available[k]} images and needs {counts[k]}" for k in short], 3)
     allowed = "a smaller dataset.max_per_class, a larger dataset.imbalance_ratio, or dataset.cap=true"
     if short[0] == 0 or config.profile == "balanced":
-        return Fault("dataset.max_per_class", config.max_per_class, told, allowed)
-    return Fault("dataset.imbalance_ratio", config.imbalance_ratio, told, allowed)
+        return Fault("dataset.max_per_class", config.max_per_class, short_of, allowed)
+    return Fault("dataset.imbalance_ratio", config.imbalance_ratio, short_of, allowed)
 
 
 def select(
-    labels: np.ndarray, counts: Sequence[int], seed: int, holdout: int = 0, share: float = 0.0
+    labels: np.ndarray, counts: Sequence[int], seed: int, holdout: int = 0, fraction: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the training subset, class-sorted, and of the validation images.
 
     The field's rule (BASELINES 1.1): for class 0, 1, ... shuffle its positions with one legacy
     generator and keep the first n_k. Whole classes are shuffled, so a subset of a higher ratio lies
-    within that of a lower one, and ``holdout`` validation images a class follow those kept. A ``share``
+    within that of a lower one, and ``holdout`` validation images a class follow those kept. A ``fraction``
     is taken from those kept, by a generator of each class's own.
     """
     # Legacy seeding takes 32 bits; of a longer seed all its words, the lowest first.
     words = [seed >> shift & (LEGACY_SEEDS - 1) for shift in range(0, seed.bit_length(), 32)]
     generator = np.random.RandomState(seed if seed < LEGACY_SEEDS else words)
     kept, held = [], []
-    for k, (count, aside) in enumerate(zip(counts, set_aside(counts, share), strict=True)):
+    for k, (count, aside) in enumerate(zip(counts, set_aside(counts, fraction), strict=True)):
         positions = np.flatnonzero(labels == k)
         generator.shuffle(positions)
         drawn = numpy_generator(seed, "validation", k).permutation(count)[:aside] if aside else ()

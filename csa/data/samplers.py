@@ -24,8 +24,8 @@ class ClassSequence(SamplerConfig):
 
     @classmethod
     def of(cls, classes: np.ndarray) -> ClassSequence:
-        told = tuple(classes.tolist())
-        return cls(name="classes", rule="none", q=None, images_per_visit=None, draws="images", classes=told)
+        numbers = tuple(classes.tolist())
+        return cls(name="classes", rule="none", q=None, images_per_visit=None, draws="images", classes=numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class View(SamplerConfig):
 
     @classmethod
     def again(cls, of: str, augment: Literal["protocol", "sim"]) -> View:
-        told = {"name": "view", "rule": "none", "q": None, "images_per_visit": None, "draws": "images"}
-        return cls(**told, of=of, augment=augment)  # type: ignore[arg-type]
+        fields = {"name": "view", "rule": "none", "q": None, "images_per_visit": None, "draws": "images"}
+        return cls(**fields, of=of, augment=augment)  # type: ignore[arg-type]
 
 
 def epoch_indices(

@@ -97,8 +97,8 @@ def draw_sources(labels: Tensor, counts: Sequence[int], numbers: Sequence[int], 
     """Positions of the images that are transformed: of class k ``numbers[k]``, drawn uniformly from it."""
     classes = torch.arange(len(numbers)).repeat_interleave(torch.tensor(numbers))
     sizes = torch.tensor(counts)
-    places = (torch.rand(len(classes), generator=generator, dtype=torch.float64) * sizes[classes]).long()
-    return labels.argsort(stable=True)[(sizes.cumsum(0) - sizes)[classes] + places]
+    positions = (torch.rand(len(classes), generator=generator, dtype=torch.float64) * sizes[classes]).long()
+    return labels.argsort(stable=True)[(sizes.cumsum(0) - sizes)[classes] + positions]
 
 
 # --- rules ----------------------------------------------------------------------------------

@@ -124,8 +124,8 @@ class ContextShift(Method):
         """
         config, drawn = self.config, {}
         if self.bank is not None:
-            shares = torch.empty(len(sizes))
-            drawn["lambda"] = shares.uniform_(config.lambda_min, config.lambda_max, generator=generator)
+            lams = torch.empty(len(sizes))
+            drawn["lambda"] = lams.uniform_(config.lambda_min, config.lambda_max, generator=generator)
             drawn["context_order"] = self.bank.orders(sizes, generator)
         if self.mixes(clock):
             drawn["mixup_share"], drawn["mixup_order"] = mixup_draws(config.mixup_alpha, sizes, generator)

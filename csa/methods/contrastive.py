@@ -154,9 +154,9 @@ class ParametricContrastive(Classifier):
         """The newest take the places of the oldest; of more than the queue holds the last stay."""
         size = len(self.queue)
         projected, labels = projected[-size:], labels[-size:]
-        places = (self.oldest + torch.arange(len(labels), device=labels.device)) % size
-        self.queue.index_copy_(0, places, projected)
-        self.queue_labels.index_copy_(0, places, labels)
+        positions = (self.oldest + torch.arange(len(labels), device=labels.device)) % size
+        self.queue.index_copy_(0, positions, projected)
+        self.queue_labels.index_copy_(0, positions, labels)
         self.oldest.copy_((self.oldest + len(labels)) % size)
 
 

@@ -123,16 +123,16 @@ class GlobalLocalMixture(Method):
 
     def draws(self, clock: Clock, sizes: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """``share`` [steps], what an image keeps in both mixtures, ``box`` [steps, 4], and ``alpha`` [steps]."""
-        share = beta_draws(self.config.mixup_alpha, len(sizes), generator)
+        lam = beta_draws(self.config.mixup_alpha, len(sizes), generator)
         row, column = (torch.randint(side, (len(sizes),), generator=generator) for side in self.image_size)
-        box = clipped_boxes(share.double(), row, column, self.image_size, up=True)
-        return {"share": share, "box": box, "alpha": torch.full((len(sizes),), emphasis(clock.epoch, clock.epochs))}
+        box = clipped_boxes(lam.double(), row, column, self.image_size, up=True)
+        return {"share": lam, "box": box, "alpha": torch.full((len(sizes),), emphasis(clock.epoch, clock.epochs))}
 
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
-        share, alpha = draws["share"], draws["alpha"]
+        lam, alpha = draws["share"], draws["alpha"]
         first, partner = batches["train"], batches["partner"]
-        targets: Targets = [(first.labels, share), (partner.labels, 1 - share)]
-        mixed = share * first.images + (1 - share) * partner.images
+        targets: Targets = [(first.labels, lam), (partner.labels, 1 - lam)]
+        mixed = lam * first.images + (1 - lam) * partner.images
         pasted = paste(batches["second"].images, batches["second_partner"].images, draws["box"])
         features = [self.backbone(images) for images in (mixed, pasted)]
         losses = [

@@ -56,7 +56,7 @@ class Fsa(Classifier):
         self.group = 2 * (1 + self.number)
         self.head_classes = np.array(head_classes(context.counts, self.config.head_share))
         self.tail_classes = np.setdiff1d(np.arange(context.num_classes), self.head_classes)
-        self.places = places_of_map(self.backbone, context.image_shape)[1]
+        self.positions = places_of_map(self.backbone, context.image_shape)[1]
         self.stages = (
             training_stage(context.protocol, trained_by_cross_entropy(UNIFORM)),
             Stage("classifier", self.config.epochs, lambda _: self.config.lr),
@@ -114,7 +114,7 @@ class Fsa(Classifier):
             return {}
         mixed = max(sizes) // self.group * self.number
         gamma = torch.rand(len(sizes), mixed, generator=generator)
-        return {"gamma": gamma, "vectors": torch.rand(len(sizes), 2, mixed, self.places, generator=generator)}
+        return {"gamma": gamma, "vectors": torch.rand(len(sizes), 2, mixed, self.positions, generator=generator)}
 
     # --- a step -----------------------------------------------------------------------------
 
@@ -147,11 +147,11 @@ class Fsa(Classifier):
 # --- rules ----------------------------------------------------------------------------------
 
 
-def head_classes(counts: Sequence[int], share: float) -> list[int]:
+def head_classes(counts: Sequence[int], fraction: float) -> list[int]:
     """The fewest classes, by descending size, that hold ``share`` of all images."""
     ranked = sorted(range(len(counts)), key=lambda k: -counts[k])
     held = accumulate(counts[k] for k in ranked)
-    enough = share * sum(counts) - 1e-9 * sum(counts)  # 0.9 of 10 is 9, whatever a float says
+    enough = fraction * sum(counts) - 1e-9 * sum(counts)  # 0.9 of 10 is 9, whatever a float says
     return ranked[: 1 + sum(total < enough for total in held)]
 
 
@@ -182,13 +182,13 @@ def picked(vectors: Tensor, wanted: Tensor, uniform: Tensor) -> Tensor:
     for better in (present, wanted & present):
         mask = torch.where(better.any(1, keepdim=True), better, mask)
     cumulative = mask.double().cumsum(1)
-    places = torch.searchsorted(cumulative, uniform.double() * cumulative[:, -1:], right=True)
-    places = places.clamp_max(vectors.shape[1] - 1)
-    return vectors.gather(1, places[:, :, None].expand(-1, -1, vectors.shape[2]))
+    positions = torch.searchsorted(cumulative, uniform.double() * cumulative[:, -1:], right=True)
+    positions = positions.clamp_max(vectors.shape[1] - 1)
+    return vectors.gather(1, positions[:, :, None].expand(-1, -1, vectors.shape[2]))
 
 
 def mixed_feature(tail: Tensor, generic: Tensor, gamma: Tensor) -> Tensor:
     """The mean of ``gamma L`` tail vectors and ``(1 - gamma) L`` generic ones, [B, F]; both [B, L, F], gamma [B]."""
-    places = tail.shape[1]
-    own = torch.arange(places, device=tail.device) < (gamma[:, None] * places).round()
+    positions = tail.shape[1]
+    own = torch.arange(positions, device=tail.device) < (gamma[:, None] * positions).round()
     return torch.where(own[:, :, None], tail, generic).mean(1)

@@ -152,8 +152,8 @@ def choose(weights: Tensor, uniform: Tensor) -> Tensor:
     weights: [B, B']; uniform: [B] in [0, 1).
     """
     cumulative = weights.cumsum(1)
-    places = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    return places[:, 0].clamp_max(weights.shape[1] - 1)
+    positions = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
+    return positions[:, 0].clamp_max(weights.shape[1] - 1)
 
 
 def limited(noise: Tensor, over: Literal["channel", "image"]) -> Tensor:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from csa.data.batch import Batch
 
 
-def mixup(images: Tensor, labels: Tensor, share: Tensor, order: Tensor) -> tuple[Tensor, Targets]:
+def mixup(images: Tensor, labels: Tensor, lam: Tensor, order: Tensor) -> tuple[Tensor, Targets]:
     """Each image with its partner, one permutation for images and labels (Zhang et al. 2018).
 
-    images: [B, C, H, W]; share: scalar in [0, 1], what an image keeps of itself; order: [B], a permutation.
+    images: [B, C, H, W]; lam: scalar in [0, 1], what an image keeps of itself; order: [B], a permutation.
     """
-    mixed = share * images + (1 - share) * images[order]
-    return mixed, [(labels, share), (labels[order], 1 - share)]
+    mixed = lam * images + (1 - lam) * images[order]
+    return mixed, [(labels, lam), (labels[order], 1 - lam)]
 
 
 def mixup_draws(alpha: float, sizes: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -37,36 +37,36 @@ def mixup_draws(alpha: float, sizes: Sequence[int], generator: torch.Generator) 
     The first ``sizes[i]`` entries of row i permute 0 .. sizes[i] - 1; what follows is padding.
     """
     keys = torch.rand(len(sizes), max(sizes), generator=generator)
-    places = torch.arange(max(sizes))
-    absent = places >= torch.tensor(sizes)[:, None]
-    order = torch.where(absent, 1.0 + places, keys).argsort(1)
+    positions = torch.arange(max(sizes))
+    absent = positions >= torch.tensor(sizes)[:, None]
+    order = torch.where(absent, 1.0 + positions, keys).argsort(1)
     return beta_draws(alpha, len(sizes), generator), order
 
 
 def beta_draws(alpha: float, steps: int, generator: torch.Generator) -> Tensor:
     """Shares ~ Beta(alpha, alpha), [steps]."""
     seed = int(torch.randint(2**62, (), generator=generator))  # torch has no Beta that takes a generator
-    share = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, steps)
-    return torch.from_numpy(share).float()
+    lam = np.random.Generator(np.random.PCG64(seed)).beta(alpha, alpha, steps)
+    return torch.from_numpy(lam).float()
 
 
-def blend_context(images: Tensor, contexts: Tensor, masks: Tensor, share: Tensor) -> Tensor:
+def blend_context(images: Tensor, contexts: Tensor, masks: Tensor, lam: Tensor) -> Tensor:
     """``lambda M * context + (1 - lambda M) * image``: a new background, the label stays (METHOD: CSA 5).
 
-    images, contexts: [B, C, H, W]; masks: [B, 1, H, W], 1 where the context is background; share: lambda.
+    images, contexts: [B, C, H, W]; masks: [B, 1, H, W], 1 where the context is background; lam: lambda.
     """
-    weight = share * masks
+    weight = lam * masks
     return weight * contexts + (1 - weight) * images
 
 
-def remix_share(share: Tensor, own: Tensor, partner: Tensor, kappa: float, tau: float) -> Tensor:
+def remix_share(lam: Tensor, own: Tensor, partner: Tensor, kappa: float, tau: float) -> Tensor:
     """What an image keeps of its label, [B]: none or all of it where the minority is clear (Chou et al. 2020, eq. 10).
 
-    share: what it keeps of its pixels, scalar or [B]; own, partner: sizes of the two classes, [B].
+    lam: what it keeps of its pixels, scalar or [B]; own, partner: sizes of the two classes, [B].
     """
-    to_partner = (own >= kappa * partner) & (share < tau)
-    to_own = (kappa * own <= partner) & (1 - share < tau)
-    return torch.where(to_partner, 0.0, torch.where(to_own, 1.0, share))
+    to_partner = (own >= kappa * partner) & (lam < tau)
+    to_own = (kappa * own <= partner) & (1 - lam < tau)
+    return torch.where(to_partner, 0.0, torch.where(to_own, 1.0, lam))
 
 
 # --- CutMix ---------------------------------------------------------------------------------
@@ -82,24 +82,22 @@ def box_draws(
     (top, bottom, left, right) and the shares that the clipped boxes leave, [steps].
     """
     height, width = image_size
-    share = torch.rand(steps, generator=generator, dtype=torch.float64)
+    lam = torch.rand(steps, generator=generator, dtype=torch.float64)
     centres = [torch.randint(side, (steps,), generator=generator) for side in (height, width)]
-    boxes = clipped_boxes(share, centres[0], centres[1], image_size)
+    boxes = clipped_boxes(lam, centres[0], centres[1], image_size)
     boxes *= (torch.rand(steps, generator=generator) < probability)[:, None]
     top, bottom, left, right = boxes.unbind(1)
     return boxes, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def clipped_boxes(
-    share: Tensor, row: Tensor, column: Tensor, image_size: tuple[int, int], *, up: bool = False
-) -> Tensor:
+def clipped_boxes(lam: Tensor, row: Tensor, column: Tensor, image_size: tuple[int, int], *, up: bool = False) -> Tensor:
     """Boxes around (row, column) of about ``1 - share`` of the area, as CutMix truncates and clips them; [steps, 4].
 
     up: sides are rounded up before they are halved, in place of truncated.
     """
     sides = []
     for centre, length in zip((row, column), image_size, strict=True):
-        side = length * (1 - share).sqrt()
+        side = length * (1 - lam).sqrt()
         half = (side.ceil() if up else side).long() // 2
         sides += [(centre - half).clamp(0, length), (centre + half).clamp(0, length)]
     return torch.stack(sides, 1)
@@ -135,8 +133,8 @@ class MixupWindow:
         """``mixup_share`` [steps] and ``mixup_order`` [steps, B]."""
         if not self.is_open(clock):
             return {}
-        share, order = mixup_draws(self.alpha, sizes, generator)
-        return {"mixup_share": share, "mixup_order": order}
+        lam, order = mixup_draws(self.alpha, sizes, generator)
+        return {"mixup_share": lam, "mixup_order": order}
 
     def mixed(self, batch: Batch, draws: dict[str, Tensor], clock: Clock) -> tuple[Tensor, Targets]:
         if not self.is_open(clock):
@@ -188,8 +186,8 @@ class Remix(Mixup):
         if not self.window.is_open(clock):
             return images, targets
         (own, _), (partner, _) = targets
-        share = remix_share(draws["mixup_share"], self.counts[own], self.counts[partner], self.kappa, self.tau)
-        return images, [(own, share), (partner, 1 - share)]
+        lam = remix_share(draws["mixup_share"], self.counts[own], self.counts[partner], self.kappa, self.tau)
+        return images, [(own, lam), (partner, 1 - lam)]
 
 
 # --- the method CMO -------------------------------------------------------------------------
@@ -225,15 +223,15 @@ class CutMixOversampling(Classifier):
         """``box`` [steps, 4], one for the whole batch, and ``share`` [steps], what the background keeps."""
         if not self.pastes(clock):
             return {}
-        box, share = box_draws(len(sizes), self.image_size, self.config.probability, generator)
-        return {"box": box, "share": share}
+        box, lam = box_draws(len(sizes), self.image_size, self.config.probability, generator)
+        return {"box": box, "share": lam}
 
     def forward(self, batches: dict[str, Batch], draws: dict[str, Tensor], clock: Clock) -> Step:
         if not self.pastes(clock):
             return super().forward(batches, draws, clock)
-        back, front, share = batches["train"], batches["foreground"], draws["share"]
+        back, front, lam = batches["train"], batches["foreground"], draws["share"]
         logits = self.outputs(paste(back.images, front.images, draws["box"]))
-        return Step(self.criterion(logits, [(back.labels, share), (front.labels, 1 - share)], clock), {})
+        return Step(self.criterion(logits, [(back.labels, lam), (front.labels, 1 - lam)], clock), {})
 
 
 def base_criterion(config: CmoConfig, counts: Sequence[int]) -> Criterion:

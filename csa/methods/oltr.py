@@ -34,9 +34,9 @@ class Oltr(Classifier):
         self.config = context.config.resolved(context.protocol)
         self.backbone.need_map("OLTR's attention")
         features = self.backbone.feature_dim
-        channels, places = places_of_map(self.backbone, context.image_shape)
+        channels, positions = places_of_map(self.backbone, context.image_shape)
         with initialised_at(context.seed, "init", "memory"):
-            self.attention = ModulatedAttention(channels, places)
+            self.attention = ModulatedAttention(channels, positions)
             self.added_layer = nn.Linear(features, features)
             self.memory = MemoryClassifier(features, context.num_classes)
         self.centroids = nn.Parameter(torch.zeros(context.num_classes, features))
@@ -127,12 +127,12 @@ class ModulatedAttention(nn.Module):
     initialisation of all convolutions undoes that.)
     """
 
-    def __init__(self, channels: int, places: int) -> None:
+    def __init__(self, channels: int, positions: int) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
         self.value, self.query, self.key = (nn.Conv2d(channels, inner, 1) for _ in range(3))
         self.back = nn.Conv2d(inner, channels, 1, bias=False)
-        self.spatial = nn.Linear(channels * places, places)
+        self.spatial = nn.Linear(channels * positions, positions)
         nn.init.zeros_(self.back.weight)
 
     def forward(self, x: Tensor) -> Tensor:

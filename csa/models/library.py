@@ -109,7 +109,7 @@ class LibraryBackbone(Backbone):
             allowed = "backbone.frozen=nothing or all, backbone.new_last_block=false, another method than bbn"
             raise UserError(Fault("backbone.model", self.model, problem, allowed))
         pieces = self.pieces[: self.end]
-        return max(place for place, piece in enumerate(pieces) if any(p.dim() > 1 for p in piece.parameters()))
+        return max(position for position, piece in enumerate(pieces) if any(p.dim() > 1 for p in piece.parameters()))
 
     def trunk(self, images: Tensor) -> Tensor:
         x: Tensor = self.normalize(images)
@@ -198,12 +198,12 @@ def _content(file: Path) -> Any:
 
 def does_not_suit(weights: Any, model: str, error: Exception) -> UserError:
     """What torch says of weights that are not this network's."""
-    told = [line.strip() for line in str(error).splitlines() if line.strip()]
-    problem = f"is not of backbone.model={model} ({(told[1:] or told)[0][:300]})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    problem = f"is not of backbone.model={model} ({(lines[1:] or lines)[0][:300]})"
     return UserError(Fault("backbone.weights", weights, problem))
 
 
-def not_at_hand(weights: str, url: str, place: str, error: Exception) -> UserError:
+def not_at_hand(weights: str, url: str, folder: str, error: Exception) -> UserError:
     """What to put where, when there is no download."""
-    problem = f"cannot be downloaded ({first_line(error)}); put {url} into {place}, or anywhere and name the file"
+    problem = f"cannot be downloaded ({first_line(error)}); put {url} into {folder}, or anywhere and name the file"
     return UserError(Fault("backbone.weights", weights, problem, "backbone.weights=<file>"))

@@ -55,13 +55,13 @@ class TimmNetwork(LibraryBackbone):
         if found.dim() != 4:
             return False
         self.channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
-        for place, piece in enumerate(self.pieces):
+        for position, piece in enumerate(self.pieces):
             try:
                 x = piece(x)
             except (RuntimeError, TypeError, AssertionError, NotImplementedError):
                 break  # its pieces are not computed one after the other
             if isinstance(x, Tensor) and x.shape == found.shape and torch.allclose(x, found, atol=1e-5):
-                self.end = place + 1
+                self.end = position + 1
                 break
         return True
 

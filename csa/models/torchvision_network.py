@@ -39,7 +39,7 @@ class TorchvisionNetwork(LibraryBackbone):
 
     def find_map(self, images: Tensor) -> bool:
         pieces = self.pieces
-        self.end = next(place for place, piece in enumerate(pieces) if isinstance(piece, BEHIND_THE_MAP))
+        self.end = next(position for position, piece in enumerate(pieces) if isinstance(piece, BEHIND_THE_MAP))
         try:
             if torch.allclose(self.embed(self.last_block(self.trunk(images))), self(images), atol=1e-5):
                 return True

@@ -263,8 +263,8 @@ class Processes:
     def _pass_on_signals(self) -> None:
         """The first asks every run to save and stop, a second Ctrl-C ends them at once."""
         for child in self._children:
-            for place, number in enumerate(self._signals[child.signals :], child.signals):
-                child.process.send_signal(signal.SIGKILL if place and number == signal.SIGINT else number)
+            for position, number in enumerate(self._signals[child.signals :], child.signals):
+                child.process.send_signal(signal.SIGKILL if position and number == signal.SIGINT else number)
             child.signals = len(self._signals)
 
 

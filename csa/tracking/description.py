@@ -267,13 +267,13 @@ def line_faults(lines: Any) -> Iterator[Fault | str]:
     if not isinstance(lines, list):
         yield "its metrics are no list of lines"
         return
-    for place, line in enumerate(lines, 1):
-        found = recorded_faults(Line, line, f"line {place}")
+    for position, line in enumerate(lines, 1):
+        found = recorded_faults(Line, line, f"line {position}")
         yield from found
         others = {} if found else {name: value for name, value in line.items() if name not in NAMES_OF_A_LINE}
         for name, value in others.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                yield f"line {place}.{name}={value}: is not a number"
+                yield f"line {position}.{name}={value}: is not a number"
 
 
 def check_predictions(result: Mapping[str, Any], labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> None:

@@ -154,19 +154,19 @@ class Found:
         self.runs = [known[fingerprint] for fingerprint in sorted(known)]
 
 
-def find(places: Iterable[str | Path], experiment: str = "csa") -> Found:
+def find(positions: Iterable[str | Path], experiment: str = "csa") -> Found:
     """Runs of every place: a folder of runs or of exported records, or the address of an MLflow store (``...://...``).
 
     Raises UserError where a store cannot be reached.
     """
     found = Found()
-    for place in map(str, places):
-        if "://" not in place:
-            folder = Path(place).expanduser()
+    for position in map(str, positions):
+        if "://" not in position:
+            folder = Path(position).expanduser()
             found.add(from_folders(folder))
             found.add(from_records(folder))
         else:
-            found.add(from_mlflow(place, experiment, {run.fingerprint for run in found.runs}))
+            found.add(from_mlflow(position, experiment, {run.fingerprint for run in found.runs}))
     return found
 
 
@@ -201,12 +201,12 @@ def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None
         found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
 
 
-def load(fingerprint: str, *places: str | Path) -> Run:
+def load(fingerprint: str, *positions: str | Path) -> Run:
     """The one finished run whose fingerprint begins so; places: as of ``csa.runs``.
 
     Raises UserError where there is none, or there are several.
     """
-    known = [(run.fingerprint, run) for run in find(places or usual_places()).runs]
+    known = [(run.fingerprint, run) for run in find(positions or usual_places()).runs]
     return _only(fingerprint, known, "there is no such finished run")
 
 
@@ -214,7 +214,7 @@ def usual_places() -> list[str]:
     """The usual places, without a store that does not exist."""
     from csa.tracking.mlflow.store import sqlite_file
 
-    return [place for place in PLACES if (path := sqlite_file(place)) is None or path.exists()]
+    return [position for position in PLACES if (path := sqlite_file(position)) is None or path.exists()]
 
 
 def from_folders(output_root: Path) -> Iterator[Run | str]:

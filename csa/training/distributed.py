@@ -37,10 +37,10 @@ def telling_lost_processes(group: ProcessGroup) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        if group.alone or not any(word in told.lower() for word in ("gloo", "nccl", "connection", "peer")):
+        message = str(error)
+        if group.alone or not any(word in message.lower() for word in ("gloo", "nccl", "connection", "peer")):
             raise
-        raise LostProcessError(f"{LOST} ({told.splitlines()[0]})") from error
+        raise LostProcessError(f"{LOST} ({message.splitlines()[0]})") from error
 
 
 def meet(fabric: Fabric) -> None:
@@ -88,10 +88,10 @@ class ProcessGroup:
         if self.alone or not any(parameter.requires_grad for parameter in method.parameters()):
             return method
         # CSA's balanced head has no gradient until a bank is once enough, and each process has a bank of its own.
-        places = [device.index or 0] if device.type == "cuda" else None
+        positions = [device.index or 0] if device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name, which older has not
-            return DistributedDataParallel(method, places, broadcast_buffers=False, find_unused_parameters=True)
+            return DistributedDataParallel(method, positions, broadcast_buffers=False, find_unused_parameters=True)
 
     def summed(self, values: Tensor) -> Tensor:
         """Over the processes."""
@@ -115,9 +115,9 @@ class ProcessGroup:
         """Of the processes' numbers; settled between the hosts, without waiting for a device."""
         if self.alone:
             return value
-        told = torch.tensor(value)
-        distributed.all_reduce(told, distributed.ReduceOp.MAX)
-        return int(told)
+        highest = torch.tensor(value)
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        return int(highest)
 
     def everyones(self, value: Any) -> list[Any]:
         """Each process's value."""

@@ -154,8 +154,8 @@ def counts(method: Method, logits: Tensor, labels: Tensor) -> Tensor:
     right = (predicted == labels).long()
     bins = calibration_bins(parts)
 
-    def summed(places: Tensor, values: Tensor, size: int) -> Tensor:
-        return values.new_zeros(size).scatter_add_(0, places, values)
+    def summed(positions: Tensor, values: Tensor, size: int) -> Tensor:
+        return values.new_zeros(size).scatter_add_(0, positions, values)
 
     return torch.cat(
         [

@@ -86,9 +86,9 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         self.count.add_(1)
-        share = 1 - ((1 + self.count) / (10 + self.count)).clamp_max(self._decay)
+        fraction = 1 - ((1 + self.count) / (10 + self.count)).clamp_max(self._decay)
         way = torch._foreach_sub(self._averaged, self.values)
-        torch._foreach_mul_(way, share)
+        torch._foreach_mul_(way, fraction)
         torch._foreach_add_(self.values, way)
 
     @contextmanager

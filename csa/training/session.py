@@ -181,8 +181,8 @@ def _train(start: _Start, console: PlainConsole, interruption: Interruption, und
     for path, reason in damaged.items():
         record.log(f"skipped {path}, which cannot be read as an image ({reason})")
     description = result(config, fingerprint(start.identity), split, method, outcome)
-    told = {"unreadable_images": len(damaged)} if damaged else {}
-    record.finish({**description, **told, **machine.describe(), **software()}, test_outputs(method, outcome))
+    unreadable = {"unreadable_images": len(damaged)} if damaged else {}
+    record.finish({**description, **unreadable, **machine.describe(), **software()}, test_outputs(method, outcome))
     record.log("done")
     machine.group.wait()
 

@@ -145,14 +145,14 @@ def test_subsets_are_class_sorted_nested_and_apart_from_the_holdout(sizes, holdo
 def test_a_share_of_every_class_is_set_aside_but_its_last_image(sizes, share, seed):
     labels = np.random.default_rng(2).permutation(np.repeat(np.arange(len(sizes)), sizes))
     every, _ = select(labels, sizes, seed)
-    kept, held = select(labels, sizes, seed, share=share)
+    kept, held = select(labels, sizes, seed, fraction=share)
     aside = np.bincount(labels[held], minlength=len(sizes))
     assert sorted([*kept, *held]) == sorted(every)
     assert (np.diff(labels[kept]) >= 0).all()
     for size, count in zip(sizes, aside.tolist(), strict=True):
         assert count <= size - 1
         assert count == size - 1 or share * size - 1e-6 <= count < share * size + 1
-    assert set(select(labels, sizes, seed, share=share / 2)[1]) <= set(held)
+    assert set(select(labels, sizes, seed, fraction=share / 2)[1]) <= set(held)
     assert set_aside((10, 30, 300, 1, 2), 0.1) == (1, 3, 30, 0, 1)
 
 

@@ -93,7 +93,7 @@ def test_the_paper_s_batch(build):
     method.confusing = torch.tensor([[1, 2, 1], [0, 2, 0], [0, 1, 1]])
     classes = torch.tensor(method.classes_of_step(method.confusing.numpy(), np.random.default_rng(0)))
     images = torch.rand(128, 1, 8, 8)
-    draws = {"gamma": torch.rand(48), "vectors": torch.rand(2, 48, method.places)}
+    draws = {"gamma": torch.rand(48), "vectors": torch.rand(2, 48, method.positions)}
     with torch.no_grad():
         _, labels = method.eval().mixed_features(Batch(images, classes), draws)
     assert int((labels > 0).sum()) == 64
@@ -105,7 +105,7 @@ def test_the_paper_s_batch(build):
 def test_with_gamma_1_a_mixed_feature_is_of_specific_places_only(fsa):
     batch = random_batch(0, 12)
     batch = Batch(batch.images, torch.tensor([2, 0, 1, 0, 0, 0, 1, 0, 2, 0, 0, 0]))
-    draws = {"gamma": torch.ones(4), "vectors": torch.rand(2, 4, fsa.places)}
+    draws = {"gamma": torch.ones(4), "vectors": torch.rand(2, 4, fsa.positions)}
     fsa.backbone.normalize.std.fill_(0.05)
     with torch.no_grad():
         feature, labels = fsa.mixed_features(batch, draws)

@@ -97,11 +97,11 @@ def tint(images: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return tinted
 
 
-def flip_labels(labels: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
+def flip_labels(labels: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
     """Move exactly round(share * N) labels [N] to another class, drawn in proportion to class size."""
     generator = numpy_generator(seed, "label_flip")
     sizes = np.bincount(labels, minlength=num_classes)
-    chosen = generator.permutation(len(labels))[: round(share * len(labels))]
+    chosen = generator.permutation(len(labels))[: round(fraction * len(labels))]
     flipped = labels.copy()
     for k in range(num_classes):
         movers = chosen[labels[chosen] == k]

@@ -37,8 +37,8 @@ class Part:
     found: Walk
 
     def notes(self, name: str) -> list[str]:
-        told = f"left out of {name}/: {len(self.astray)} in no class folder: {listed(self.astray, 3)}"
-        return [*([told] if self.astray else []), *self.found.notes(f"{name}/")]
+        note = f"left out of {name}/: {len(self.astray)} in no class folder: {listed(self.astray, 3)}"
+        return [*([note] if self.astray else []), *self.found.notes(f"{name}/")]
 
 
 class ImageFolderSource(Source[ImageFolderDataset]):
@@ -59,7 +59,7 @@ class ImageFolderSource(Source[ImageFolderDataset]):
                 problem = f"has no folder {' and '.join(absent)}; its folders are {listed(_folders(root)) or 'none'}"
             return [Fault(KEY, config.path, problem, "a folder with train/<class>/* and test/<class>/*")]
         parts = _parts(root)
-        broken = [f"below {name}/ {told}" for name, part in parts.items() for told in part.found.problems()]
+        broken = [f"below {name}/ {problem}" for name, part in parts.items() for problem in part.found.problems()]
         if broken:
             return [Fault(KEY, config.path, problem) for problem in broken]
         for name in ("train", VALIDATION):
@@ -117,8 +117,8 @@ def _folders(root: Path) -> list[str]:
 def _beside(root: Path) -> list[str]:
     """A note of the folders that are not read."""
     others = [name for name in _folders(root) if name.rstrip("/") not in (*PARTS, VALIDATION)]
-    told = f"left out of {root}: {len(others)} folder(s) beside train/, test/ and val/: {listed(others)}"
-    return [told] if others else []
+    note = f"left out of {root}: {len(others)} folder(s) beside train/, test/ and val/: {listed(others)}"
+    return [note] if others else []
 
 
 def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fault]:
@@ -140,8 +140,8 @@ def _class_faults(config: ImageFolderDataset, parts: dict[str, Part]) -> list[Fa
         same = same_names(part.classes, train)
         unknown = [one for one in part.classes if one not in same]
         if unknown:
-            told = [ascii(one) if same_form(one) in looks else one for one in unknown]
-            problem = f"{name}/ has classes that train/ has not: {listed(told)}"
+            shown = [ascii(one) if same_form(one) in looks else one for one in unknown]
+            problem = f"{name}/ has classes that train/ has not: {listed(shown)}"
             faults.append(fault(problem, listed(list(train), 10), nearest(unknown[0], train)))
     tested = same_names(parts["test"].classes, train).values()
     untested = [name for name in train if name not in tested]
@@ -181,14 +181,14 @@ class TinyImageNetSource(Source[ImageFolderDataset]):
         root = _root(config)
         train, test = _training(root), _test(root)
         classes, labels = np.unique(list(train.values()), return_inverse=True)
-        place = {name: k for k, name in enumerate(classes.tolist())}
+        position = {name: k for k, name in enumerate(classes.tolist())}
         found = found_files(root, list(train))
         pool = ImageFiles(
             root, np.array(found.names), found.stamps, config.image_size, config.image_size,
             skip_unreadable=False, by_content=False, decoded_once=False, cache=root,
         )  # fmt: skip
         images = _read(config, list(test))
-        return Arrays(pool, labels, images, np.array([place[name] for name in test.values()]), tuple(place))
+        return Arrays(pool, labels, images, np.array([position[name] for name in test.values()]), tuple(position))
 
     def training_images(
         self, config: ImageFolderDataset, arrays: Arrays, positions: np.ndarray, labels: np.ndarray

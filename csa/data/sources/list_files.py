@@ -223,8 +223,8 @@ def _number_faults(config: ListFilesDataset, path: Path, images: int) -> list[Fa
 
 def _missing_faults(config: ListFilesDataset, key: str, missing: Mapping[str, list[str]]) -> list[Fault]:
     path, root = list_paths(config)[key], f"below dataset.root={config.root}"
-    told = [f"names {len(names)} file(s) that {are} {root}: {listed(names)}" for are, names in missing.items()]
-    return [Fault(f"dataset.{key}", path, problem) for problem in told]
+    problems = [f"names {len(names)} file(s) that {are} {root}: {listed(names)}" for are, names in missing.items()]
+    return [Fault(f"dataset.{key}", path, problem) for problem in problems]
 
 
 def list_notes(paths: Mapping[str, Path], parts: Mapping[str, Listed]) -> tuple[str, ...]:

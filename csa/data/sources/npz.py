@@ -136,15 +136,15 @@ def _missing_keys(path: Path, contents: Contents, complain: Complaint) -> list[F
 def header_faults(headers: dict[str, Header], complain: Complaint) -> list[Fault]:
     faults = []
     for key, header in sorted(headers.items(), key=lambda item: READ.index(item[0])):
-        told = f"{key} is {header.dtype} {list(header.shape)}"
+        stored = f"{key} is {header.dtype} {list(header.shape)}"
         if header.dtype.hasobject:
             faults.append(complain(f"{key} is an object array, which would need a pickle", "plain arrays"))
         elif key.startswith("x") and not _are_images(header):
-            faults.append(complain(told, f"{key} as {IMAGES}"))
+            faults.append(complain(stored, f"{key} as {IMAGES}"))
         elif key.startswith("y") and not (header.dtype.kind in "iu" and len(header.shape) == 1):
-            faults.append(complain(told, f"{key} as {LABELS}"))
+            faults.append(complain(stored, f"{key} as {LABELS}"))
         elif key == "classes" and not (header.dtype.kind == "U" and len(header.shape) == 1):
-            faults.append(complain(told, "classes as strings [K]"))
+            faults.append(complain(stored, "classes as strings [K]"))
     return faults or size_faults(headers, complain)
 
 

@@ -123,11 +123,11 @@ def _identity_faults(config: TorchvisionDataset, npz: Path, complain: Complaint)
     if found.image_shape == archive.image_shape and len(found.class_sizes) == len(archive.class_sizes):
         return []
 
-    def told(preview: Preview | Archive) -> str:
+    def described(preview: Preview | Archive) -> str:
         channels, height, width = preview.image_shape
         return f"{len(preview.class_sizes)} classes of {height}x{width} images with {channels} channel(s)"
 
-    return [complain(f"{npz.name} has {told(found)}", f"{config.archive}: {told(archive)}")]
+    return [complain(f"{npz.name} has {described(found)}", f"{config.archive}: {described(archive)}")]
 
 
 def _first_line(error: Exception) -> str:
