@@ -72,8 +72,8 @@ class ClassAware(Sampler[int]):
 
 def _shuffled_again_and_again(items: Sequence[int]) -> Iterator[int]:
     while True:
-        for place in torch.randperm(len(items)).tolist():
-            yield items[place]
+        for position in torch.randperm(len(items)).tolist():
+            yield items[position]
 
 
 # --- the network -----------------------------------------------------------------------------
@@ -212,9 +212,9 @@ class ContextShift(CrossEntropy):
         self.update(loss)
         return len(labels)
 
-    def blend(self, images: Tensor, share: float) -> Tensor:
+    def blend(self, images: Tensor, lam: float) -> Tensor:
         order = self.draw.permutation(self.size)[: len(images)]
-        weight = share * self.bank_masks[order]
+        weight = lam * self.bank_masks[order]
         return weight * self.bank_images[order] + (1 - weight) * images
 
     def heads(self, images: Tensor) -> list[Tensor]:

@@ -179,8 +179,8 @@ def _tell(found: Found, order: Order) -> None:
             "records": order.own["records"] or RECORDS,
             "mlflow": getattr(order.config.tracking, "uri", None) or "MLflow",
         }
-        places = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
-        say(f"note: no finished run is recorded ({places}); the published values only", aside=True)
+        sources = ", ".join(looked.values()) if order.own["source"] == "all" else looked[order.own["source"]]
+        say(f"note: no finished run is recorded ({sources}); the published values only", aside=True)
 
 
 # --- tables and comparisons -----------------------------------------------------------------

@@ -82,9 +82,8 @@ def decoded(
                 path.with_suffix(".sums").unlink(missing_ok=True)
                 raise
     damaged = {int(position): why for entry in done for position, why in entry["damaged"].items()}
-    for position, why in (
-        damaged.items() if not files.skip_unreadable else ()
-    ):  # a run that passed over them made the file
+    if damaged and not files.skip_unreadable:  # a run that passed over them made the file
+        position, why = next(iter(damaged.items()))
         raise UnreadableImageError(f"{files.path(position)} cannot be read as an image ({why})")
     return np.memmap(path, dtype=np.uint8, mode="c", shape=files.decoded_shape), damaged
 

@@ -58,7 +58,7 @@ def per_class(shown: Panel) -> Figure:
     shade_groups(one, shown.order, shown.split["by_rank"])
     many = len(order) > MOST_MARKED
     base = shown.lines[0].per_class(order).mean(0) if as_differences(shown) else None
-    for place, line in enumerate(shown.lines if base is None else shown.lines[1:]):
+    for position, line in enumerate(shown.lines if base is None else shown.lines[1:]):
         values, x = line.per_class(order), np.arange(len(order))
         if many:
             means = values.mean(0) - (0 if base is None else base)
@@ -66,7 +66,7 @@ def per_class(shown: Panel) -> Figure:
                 x, smoothed(list(means)), label=line.label, color=line.look["color"], linestyle=line.look["linestyle"]
             )
         else:
-            beside = (place - (len(shown.lines) - 1) / 2) * min(0.12, ROOM / len(shown.lines))
+            beside = (position - (len(shown.lines) - 1) / 2) * min(0.12, ROOM / len(shown.lines))
             one.errorbar(x + beside, values.mean(0), spread(values), label=line.label, **line.look, **SPREAD)
     if base is None:
         percent_axis(one)
@@ -98,8 +98,8 @@ def _name_classes(axes: Axes, shown: Panel, marks: int = 6) -> None:
         axes.set_xticks(range(len(order)), [f"{short(split['classes'][k])}\n{split['counts'][k]}" for k in order])
         axes.set_xlabel("class, most training images first (their number below)")
         return
-    places = np.linspace(0, len(order) - 1, marks).round().astype(int)
-    axes.set_xticks(places, [str(split["counts"][order[place]]) for place in places])
+    positions = np.linspace(0, len(order) - 1, marks).round().astype(int)
+    axes.set_xticks(positions, [str(split["counts"][order[position]]) for position in positions])
     axes.set_xlabel(CLASSES)
 
 
@@ -110,7 +110,7 @@ def short(name: str, most: int = 10) -> str:
 def smoothed(values: Sequence[float]) -> list[float]:
     """Mean over up to nine neighbours, fewer at the ends; classes without test images do not count."""
     half = WINDOW // 2
-    parts = [np.array(values[max(0, place - half) : place + half + 1]) for place in range(len(values))]
+    parts = [np.array(values[max(0, position - half) : position + half + 1]) for position in range(len(values))]
     return [float(np.nanmean(part)) if np.isfinite(part).any() else float("nan") for part in parts]
 
 
@@ -120,9 +120,9 @@ def bars(panels: Sequence[Panel]) -> Figure:
     for one, shown in zip(axes[:, 0], panels, strict=True):
         shade_groups(one, shown.order, shown.split["by_rank"])
         width, order = ROOM / len(shown.lines), shown.order
-        for place, line in enumerate(shown.lines):
+        for position, line in enumerate(shown.lines):
             values, colour = line.per_class(order), line.look["color"]
-            x = np.arange(len(order)) - ROOM / 2 + (place + 0.5) * width
+            x = np.arange(len(order)) - ROOM / 2 + (position + 0.5) * width
             one.bar(
                 x,
                 np.nan_to_num(values.mean(0)),
@@ -167,8 +167,8 @@ def confusion(shown: Panel) -> Figure:
 def mean_confusion(line: Line) -> np.ndarray:
     """[K, K], percent of the images of each class, the largest class first, mean over seeds."""
     counts = [run.confusion(head).to_numpy() for run, head in line.with_heads()]
-    shares = [100 * one / np.maximum(one.sum(1, keepdims=True), 1) for one in counts]
-    found: np.ndarray = np.mean(shares, axis=0)
+    fractions = [100 * one / np.maximum(one.sum(1, keepdims=True), 1) for one in counts]
+    found: np.ndarray = np.mean(fractions, axis=0)
     return found
 
 

@@ -247,8 +247,8 @@ def draw_contexts(name: str, runs: Sequence[Run], config: Config, dataset: str) 
 def shown_classes(counts: Sequence[int], most: int = MOST_CLASSES) -> list[int]:
     """All, or so many evenly over the ranks of class size, the largest and the smallest among them."""
     order = by_size(counts)
-    places = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
-    return [order[place] for place in places]
+    positions = np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)
+    return [order[position] for position in positions]
 
 
 def first_of_classes(split: Split) -> list[int]:

@@ -99,18 +99,18 @@ def looks_of(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """One colour, marker and line a line of the tables, the same through a whole report."""
     lines = frame[["method", "line"]].drop_duplicates().itertuples(index=False)
     order = sorted(lines, key=lambda one: (place_in_print(one.method), one.method, len(one.line), one.line))
-    return {name: look(place) for place, name in enumerate(dict.fromkeys(one.line for one in order))}
+    return {name: look(position) for position, name in enumerate(dict.fromkeys(one.line for one in order))}
 
 
 def shade_groups(axes: Axes, order: Sequence[int], groups: Mapping[str, Sequence[int]], *, named: bool = True) -> None:
     """Shot groups, each its classes, behind those classes, which stand at 0, 1, ... in this order."""
-    rank = {k: place for place, k in enumerate(order)}
+    rank = {k: position for position, k in enumerate(order)}
     for group, shade in zip(GROUPS, SHADES, strict=True):
-        places = [rank[k] for k in groups[group]]
-        if places:
-            axes.axvspan(min(places) - 0.5, max(places) + 0.5, color=shade, zorder=0, linewidth=0)
+        positions = [rank[k] for k in groups[group]]
+        if positions:
+            axes.axvspan(min(positions) - 0.5, max(positions) + 0.5, color=shade, zorder=0, linewidth=0)
             if not named:
                 continue
-            axes.text((min(places) + max(places)) / 2, 1.0, group, transform=axes.get_xaxis_transform(),
+            axes.text((min(positions) + max(positions)) / 2, 1.0, group, transform=axes.get_xaxis_transform(),
                       ha="center", va="bottom", fontsize=6.5, color="#555555")  # fmt: skip
     axes.set_xlim(-0.5, len(rank) - 0.5)

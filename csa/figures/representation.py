@@ -75,33 +75,33 @@ def draw(shown: Representation) -> Figure:
             one.set_title(cloud.name, loc="left")
             one.set_xlabel(f"{shown.axis} 1")
             one.set_ylabel(f"{shown.axis} 2")
-    handles = [axes[0, 0].plot([], [], linestyle="none", **_look(place))[0] for place in range(len(classes))]
+    handles = [axes[0, 0].plot([], [], linestyle="none", **_look(position))[0] for position in range(len(classes))]
     labels = [str(k) if names[k] == str(k) else f"{k} {names[k]}" for k in classes]
     figure.legend(handles, labels, loc="outside lower center", ncols=5, title="class, most training images first")
     return figure
 
 
-def _look(place: int) -> dict[str, Any]:
-    return {"color": (*COLOURS, "#7A5C00", "#4B0092")[place % 10], "marker": MARKERS[place % len(MARKERS)]}
+def _look(position: int) -> dict[str, Any]:
+    return {"color": (*COLOURS, "#7A5C00", "#4B0092")[position % 10], "marker": MARKERS[position % len(MARKERS)]}
 
 
 def _panel(axes: Axes, cloud: Cloud, classes: Sequence[int]) -> None:
-    for place, k in enumerate(classes):
+    for position, k in enumerate(classes):
         points = cloud.points[cloud.labels == k]
         if len(points):
-            axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0, rasterized=True, **_look(place))
+            axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0, rasterized=True, **_look(position))
     there = [k for k in classes if (cloud.labels == k).any()]
     centres = np.array([np.median(cloud.points[cloud.labels == k], 0) for k in there])
     low, high = cloud.points.min(0), cloud.points.max(0)
     room = np.where(high > low, high - low, 1.0)
     box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
-    for k, place in zip(there, apart((centres - low) / room) * room + low, strict=True):
-        axes.annotate(str(k), place, fontsize=6.5, ha="center", va="center", bbox=box)
+    for k, position in zip(there, apart((centres - low) / room) * room + low, strict=True):
+        axes.annotate(str(k), position, fontsize=6.5, ha="center", va="center", bbox=box)
 
 
-def apart(places: np.ndarray) -> np.ndarray:
+def apart(positions: np.ndarray) -> np.ndarray:
     """Labels [N, 2] in the unit square, those that would cover each other moved apart upwards and downwards."""
-    moved = places.copy()
+    moved = positions.copy()
     for _ in range(MOST_ROUNDS):
         order = np.argsort(moved[:, 1], kind="stable")
         touched = False

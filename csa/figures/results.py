@@ -33,16 +33,16 @@ def forest(shown: Panel) -> Figure:
     one, base = axes[0, 0], shown.lines[0]
     theirs = {(run.seed, run.split): run.scores(head=head)["all"] for run, head in base.with_heads()}
     one.axvline(0, color="#666666", linewidth=0.8)
-    for place, (line, numbers) in enumerate(zip(shown.lines[1:], shown.data.iloc[1:].itertuples(), strict=True)):
+    for position, (line, numbers) in enumerate(zip(shown.lines[1:], shown.data.iloc[1:].itertuples(), strict=True)):
         colour = line.look["color"]
         pairs = [(run.scores(head=head)["all"], (run.seed, run.split)) for run, head in line.with_heads()]
         points = [value - theirs[key] for value, key in pairs if key in theirs]
-        one.scatter(points, [place] * len(points), s=9, color=colour, alpha=0.35, linewidths=0)
+        one.scatter(points, [position] * len(points), s=9, color=colour, alpha=0.35, linewidths=0)
         half = [[numbers.difference_half]] if np.isfinite(numbers.difference_half) else None
         if np.isfinite(numbers.difference):
             one.errorbar(
                 [numbers.difference],
-                [place],
+                [position],
                 xerr=half,
                 fmt=line.look["marker"],
                 color=colour,
@@ -84,12 +84,12 @@ def curves(shown: Panel) -> Figure | None:
     across, up = "epoch (of all stages)", "test accuracy (%)"
     tiled = len(trained) > MOST_TOGETHER
     if tiled:
-        figure, places = tiles([line.label for line, _ in trained], across, up)
+        figure, panels = tiles([line.label for line, _ in trained], across, up)
     else:
         figure, axes = canvas(2.4)
-        places = [axes[0, 0]] * len(trained)
+        panels = [axes[0, 0]] * len(trained)
     drawn, values = list[Courses](), list[np.ndarray]()
-    for one, (line, found) in zip(places, trained, strict=True):
+    for one, (line, found) in zip(panels, trained, strict=True):
         length = min(map(len, found.values()))
         shared = max((_shared(found, other) for other in drawn), default=0)
         start = shared - 1 if 0 < shared < length and not tiled else 0
@@ -98,11 +98,11 @@ def curves(shown: Panel) -> Figure | None:
         if tiled:
             one.plot(range(1, values[0].shape[1] + 1), values[0].mean(0), color="#bbbbbb")
         _curve(one, line, values[-1], start, {"color": line.look["color"]} if tiled else line.look)
-    _crop(places[0], values)
+    _crop(panels[0], values)
     if not tiled:
-        places[0].set_xlabel(across)
-        places[0].set_ylabel(up)
-        legend_above(figure, places[0])
+        panels[0].set_xlabel(across)
+        panels[0].set_ylabel(up)
+        legend_above(figure, panels[0])
     return figure
 
 
@@ -191,8 +191,8 @@ def binned(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nd
     sizes = np.bincount(bins)
     held = sizes > 0
     mean = np.bincount(bins, weights=confidence)[held] / sizes[held]
-    share = np.bincount(bins, weights=right)[held] / sizes[held]
-    return mean, share, sizes[held]
+    fraction = np.bincount(bins, weights=right)[held] / sizes[held]
+    return mean, fraction, sizes[held]
 
 
 # --- the threshold of CSA -------------------------------------------------------------------
@@ -215,17 +215,17 @@ def delta(shown: Panel, published: pd.DataFrame) -> Figure:
     one, found = axes[0, 0], thresholds(shown)
     if len(published):
         one.plot(published["delta"], published["value"], label="published", **look(6))
-    for place, (label, rule) in enumerate((("best on test", "best_on_test"), ("last epoch", "last"))):
+    for position, (label, rule) in enumerate((("best on test", "best_on_test"), ("last epoch", "last"))):
         values = [(delta, [run.scores(rule, head)["all"] for run, head in line.with_heads()]) for delta, line in found]
         mean = ", mean of seeds" if any(len(seeds) > 1 for _, seeds in values) else ""
         one.plot(
             [delta for delta, _ in values],
             [np.mean(seeds) for _, seeds in values],
             label=f"measured, {label}{mean}",
-            **look(place),
+            **look(position),
         )
         points = [(delta, value) for delta, seeds in values for value in seeds]
-        one.scatter(*zip(*points, strict=True), s=8, color=look(place)["color"], alpha=0.45, linewidths=0)
+        one.scatter(*zip(*points, strict=True), s=8, color=look(position)["color"], alpha=0.45, linewidths=0)
     one.set_xlabel("threshold δ (probability)")
     one.set_ylabel("test accuracy (%)")
     legend_above(figure, one)

@@ -104,12 +104,12 @@ def wrapped(text: str, width: int = 38) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-def look(place: int) -> dict[str, Any]:
+def look(position: int) -> dict[str, Any]:
     """Colour, marker and line of the n-th of several: each alone tells it apart, as far as there are enough."""
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": LINES[place % len(LINES)],
+        "color": COLOURS[position % len(COLOURS)],
+        "marker": MARKERS[position % len(MARKERS)],
+        "linestyle": LINES[position % len(LINES)],
     }
 
 

@@ -40,10 +40,10 @@ COLUMNS = (
 )
 
 
-def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = None) -> pd.DataFrame:
+def runs(*sources: str | Path, experiment: str = "csa", config_dir: str | None = None) -> pd.DataFrame:
     """Every finished run, a row for each of its heads.
 
-    places: folders of runs, folders of exported records, addresses of MLflow stores
+    sources: folders of runs, folders of exported records, addresses of MLflow stores
     (``sqlite:///mlflow.db``); else ``outputs``, ``reports/records`` and ``mlflow.db`` here, as far as they
     are there. A run that lies in several is taken from the first. experiment: MLflow's. config_dir: as
     ``--config-dir``, for what the options of another package have beyond their defaults.
@@ -77,7 +77,7 @@ def runs(*places: str | Path, experiment: str = "csa", config_dir: str | None = 
     """
     import warnings
 
-    found = find(places or usual_places(), experiment)
+    found = find(sources or usual_places(), experiment)
     for text in (*found.left_out, *found.notes):
         warnings.warn(text, stacklevel=2)
     return frame_of(found.runs, config_dir)
