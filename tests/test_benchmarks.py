@@ -38,7 +38,9 @@ FACTS = {"schema", "date", "command", "machine", "load_before", "python", "packa
 ROW = {"name", "what", "unit", "n", "median", "least", "greatest", "spread", "values", "against", "against_median"}
 
 
-def test_a_short_measurement_writes_numbers_and_their_quotients(tmp_path, capsys):
+def test_a_short_measurement_writes_numbers_and_their_quotients(tmp_path, capsys, monkeypatch):
+    for name, small in (("EVALUATION_BATCH", 20), ("SIDE", 256)):
+        monkeypatch.setattr(f"benchmarks.conditions.{name}", small)
     to = tmp_path / "speed" / "numbers.json"
     main(["rows=bare,product", "steps=2", "repeats=1", f"to={to}", *TINY])
     written = json.loads(to.read_text())
