@@ -69,8 +69,8 @@ def disk_trouble(error: Exception, somewhere: object = "") -> str:
     """What ails the disk, in a line; nothing of another kind of error. somewhere: for one that does not say where."""
     if not isinstance(error, OSError) or error.errno not in DISK_TROUBLE:
         return ""
-    position = error.filename or somewhere
-    return f"{error.strerror}: {position}" if position else str(error.strerror)
+    path = error.filename or somewhere
+    return f"{error.strerror}: {path}" if path else str(error.strerror)
 
 
 def memory_trouble(error: Exception) -> str:

@@ -128,10 +128,10 @@ def in_recorded_order(labels: np.ndarray, classes: Sequence[str], recorded: Sequ
     if theirs == ours:
         return labels, ""
     if sorted(theirs) == sorted(ours):
-        position = {name: k for k, name in enumerate(distinct_names(ours))}
+        index_of = {name: k for k, name in enumerate(distinct_names(ours))}
         twice = sorted({name for name in ours if ours.count(name) > 1})
         note = f"several classes are called {twice[0]!r}; such classes go by their order" if twice else ""
-        return np.array([position[name] for name in distinct_names(theirs)])[labels], note
+        return np.array([index_of[name] for name in distinct_names(theirs)])[labels], note
     theirs_k, ours_k = next(pair for pair in zip(theirs, ours, strict=True) if pair[0] != pair[1])
     return labels, f"the class names differ, so classes go by position: {theirs_k!r} counts as {ours_k!r}"
 
@@ -230,7 +230,7 @@ def write_csv(
     file_column, predicted, *names = distinct_names(["file", "predicted", *classes])
     columns = [predicted, *names]
     if top:
-        columns = [f"{what} {position}" for position in range(1, top + 1) for what in ("predicted", "probability")]
+        columns = [f"{what} {rank}" for rank in range(1, top + 1) for what in ("predicted", "probability")]
     writer.writerow([file_column, *columns])
     order = (-probabilities).argsort(1, kind="stable")
     for file, likeliest, row in zip(files, order, probabilities, strict=True):

@@ -96,8 +96,8 @@ def scores(confusion: np.ndarray, ece: float, by_rank: ShotGroups, by_count: Sho
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
     """Counts [K, K], row = label, column = prediction."""
-    positions = labels.astype(np.int64) * classes + predictions
-    return np.bincount(positions, minlength=classes**2).reshape(classes, classes)
+    indices = labels.astype(np.int64) * classes + predictions
+    return np.bincount(indices, minlength=classes**2).reshape(classes, classes)
 
 
 def class_means(per_class: Sequence[float | None], by_rank: ShotGroups, by_count: ShotGroups) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def next_commands(config: Config, words: Sequence[str], tree: Sequence[str] = ()
     """Three that are worth typing after a single run, with the words that it was started with; tree: --config-dir."""
     csa = "csa " if shutil.which("csa") else f"{sys.orig_argv[0]} -m csa."
     kept = [word for word in words if word.partition("=")[0] not in ("method", "seed", "rerun")]
-    positions = [*tree, *(word for word in words if word.startswith("output_root="))]
+    own = [*tree, *(word for word in words if word.startswith("output_root="))]
     if any(word.startswith(("method.", "sampler")) for word in words):  # which the other method may not know
         methods = config.method.name
     else:
@@ -104,8 +104,8 @@ def next_commands(config: Config, words: Sequence[str], tree: Sequence[str] = ()
     seeds = ",".join(str(config.seed + more) for more in range(SEEDS))
     commands = {
         ("run", "-m", *tree, *kept, f"method={methods}", f"seed={seeds}"): "over seeds; what is done is not repeated",
-        ("report", *positions): "tables, figures and a page of all that is recorded",
-        ("evaluate", "run=latest", "images=folder", *positions): "what it takes your own images for",
+        ("report", *own): "tables, figures and a page of all that is recorded",
+        ("evaluate", "run=latest", "images=folder", *own): "what it takes your own images for",
     }
     lines = [f"  {csa}{shlex.join(command)}   # {why}" for command, why in commands.items()]
     return "\n".join(["next:", *lines])

@@ -15,7 +15,7 @@ from csa.config.schema import DatasetConfig
 from csa.metrics import GROUPS
 from csa.reporting.defaults import NOT_OF_THE_DATA, Beyond, Defaults, shipped_defaults
 from csa.reporting.layout import PRINTED, place_in_print, printed
-from csa.tracking.finding import find, usual_places
+from csa.tracking.finding import find, usual_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +77,7 @@ def runs(*sources: str | Path, experiment: str = "csa", config_dir: str | None =
     """
     import warnings
 
-    found = find(sources or usual_places(), experiment)
+    found = find(sources or usual_sources(), experiment)
     for text in (*found.left_out, *found.notes):
         warnings.warn(text, stacklevel=2)
     return frame_of(found.runs, config_dir)

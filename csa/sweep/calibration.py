@@ -163,8 +163,8 @@ def measure(config: Config, threads: int) -> dict[str, Any]:
     with rehearsal(config, method, short, split, machine, progress) as training:
         for index, stage in enumerate(method.stages):
             training.enter(index)
-            positions = {(2 * part + 1) * stage.epochs // (2 * PARTS) for part in range(PARTS)} if stage.epochs else ()
-            clocks = [Clock(index, position, stage.epochs) for position in sorted(positions)]
+            middles = {(2 * part + 1) * stage.epochs // (2 * PARTS) for part in range(PARTS)} if stage.epochs else ()
+            clocks = [Clock(index, epoch, stage.epochs) for epoch in sorted(middles)]
             epochs = [_epoch(training, clock, short, machine, split) for clock in clocks] or [(0, 0.0, 0.0)]
             images, seconds, evaluation = (sum(values) / len(epochs) for values in zip(*epochs, strict=True))
             stages.append((round(images), seconds, evaluation))

@@ -123,7 +123,7 @@ def find_finished(output_root: Path, text: str) -> Run:
 
 # --- finished runs of every place -----------------------------------------------------------
 
-PLACES = ("outputs", "reports/records", "sqlite:///mlflow.db")
+SOURCES = ("outputs", "reports/records", "sqlite:///mlflow.db")
 """Where runs are looked for when nothing else is said; a place that is not there has none."""
 
 
@@ -154,19 +154,19 @@ class Found:
         self.runs = [known[fingerprint] for fingerprint in sorted(known)]
 
 
-def find(positions: Iterable[str | Path], experiment: str = "csa") -> Found:
-    """Runs of every place: a folder of runs or of exported records, or the address of an MLflow store (``...://...``).
+def find(sources: Iterable[str | Path], experiment: str = "csa") -> Found:
+    """Runs of every source: a folder of runs or of exported records, or the address of an MLflow store (``...://...``).
 
     Raises UserError where a store cannot be reached.
     """
     found = Found()
-    for position in map(str, positions):
-        if "://" not in position:
-            folder = Path(position).expanduser()
+    for source in map(str, sources):
+        if "://" not in source:
+            folder = Path(source).expanduser()
             found.add(from_folders(folder))
             found.add(from_records(folder))
         else:
-            found.add(from_mlflow(position, experiment, {run.fingerprint for run in found.runs}))
+            found.add(from_mlflow(source, experiment, {run.fingerprint for run in found.runs}))
     return found
 
 
@@ -201,20 +201,20 @@ def _add_mlflow(found: Found, tracking: TrackingConfig, *, needed: bool) -> None
         found.notes += [f"{fault}; runs that only MLflow has are missing" for fault in error.faults]
 
 
-def load(fingerprint: str, *positions: str | Path) -> Run:
-    """The one finished run whose fingerprint begins so; places: as of ``csa.runs``.
+def load(fingerprint: str, *sources: str | Path) -> Run:
+    """The one finished run whose fingerprint begins so; sources: as of ``csa.runs``.
 
     Raises UserError where there is none, or there are several.
     """
-    known = [(run.fingerprint, run) for run in find(positions or usual_places()).runs]
+    known = [(run.fingerprint, run) for run in find(sources or usual_sources()).runs]
     return _only(fingerprint, known, "there is no such finished run")
 
 
-def usual_places() -> list[str]:
-    """The usual places, without a store that does not exist."""
+def usual_sources() -> list[str]:
+    """The usual sources, without a store that does not exist."""
     from csa.tracking.mlflow.store import sqlite_file
 
-    return [position for position in PLACES if (path := sqlite_file(position)) is None or path.exists()]
+    return [source for source in SOURCES if (path := sqlite_file(source)) is None or path.exists()]
 
 
 def from_folders(output_root: Path) -> Iterator[Run | str]:

@@ -88,10 +88,10 @@ class ProcessGroup:
         if self.alone or not any(parameter.requires_grad for parameter in method.parameters()):
             return method
         # CSA's balanced head has no gradient until a bank is once enough, and each process has a bank of its own.
-        positions = [device.index or 0] if device.type == "cuda" else None
+        device_ids = [device.index or 0] if device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name, which older has not
-            return DistributedDataParallel(method, positions, broadcast_buffers=False, find_unused_parameters=True)
+            return DistributedDataParallel(method, device_ids, broadcast_buffers=False, find_unused_parameters=True)
 
     def summed(self, values: Tensor) -> Tensor:
         """Over the processes."""

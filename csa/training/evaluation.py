@@ -154,8 +154,8 @@ def counts(method: Method, logits: Tensor, labels: Tensor) -> Tensor:
     right = (predicted == labels).long()
     bins = calibration_bins(parts)
 
-    def summed(positions: Tensor, values: Tensor, size: int) -> Tensor:
-        return values.new_zeros(size).scatter_add_(0, positions, values)
+    def summed(indices: Tensor, values: Tensor, size: int) -> Tensor:
+        return values.new_zeros(size).scatter_add_(0, indices, values)
 
     return torch.cat(
         [

@@ -131,9 +131,9 @@ class Launcher:
     def _replayed(self, inputs: Tensors, step: StepInputs, clock: Clock, parts: Sequence[Part]) -> Tensors:
         batches_of, names, state = step.epoch.batches_of, step.rows.keys(), self._state
 
-        def compute(positions: Tensors) -> Tensors:
+        def compute(held: Tensors) -> Tensors:
             state.optimiser.zero_grad(set_to_none=True)  # a graph has gradients of its own, and adds to none
-            placed = Given(batches_of(positions), {name: positions[name] for name in names})
+            placed = Given(batches_of(held), {name: held[name] for name in names})
             return self._computed(placed, clock, parts)
 
         assert self._graphs is not None
