@@ -6,12 +6,13 @@ from dataclasses import replace
 from pkgutil import resolve_name
 
 import pytest
+from composed import options
 from omegaconf import OmegaConf
 
 from csa.config.blocks import named_class
 from csa.config.faults import UserError
 from csa.config.identity import identity
-from csa.config.locations import MOVED, conf_dir, shipped
+from csa.config.locations import MOVED, shipped
 from csa.config.recorded import read_recorded
 
 
@@ -53,17 +54,15 @@ def test_and_keeps_its_identity(configuration, tmp_path, first):
     option = next(name for name in options(group) if shipped(group, name)["target"] == MOVED[first])
     config = configuration(f"{group}={option}")
     block = getattr(config, group)
-    write(replace(config, **{group: replace(block, target=first)}), tmp_path / "config.yaml")
-    read = read_recorded(tmp_path / "config.yaml")
-    assert getattr(read, group).target == first
-    assert identity(read, "ab") == identity(config, "ab")
+    recorded = replace(config, **{group: replace(block, target=first)})
+    assert identity(recorded, "ab") == identity(config, "ab")
+    if option in ("crt", "resnet10"):  # one of each: reading takes a while
+        write(recorded, tmp_path / "config.yaml")
+        assert getattr(read_recorded(tmp_path / "config.yaml"), group).target == first
+        assert identity(read_recorded(tmp_path / "config.yaml"), "ab") == identity(config, "ab")
     for path in (first, block.target):
         theirs = replace(config, **{group: replace(block, target=path, name="of_another_folder")})
         assert identity(theirs, "ab")[group]["target"] == first
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def test_keys_added_later_have_the_value_that_the_tree_gives_them(configuration, tmp_path):
