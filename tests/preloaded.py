@@ -29,7 +29,11 @@ from typing import Any
 
 PRELOADED = (
     *("torch._dynamo", "lightning_fabric", "sklearn.datasets", "mlflow", "pandas", "hydra"),
+    *("mlflow.store.tracking.sqlalchemy_store", "sqlalchemy.dialects.sqlite"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper"),
+    *("hydra_plugins.hydra_ray_launcher.ray_launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
     *("csa.entry", "csa.training.session", "csa.summary", "csa.tracking.watched", "csa.tracking.mlflow.mirror"),
+    *("csa.data.dataset", "csa.sweep.sweeper", "csa.sweep.processes", "csa.tracking.mlflow.tracker"),
 )
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SET_CHILD_SUBREAPER = 36  # prctl(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -13,7 +14,6 @@ from started import LENET, ended, epochs, folder_of, start, training, wait_for
 from csa.tracking.mlflow.mirror import STATUS
 from csa.tracking.record import Record
 
-URI = "sqlite:///mlflow.db"
 EPOCHS = 80
 LEARNS, KILLED, FAILS = "lr: 0.011\n", "lr: 0.012\n", "lr: 1000000000000.0\n"
 OPTION = "name: small_of_mine\ntarget: csa.models.lenet.LeNet\nstem: null\nmin_size: 12\n"
@@ -73,7 +73,6 @@ class Sweep:
 
     def settled(self, **parents: str) -> dict[str, object]:
         """MLflow's runs by their names, once they and the sweeps' own, of these statuses, are as they must become."""
-        wait_for((self.root / "mlflow.db").exists)  # what opens it first makes it, and that should not be us
         client = MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}")
         records = [Record(path.parent) for path in self.root.glob("outputs/*/*/*/identity.json")]
         expected = parents | {record.folder.name.rpartition("-")[2]: STATUS[record.state] for record in records}
@@ -98,8 +97,10 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    return Sweep(tmp_path_factory.mktemp("sweep"))
+def sweep(tmp_path_factory, made_store):
+    root = tmp_path_factory.mktemp("sweep")
+    shutil.copy(made_store, root / "mlflow.db")
+    return Sweep(root)
 
 
 def test_a_killed_sweep_leaves_runs_that_continue(sweep):
