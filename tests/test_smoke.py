@@ -23,15 +23,17 @@ LARGE = ("imagenet_lt", "places_lt", "inat18")
 """Their many classes would take minutes."""
 DEEP = ("resnet152", "resnet152_last_block")
 """Settings of ``torchvision``."""
-ONCE = "protocol.epochs=1"
+ONCE = ("protocol.epochs=1", "dataset.max_per_class=1")
 ELSEWHERE = ("npz", "image_folder", "list_files", *LARGE)
+FEW = ("dataset=imagenet_lt", "dataset.groups=[4,3,3]", "dataset.image_size=16")
 CASES = [
-    *((f"dataset={name}", "method=csa", ONCE) for name in options("dataset", *ELSEWHERE)),
-    *((f"dataset={name}", "method=csa", ONCE, "dataset.groups=[4,3,3]", "backbone=resnet10") for name in LARGE),
+    *((f"dataset={name}", "method=csa", *ONCE) for name in options("dataset", *ELSEWHERE)),
+    *((f"dataset={name}", "method=csa", *ONCE, "dataset.groups=[4,3,3]", "backbone=resnet10") for name in LARGE),
     *((f"method={name}", "dataset=mnist_lt") for name in options("method", "fsa")),  # which needs average pooling
-    *((f"method={name}", "dataset=cifar10_lt") for name in options("method")),
+    *((f"method={name}", "dataset=cifar10_lt", *ONCE) for name in options("method", "fsa")),
+    ("method=fsa", "dataset=cifar10_lt", *ONCE, "method.epochs=2"),
     *((f"sampler={name}", "method=ce", "dataset=mnist_lt") for name in options("sampler", "none")),
-    *((f"backbone={name}", "method=ce", "dataset=cifar10_lt", ONCE) for name in options("backbone", "resnet32", *DEEP)),
+    *((f"backbone={name}", "method=ce", *FEW, *ONCE) for name in options("backbone", "resnet32", *DEEP)),
     *((f"protocol={name}", "method=ce", "dataset=mnist_lt") for name in options("protocol", "imagenet")),
 ]
 
