@@ -17,9 +17,9 @@ LENET = (*(word for word in TINY if not word.startswith("tracking")), "backbone=
 MOST_SECONDS = 600
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, module: str = "csa.run") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "csa.run", *words],
+        [sys.executable, "-m", module, *words],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from started import LENET, ended, folder_of, start, training, wait_for
 
-WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=100")
+WORDS = ("-m", *LENET, "tracking=none", "seed=0,1", "protocol.epochs=60")
 LOCAL = ("hydra/launcher=local", "sweep.slots=2")
 SUBMITIT = ("hydra/launcher=submitit_local",)
-RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
+RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=1", "+hydra.launcher.ray.init.include_dashboard=false")
+HASTY = """
+from submitit.core.core import Job
+from csa.entry import hydra_main
+from csa.run import run
+Job._results_timeout_s = 0  # it waits 15 seconds for what a job that was killed may have left on a slow disk
+hydra_main(run)
+"""
 NOT_THE_RESULT = ("seconds", "evaluation_seconds", "images_per_second")
 
 
@@ -48,7 +55,8 @@ def test_ray(expected, tmp_path):
 
 def test_submitit(expected, tmp_path):
     """One job is warned of its time-out, one is killed: the first is queued again and goes on, the other is told."""
-    sweep = start(tmp_path, *WORDS, *SUBMITIT)
+    (tmp_path / "hasty.py").write_text(HASTY)
+    sweep = start(tmp_path, *WORDS, *SUBMITIT, module="hasty")
     signals = {0: signal.SIGUSR2, 1: signal.SIGKILL}
 
     def all_sent() -> bool:
@@ -57,7 +65,7 @@ def test_submitit(expected, tmp_path):
                 os.kill(pid, signals.pop(seed))
         return not signals
 
-    wait_for(all_sent, sweep)
+    wait_for(all_sent, sweep, pause=0.02)
     status, told = ended(sweep)
     assert status == 1, told
     assert "failed: seed=1" in told
