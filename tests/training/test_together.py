@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +28,19 @@ from csa.training.monitoring import Interruption, StoppedError
 from csa.training.state import Position
 
 HERE = Path(__file__).parent
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 PLAIN = ("protocol.precision=fp32", "runtime.checkpoint_seconds=0")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 def csa(output_root: Path, *words: str, ending: str = "") -> subprocess.CompletedProcess[str]:
     """Two processes, which tell of their threads. ending: a signal, and the step after which the second gets it."""
-    command = [sys.executable, *TORCHRUN, "-m", "ending", ending, *TINY, *PLAIN, f"output_root={output_root}", *words]
+    # Of --standalone, which finds one by itself, every step looks for its callers in all the modules there are.
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = f"--master-port={unused.getsockname()[1]}"
+    training = ["-m", "ending", ending, *TINY, *PLAIN, f"output_root={output_root}", *words]
+    command = [sys.executable, *TORCHRUN, port, *training]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT)
 
 
