@@ -13,6 +13,7 @@ import torch
 from recorded_runs import start
 from same_run import assert_same, contents
 from shaped_tree import write_tree
+from small_network import SMALL_RESNET
 from test_graphs import Recomputed
 from test_resuming import EAGER, METHODS, Stopper, quick, start_until_done
 
@@ -29,10 +30,7 @@ from csa.training.recorded import scores_on
 FP32 = ("protocol.precision=fp32", "protocol.epochs=3", "protocol.stage_two.epochs=1")
 AS_PRINTED = ("method.mask_pass=train", "method.start_epoch=0", "method.empty_bank=never")
 FINE_TUNED = ("protocol.optimizer=adamw", "protocol.layer_decay=0.7", "protocol.clip_norm=1", "protocol.ema=0.9")
-WORDS = EAGER | {
-    "csa as printed": (*EAGER["csa"], *AS_PRINTED),
-    "csa fine-tuned": (*EAGER["csa"], *FINE_TUNED, "protocol.lr=0.002"),
-}
+MORE = {"csa as printed": AS_PRINTED, "csa fine-tuned": (*FINE_TUNED, "protocol.lr=0.002")}
 
 
 GPU = pytest.param(
@@ -81,8 +79,8 @@ def run(device, launched, configuration, tmp_path):
     return started
 
 
-def words_of(case: str) -> tuple[str, ...]:
-    return f"method={case.partition(' ')[0]}", *WORDS.get(case, ())
+def words_of(method: str) -> tuple[str, ...]:
+    return f"method={method}", *EAGER.get(method, ())
 
 
 def weights(record) -> dict[str, torch.Tensor]:
@@ -128,8 +126,9 @@ EAGER_AT_LAST = {"tau_norm", "logit_adjustment_post_hoc", "sade"}
     + [pytest.param("cuda", case, marks=GPU.marks) for case in (*METHODS, "csa as printed", "csa fine-tuned")],
 )
 def test_replayed_steps_are_the_same_run_bit_for_bit(case, run, launched, device):
-    smaller = quick(case.partition(" ")[0]) if device == "cpu" else ()
-    words = (*words_of(case), *smaller, *FP32)
+    method = case.partition(" ")[0]
+    smaller = quick(method) if device == "cpu" else ()
+    words = (*words_of(method), *smaller, *MORE.get(case, ()), *FP32)
     eager = run("eager", *words, "runtime.step_mode=eager")
     assert not launched.keys
     replayed = run("replayed", *words)
@@ -236,7 +235,7 @@ def test_a_compiled_run_differs_by_rounding(case, run):
     assert largest_difference(eager, compiled) <= 1e-4
 
 
-@pytest.mark.parametrize(("method", "backbone", "phases"), [("csa", "resnet10", 1), ("ldam_drw", "lenet", 2)])
+@pytest.mark.parametrize(("method", "backbone", "phases"), [("csa", "resnet32", 1), ("ldam_drw", "lenet", 2)])
 def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone, phases, configuration, monkeypatch):
     compiled, compile_ = [], torch.compile
 
@@ -246,7 +245,7 @@ def test_a_step_is_compiled_for_its_phases_not_for_every_epoch(method, backbone,
 
     monkeypatch.setattr(torch, "compile", functools.partial(compile_, backend=counting))
     words = (f"method={method}", f"backbone={backbone}", "protocol.drop_last=true", "runtime.step_mode=compiled")
-    words += ("delta=0", "method.start_epoch=0") if method == "csa" else ()
+    words += (SMALL_RESNET, "delta=0", "method.start_epoch=0") if method == "csa" else ()
     found, end_epoch = [], loop.Training._end_epoch
 
     def counted(training, *given):
