@@ -124,7 +124,9 @@ def test_a_killed_training_is_not_left_running(tmp_path, uri, client):
     script = KILLED_TRAINING.format(
         here=[str(folder) for folder in Path(__file__).parents[:2]], root=str(tmp_path), uri=uri
     )
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=300).returncode == -9
+    (tmp_path / "killed_training.py").write_text(script)
+    done = subprocess.run([sys.executable, "-m", "killed_training"], cwd=tmp_path, check=False, timeout=300)
+    assert done.returncode == -9
     wait_for(lambda: status_in(next((tmp_path / "outputs").glob("*/*/*"))) == "KILLED")
     run = the_run(client)
     assert (run.info.status, run.data.tags["csa.status"]) == ("KILLED", "interrupted")
