@@ -117,8 +117,8 @@ def test_labels_say_what_varies(tmp_path):
     assert [plan.label(run) for run in plan.runs] == ["method=ce", "method=csa"]
 
 
-def test_hundreds_of_cells_without_torch(tmp_path):
-    words = ["-m", *TINY, "seed=range(0,20)", "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"]
+def test_a_hundred_cells_without_torch(tmp_path):
+    words = ["-m", *TINY, "seed=range(0,10)", "delta=0,0.1,...,0.9", "plan=true", "sweep.calibrate=false"]
     code = (
         f"import sys; sys.argv = ['csa', *{words!r}]\n"
         "from csa.entry import hydra_main\n"
@@ -127,7 +127,7 @@ def test_hundreds_of_cells_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "200 cells, 200 runs: 0 done, 0 running, 0 interrupted, 0 failed, 200 planned" in done.stdout
+    assert "100 cells, 100 runs: 0 done, 0 running, 0 interrupted, 0 failed, 100 planned" in done.stdout
     assert done.stdout.splitlines()[-1] == "False False"
     assert not list(tmp_path.glob("outputs/*/*"))
 
