@@ -31,6 +31,12 @@ from csa.data.streaming import StreamingLoader, open_loader, plain_batches
 SIDE = 16
 
 
+@pytest.fixture(autouse=True)
+def _short_wait_for_workers(monkeypatch):
+    """Torch waits so long for each worker of an epoch that is left in its middle."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shaped")
