@@ -10,6 +10,7 @@ import pytest
 import torch
 from composed import config_of
 from recorded_runs import train
+from small_network import SMALL_RESNET
 
 from csa import report
 from csa.config.faults import UserError
@@ -33,7 +34,7 @@ def root(tmp_path_factory):
         tmp_path_factory.mktemp("networks") / "outputs",
         ("dataset.max_per_class=16", "dataset.test_per_class=8"),
     )
-    train(folder, "method=csa", "delta=0", *few)
+    train(folder, "method=csa", SMALL_RESNET, "delta=0", *few)
     train(folder, "method=ce", "backbone=lenet", *few)
     train(folder, "method=cbrs", *few)
     return folder
