@@ -10,7 +10,7 @@ import numpy as np
 from csa.figures.style import look
 from csa.metrics import GROUPS, by_size
 from csa.reporting.frame import one_head
-from csa.reporting.layout import place_in_print, spans
+from csa.reporting.layout import place_in_print, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ class Panel:
 
     def seeds(self) -> str:
         """``Seeds 0-9.``, where they differ from line to line as well."""
-        of = {line.name: spans([run.seed for run in line.runs]) for line in self.lines}
+        of = {line.name: ranges([run.seed for run in line.runs]) for line in self.lines}
         if len(set(of.values())) == 1:
             one = next(iter(of.values()))
             return f"{'Seed' if one.isdigit() else 'Seeds'} {one}."

@@ -128,9 +128,9 @@ def in_two_dimensions(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(parts)
     from sklearn.manifold import TSNE
 
-    together = np.concatenate(parts)
-    perplexity = min(30.0, (len(together) - 1) / 3)
-    flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(together)
+    joined = np.concatenate(parts)
+    perplexity = min(30.0, (len(joined) - 1) / 3)
+    flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(joined)
     return np.split(flat, np.cumsum([len(part) for part in parts])[:-1])
 
 

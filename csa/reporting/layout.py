@@ -211,7 +211,7 @@ def p_text(p: float) -> str:
     return DASH if is_none(p) else f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.4f}"
 
 
-def spans(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """``0-4``, ``0-2, 7``."""
     parts: list[list[int]] = []
     for value in sorted(set(numbers)):

@@ -25,8 +25,8 @@ from csa.reporting.layout import (
     listed,
     number,
     printed,
+    ranges,
     recipe,
-    spans,
 )
 from csa.reporting.statistics import ROUNDING, half_interval, half_prediction
 
@@ -261,7 +261,7 @@ def _paper_legend(cells: pd.DataFrame) -> Iterator[str]:
     measured = cells[cells["n"] > 0]
     yield "Published / measured, percent, mean over seeds; a published value alone: nothing was run."
     if len(measured):
-        seeds = measured.drop_duplicates([*PLACE]).groupby(["dataset"], sort=False)["n"].agg(lambda n: spans(list(n)))
+        seeds = measured.drop_duplicates([*PLACE]).groupby(["dataset"], sort=False)["n"].agg(lambda n: ranges(list(n)))
         yield f"Runs of a cell: {'; '.join(f'{printed(str(name))} {n}' for name, n in seeds.items())}."
     yield from _epochs(cells[cells["value"].notna()])
     if (cells["digits"] == "truncated").any():

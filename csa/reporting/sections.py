@@ -20,9 +20,9 @@ from csa.reporting.layout import (
     listed,
     number,
     p_text,
+    ranges,
     signed,
     slug,
-    spans,
     with_half,
 )
 from csa.reporting.notes import LEGEND, marks, notes
@@ -151,7 +151,7 @@ def _detail(name: str, lines: pd.DataFrame, rows: pd.DataFrame) -> Grid:
             found.append(
                 (
                     Cell(label, label, "main" if stands else ""),
-                    Cell(spans(list(runs["seed"])) + (f"; {collapsed} collapsed" if collapsed else ""), len(runs)),
+                    Cell(ranges(list(runs["seed"])) + (f"; {collapsed} collapsed" if collapsed else ""), len(runs)),
                     Cell(last, means["last_all"]),
                     Cell(best, means["best_all"]),
                     *(

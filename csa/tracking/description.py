@@ -223,11 +223,11 @@ def result_faults(result: Any) -> Iterator[Fault | str]:
 
 def _disagreements(result: Mapping[str, Any]) -> Iterator[str]:
     """Of fields that are each sound."""
-    split, heads, standing = result["split"], result["heads"], result["head"]
+    split, heads, head = result["split"], result["heads"], result["head"]
     classes = len(split["classes"])
-    if standing not in heads:
-        yield f"head={standing}: is none of its heads"
-    elif result["collapsed"] != (heads[standing]["last"]["predicted_classes"] == 1):
+    if head not in heads:
+        yield f"head={head}: is none of its heads"
+    elif result["collapsed"] != (heads[head]["last"]["predicted_classes"] == 1):
         yield "collapsed: is not what its predicted classes say"
     if len(split["counts"]) != classes or sum(split["counts"]) != split["total"] or len(split["image_shape"]) != 3:
         yield "split: its numbers of images, classes and channels do not agree"

@@ -15,7 +15,7 @@ from miniature_records import EXPECTED, PER_CLASS, RECORDS, from_records, output
 from scipy import stats
 
 from csa.reporting.frame import frame_of, one_head
-from csa.reporting.layout import as_csv, signed, slug, spans
+from csa.reporting.layout import as_csv, ranges, signed, slug
 from csa.reporting.paper import beside_paper, paper_sections
 from csa.reporting.sections import sections, sentence
 from csa.reporting.tables import compare, table
@@ -272,7 +272,7 @@ def test_the_page_is_whole_and_asks_for_nothing(rendered, frame):
 
 
 def test_small_texts():
-    assert spans([4, 0, 1, 2]) == "0–2, 4"  # noqa: RUF001
+    assert ranges([4, 0, 1, 2]) == "0–2, 4"  # noqa: RUF001
     assert signed(-0.04, 1) == "0.0"
     assert signed(-0.05, 2) == "−0.05"  # noqa: RUF001
     assert signed(1.25, 1) == "+1.2"
