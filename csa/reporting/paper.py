@@ -55,12 +55,12 @@ LEGEND_OF_PAPER = (
 
 
 class Published(NamedTuple):
-    """name: of its file, and of those of a report; short: what a line calls it; verdict: what its values are."""
+    """name: of its file, and of those of a report; short: what a line calls it; about: what its values are."""
 
     name: str
     short: str
     title: str
-    verdict: str
+    about: str
 
 
 TABLES = {
@@ -233,7 +233,7 @@ def _paper_section(table: Published, cells: pd.DataFrame) -> Section:
     headings = ("method", *(printed(metric) for _, metric in columns))
     grid = Grid(table.name, table.title, headings, tuple(rows), groups)
     data = cells.drop(columns="heading")
-    return Section(table.name, table.title, table.verdict, grid, tuple(_paper_legend(cells)), (), data)
+    return Section(table.name, table.title, table.about, grid, tuple(_paper_legend(cells)), (), data)
 
 
 def _heading(cell: dict[str, Any]) -> str:

@@ -181,14 +181,14 @@ class TinyImageNetSource(Source[ImageFolderDataset]):
         root = _root(config)
         train, test = _training(root), _test(root)
         classes, labels = np.unique(list(train.values()), return_inverse=True)
-        position = {name: k for k, name in enumerate(classes.tolist())}
+        index_of = {name: k for k, name in enumerate(classes.tolist())}
         found = found_files(root, list(train))
         pool = ImageFiles(
             root, np.array(found.names), found.stamps, config.image_size, config.image_size,
             skip_unreadable=False, by_content=False, decoded_once=False, cache=root,
         )  # fmt: skip
         images = _read(config, list(test))
-        return Arrays(pool, labels, images, np.array([position[name] for name in test.values()]), tuple(position))
+        return Arrays(pool, labels, images, np.array([index_of[name] for name in test.values()]), tuple(index_of))
 
     def training_images(
         self, config: ImageFolderDataset, arrays: Arrays, positions: np.ndarray, labels: np.ndarray
